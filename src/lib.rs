@@ -1,0 +1,11 @@
+//! Carpool, a PostgreSQL connection pooler.
+//!
+//! The modules are layers, each importing only those above it in this list (a test checks it):
+//!
+//! | layer | modules | own |
+//! |---|---|---|
+//! | 0 vocabulary | [`error`], [`names`], [`config`] | words that all others use; pure |
+
+pub mod config;
+pub mod error;
+pub mod names;

@@ -1,0 +1,3 @@
+//! The `carpool` binary: command line in, exit code out.
+
+fn main() {}
