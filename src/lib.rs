@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | 0 vocabulary | [`error`], [`names`], [`config`] | words that all others use; pure |
 
+pub mod auth;
 pub mod config;
 pub mod error;
 pub mod names;
