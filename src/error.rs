@@ -74,21 +74,12 @@ pub struct ClientError {
 impl ClientError {
     /// An error that ends the connection.
     pub fn fatal(code: SqlState, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            severity: Severity::Fatal,
-            code,
-            message: message.into(),
-            detail: None,
-            hint: None,
-        }
+        Self { severity: Severity::Fatal, code, message: message.into(), detail: None, hint: None }
     }
 
     /// An error after which the connection lives on.
     pub fn error(code: SqlState, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            severity: Severity::Error,
-            ..Self::fatal(code, message)
-        }
+        Self { severity: Severity::Error, ..Self::fatal(code, message) }
     }
 
     /// Adds the `D` field.

@@ -10,3 +10,5 @@ pub mod auth;
 pub mod config;
 pub mod error;
 pub mod names;
+pub mod protocol;
+pub mod wire;

@@ -13,8 +13,8 @@ use subtle::ConstantTimeEq;
 use super::sasl::{self, InitialResponse, Mechanisms, SaslError};
 use super::scram::server::{Mechanism, ScramError, ServerFinal, ServerFirst};
 use super::{
-    ChannelBinding, MAX_PASSWORD_MESSAGE, Md5Secret, Password, ScramKeys, ScramVerifier,
-    SecretKind, StoredSecret, Verifiers, code, md5,
+    ChannelBinding, MAX_PASSWORD_MESSAGE, Md5Secret, Password, ScramKeys, ScramVerifier, SecretKind, StoredSecret,
+    Verifiers, code, md5,
 };
 use crate::config::AuthType;
 use crate::error::{ClientError, SqlState};
@@ -34,11 +34,7 @@ pub struct Policy {
 
 impl From<AuthType> for Policy {
     fn from(auth_type: AuthType) -> Self {
-        Self {
-            auth_type,
-            decoy: SecretKind::default(),
-            binding: ChannelBinding::None,
-        }
+        Self { auth_type, decoy: SecretKind::default(), binding: ChannelBinding::None }
     }
 }
 
@@ -85,10 +81,7 @@ pub enum ClientStep {
 
 impl ClientStep {
     const fn done(proven: Proven) -> Self {
-        Self::Done {
-            last_message: None,
-            proven,
-        }
+        Self::Done { last_message: None, proven }
     }
 }
 
@@ -145,28 +138,18 @@ impl From<AuthFailure> for ClientError {
         use FailureReason as Reason;
         let user = &failure.user;
         let (code, message) = match failure.reason {
-            Reason::NotTrusted => (
-                SqlState::INVALID_AUTHORIZATION,
-                format!("role \"{user}\" does not exist"),
-            ),
-            Reason::EmptyPassword => (
-                SqlState::INVALID_PASSWORD,
-                "empty password returned by client".to_owned(),
-            ),
-            Reason::InvalidPasswordMessage => (
-                SqlState::PROTOCOL_VIOLATION,
-                "invalid password packet size".to_owned(),
-            ),
+            Reason::NotTrusted => (SqlState::INVALID_AUTHORIZATION, format!("role \"{user}\" does not exist")),
+            Reason::EmptyPassword => (SqlState::INVALID_PASSWORD, "empty password returned by client".to_owned()),
+            Reason::InvalidPasswordMessage => (SqlState::PROTOCOL_VIOLATION, "invalid password packet size".to_owned()),
             Reason::Sasl(error) => (SqlState::PROTOCOL_VIOLATION, error.to_string()),
             Reason::Scram(error) if error != ScramError::WrongProof => return scram_error(error),
             Reason::UnknownUser
             | Reason::NoPassword
             | Reason::OnlyMd5Secret
             | Reason::WrongPassword
-            | Reason::Scram(_) => (
-                SqlState::INVALID_PASSWORD,
-                format!("password authentication failed for user \"{user}\""),
-            ),
+            | Reason::Scram(_) => {
+                (SqlState::INVALID_PASSWORD, format!("password authentication failed for user \"{user}\""))
+            }
         };
         Self::fatal(code, message)
     }
@@ -174,18 +157,12 @@ impl From<AuthFailure> for ClientError {
 
 fn scram_error(error: ScramError) -> ClientError {
     let code = match error {
-        ScramError::AuthorizationIdentity | ScramError::MandatoryExtension => {
-            SqlState::FEATURE_NOT_SUPPORTED
-        }
-        ScramError::ChannelBindingNegotiation | ScramError::ChannelBindingMismatch => {
-            SqlState::INVALID_AUTHORIZATION
-        }
+        ScramError::AuthorizationIdentity | ScramError::MandatoryExtension => SqlState::FEATURE_NOT_SUPPORTED,
+        ScramError::ChannelBindingNegotiation | ScramError::ChannelBindingMismatch => SqlState::INVALID_AUTHORIZATION,
         _ => SqlState::PROTOCOL_VIOLATION,
     };
     match error {
-        ScramError::Malformed(malformed) => {
-            ClientError::fatal(code, "malformed SCRAM message").detail(malformed.0)
-        }
+        ScramError::Malformed(malformed) => ClientError::fatal(code, "malformed SCRAM message").detail(malformed.0),
         other => ClientError::fatal(code, other.to_string()),
     }
 }
@@ -244,20 +221,10 @@ impl ClientAuth {
         };
         let (secret, doom) = match account {
             Account::Known(Some(secret)) if !secret.is_empty() => (secret.clone(), None),
-            Account::Known(_) => (
-                verifiers.decoy_secret(user, decoy),
-                Some(FailureReason::NoPassword),
-            ),
-            Account::Unknown => (
-                verifiers.decoy_secret(user, decoy),
-                Some(FailureReason::UnknownUser),
-            ),
+            Account::Known(_) => (verifiers.decoy_secret(user, decoy), Some(FailureReason::NoPassword)),
+            Account::Unknown => (verifiers.decoy_secret(user, decoy), Some(FailureReason::UnknownUser)),
         };
-        let attempt = Attempt {
-            user: user.clone(),
-            doom,
-            keys_are_stored: secret.kind() == SecretKind::Scram,
-        };
+        let attempt = Attempt { user: user.clone(), doom, keys_are_stored: secret.kind() == SecretKind::Scram };
         match (policy.auth_type, secret) {
             (AuthType::Plain, secret) => attempt.ask_plain(secret),
             (AuthType::Md5, StoredSecret::Plain(password)) => {
@@ -297,10 +264,7 @@ impl ClientAuth {
 fn trust(user: &UserName, account: Account<'_>) -> ClientStep {
     match account {
         Account::Known(_) => ClientStep::done(Proven::Nothing),
-        Account::Unknown => ClientStep::Failed(AuthFailure {
-            user: user.clone(),
-            reason: FailureReason::NotTrusted,
-        }),
+        Account::Unknown => ClientStep::Failed(AuthFailure { user: user.clone(), reason: FailureReason::NotTrusted }),
     }
 }
 
@@ -315,12 +279,7 @@ impl Attempt {
         self.send(code::MD5_PASSWORD, &salt, State::Md5(secret, salt))
     }
 
-    fn ask_scram(
-        self,
-        verifier: ScramVerifier,
-        policy: &Policy,
-        rng: &mut (impl CryptoRng + ?Sized),
-    ) -> ClientStep {
+    fn ask_scram(self, verifier: ScramVerifier, policy: &Policy, rng: &mut (impl CryptoRng + ?Sized)) -> ClientStep {
         let exchange = ServerFirst::new(verifier, policy.binding.clone(), rng);
         let offer = Mechanisms::encode(exchange.mechanisms());
         self.send(code::SASL, &offer, State::SaslInitial(exchange))
@@ -377,9 +336,7 @@ impl Attempt {
 
     fn sasl_first(self, exchange: ServerFirst, mechanism: Mechanism, message: &[u8]) -> ClientStep {
         match exchange.client_first(mechanism, message) {
-            Ok((next, server_first)) => {
-                self.send(code::SASL_CONTINUE, &server_first, State::SaslFinal(next))
-            }
+            Ok((next, server_first)) => self.send(code::SASL_CONTINUE, &server_first, State::SaslFinal(next)),
             Err(error) => self.fail(error.into()),
         }
     }
@@ -394,11 +351,7 @@ impl Attempt {
             Err(ScramError::WrongProof) => return self.verdict(false, Proven::Nothing),
             Err(error) => return self.fail(error.into()),
         };
-        let proven = if self.keys_are_stored {
-            Proven::Keys(verified.keys)
-        } else {
-            Proven::Nothing
-        };
+        let proven = if self.keys_are_stored { Proven::Keys(verified.keys) } else { Proven::Nothing };
         match self.verdict(true, proven) {
             ClientStep::Done { proven, .. } => ClientStep::Done {
                 last_message: Some(authentication(code::SASL_FINAL, &verified.server_final)),
@@ -440,9 +393,7 @@ fn password_of(body: &[u8]) -> Result<Password, FailureReason> {
 }
 
 fn same_text(left: &[u8], right: &[u8]) -> bool {
-    Sha256::digest(left)[..]
-        .ct_eq(&Sha256::digest(right)[..])
-        .into()
+    Sha256::digest(left)[..].ct_eq(&Sha256::digest(right)[..]).into()
 }
 
 fn authentication(code: u32, rest: &[u8]) -> Vec<u8> {

@@ -53,8 +53,7 @@ mod tests {
 
     #[test]
     fn known_answer() {
-        let secret =
-            Md5Secret::of_password(&UserName::from("md5_user"), &Password::new(b"password"));
+        let secret = Md5Secret::of_password(&UserName::from("md5_user"), &Password::new(b"password"));
         let salt = [0x2a, 0x3d, 0x8f, 0xe0];
         let response = respond(&secret, salt);
         assert_eq!(&response, b"md562af4dd09bbb41884907a838a3233294");

@@ -42,18 +42,13 @@ impl<'a> InitialResponse<'a> {
         let body = parse_response(body)?;
         let end = memchr::memchr(0, body).ok_or(SaslError::InitialResponse)?;
         let (mechanism, rest) = (&body[..end], &body[end + 1..]);
-        let (length, response) = rest
-            .split_first_chunk::<4>()
-            .ok_or(SaslError::InitialResponse)?;
+        let (length, response) = rest.split_first_chunk::<4>().ok_or(SaslError::InitialResponse)?;
         let response = match i32::from_be_bytes(*length) {
             -1 if response.is_empty() => None,
             length if usize::try_from(length) == Ok(response.len()) => Some(response),
             _ => return Err(SaslError::InitialResponse),
         };
-        Ok(Self {
-            mechanism,
-            response,
-        })
+        Ok(Self { mechanism, response })
     }
 
     /// The body that [`InitialResponse::parse`] reads.
@@ -104,9 +99,7 @@ impl<'a> Mechanisms<'a> {
 
     /// Their names, in the server's order; unchecked bytes.
     pub fn names(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        self.0
-            .split(|byte| *byte == 0)
-            .filter(|name| !name.is_empty())
+        self.0.split(|byte| *byte == 0).filter(|name| !name.is_empty())
     }
 
     /// The body that [`Mechanisms::parse`] reads.
@@ -192,18 +185,8 @@ mod tests {
         for end in 0..body.len() {
             assert!(Mechanisms::parse(&body[..end]).is_err(), "{end}");
         }
-        for bad in [
-            &b"A\0\0B\0\0"[..],
-            b"\0A\0\0",
-            b"A\0\0\0",
-            b"\0\0",
-            b"A\0\0x",
-        ] {
-            assert_eq!(
-                Mechanisms::parse(bad),
-                Err(SaslError::Mechanisms),
-                "{bad:?}"
-            );
+        for bad in [&b"A\0\0B\0\0"[..], b"\0A\0\0", b"A\0\0\0", b"\0\0", b"A\0\0x"] {
+            assert_eq!(Mechanisms::parse(bad), Err(SaslError::Mechanisms), "{bad:?}");
         }
     }
 

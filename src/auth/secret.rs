@@ -161,8 +161,7 @@ mod tests {
             let StoredSecret::Md5(parsed) = parse(stored) else {
                 panic!("not read as md5");
             };
-            let hashed =
-                Md5Secret::of_password(&UserName::from(user), &Password::new(password.as_bytes()));
+            let hashed = Md5Secret::of_password(&UserName::from(user), &Password::new(password.as_bytes()));
             assert_eq!(parsed.expose(), hashed.expose());
         }
     }
@@ -206,16 +205,9 @@ mod tests {
 
     #[test]
     fn debug_shows_nothing() {
-        let shown = format!(
-            "{:?} {:?} {:?}",
-            parse("hunter2"),
-            parse("md5a1c2cced0c3bcb0923524fd5300c40be"),
-            parse(SCRAM)
-        );
-        assert_eq!(
-            shown,
-            "Plain(Password(***)) Md5(Md5Secret(***)) Scram(ScramVerifier(***))"
-        );
+        let shown =
+            format!("{:?} {:?} {:?}", parse("hunter2"), parse("md5a1c2cced0c3bcb0923524fd5300c40be"), parse(SCRAM));
+        assert_eq!(shown, "Plain(Password(***)) Md5(Md5Secret(***)) Scram(ScramVerifier(***))");
     }
 
     proptest! {

@@ -42,15 +42,11 @@ impl ServerCredentials {
     pub fn new(secret: Option<&StoredSecret>, proven: &Proven) -> Self {
         match (secret, proven) {
             (Some(StoredSecret::Plain(password)), _) if !password.expose().is_empty() => {
-                Self::Password {
-                    password: password.clone(),
-                    keys: None,
-                }
+                Self::Password { password: password.clone(), keys: None }
             }
-            (_, Proven::Password { password, keys }) => Self::Password {
-                password: password.clone(),
-                keys: keys.clone(),
-            },
+            (_, Proven::Password { password, keys }) => {
+                Self::Password { password: password.clone(), keys: keys.clone() }
+            }
             (_, Proven::Keys(keys)) => Self::ScramKeys(keys.clone()),
             (Some(StoredSecret::Md5(hash)), Proven::Nothing) => Self::Md5Hash(hash.clone()),
             (Some(StoredSecret::Scram(_)), Proven::Nothing) => Self::ScramSecret,
@@ -64,9 +60,7 @@ impl ServerCredentials {
             Self::Password { .. } => "a password",
             Self::Md5Hash(_) => "only an md5 secret",
             Self::ScramKeys(_) => "nothing but SCRAM keys",
-            Self::ScramSecret => {
-                "only a SCRAM secret, whose keys no client's SCRAM login has shown yet,"
-            }
+            Self::ScramSecret => "only a SCRAM secret, whose keys no client's SCRAM login has shown yet,",
         }
     }
 }
@@ -184,10 +178,7 @@ impl ServerAuth {
         rng: &mut (impl CryptoRng + ?Sized),
     ) -> Self {
         let user = user.clone();
-        Self {
-            login: Login { user, binding },
-            state: State::Start(credentials, scram::nonce(rng)),
-        }
+        Self { login: Login { user, binding }, state: State::Start(credentials, scram::nonce(rng)) }
     }
 
     /// Takes an authentication (`R`) message: its code, and the body after the code. SCRAM with a password derives
@@ -205,22 +196,15 @@ impl ServerAuth {
             (State::ScramDone(keys), code::OK) => done(Some(keys), rest),
             (State::Start(credentials, nonce), _) => login.answer(credentials, nonce, code, rest),
             (State::ScramFirst(state), code::SASL_CONTINUE) => {
-                let (state, message) = state
-                    .server_first(rest)
-                    .map_err(|error| login.scram_error(error))?;
+                let (state, message) = state.server_first(rest).map_err(|error| login.scram_error(error))?;
                 Ok(login.send(message, State::ScramFinal(state)))
             }
             (State::ScramFinal(state), code::SASL_FINAL) => {
-                let keys = state
-                    .server_final(rest)
-                    .map_err(|error| login.scram_error(error))?;
+                let keys = state.server_final(rest).map_err(|error| login.scram_error(error))?;
                 let state = State::ScramDone(keys);
                 Ok(ServerStep::Wait(Self { login, state }))
             }
-            (state, code) => Err(ServerAuthError::OutOfOrder {
-                code,
-                awaited: state.awaited(),
-            }),
+            (state, code) => Err(ServerAuthError::OutOfOrder { code, awaited: state.awaited() }),
         }
     }
 }
@@ -250,10 +234,7 @@ impl Login {
             code::SASL => self.begin_scram(credentials, nonce, rest),
             code::CLEARTEXT_PASSWORD => Err(ServerAuthError::Malformed { code }),
             code::SASL_CONTINUE | code::SASL_FINAL | code::GSS_CONTINUE => {
-                Err(ServerAuthError::OutOfOrder {
-                    code,
-                    awaited: State::Start(credentials, nonce).awaited(),
-                })
+                Err(ServerAuthError::OutOfOrder { code, awaited: State::Start(credentials, nonce).awaited() })
             }
             other => Err(self.unsupported(match other {
                 code::KERBEROS_V5 => "Kerberos V5".to_owned(),
@@ -283,9 +264,7 @@ impl Login {
         salt: [u8; md5::SALT_LEN],
     ) -> Result<ServerStep, ServerAuthError> {
         let hash = match credentials {
-            ServerCredentials::Password { password, .. } => {
-                Md5Secret::of_password(&self.user, password)
-            }
+            ServerCredentials::Password { password, .. } => Md5Secret::of_password(&self.user, password),
             ServerCredentials::Md5Hash(hash) => hash.clone(),
             other => return Err(self.missing("md5 password", other)),
         };
@@ -301,9 +280,7 @@ impl Login {
     ) -> Result<ServerStep, ServerAuthError> {
         let mechanisms = Mechanisms::parse(rest)?;
         let credentials = match credentials {
-            ServerCredentials::Password { password, keys } => {
-                ScramCredentials::Password(password, keys)
-            }
+            ServerCredentials::Password { password, keys } => ScramCredentials::Password(password, keys),
             ServerCredentials::ScramKeys(keys) => ScramCredentials::Keys(keys),
             other => return Err(self.missing(scram::MECHANISM, &other)),
         };
@@ -324,25 +301,15 @@ impl Login {
     }
 
     fn missing(self, method: &'static str, credentials: &ServerCredentials) -> ServerAuthError {
-        ServerAuthError::MissingCredential {
-            method,
-            known: credentials.known(),
-            user: self.user,
-        }
+        ServerAuthError::MissingCredential { method, known: credentials.known(), user: self.user }
     }
 
     fn unsupported(self, method: String) -> ServerAuthError {
-        ServerAuthError::Unsupported {
-            method,
-            user: self.user,
-        }
+        ServerAuthError::Unsupported { method, user: self.user }
     }
 
     fn scram_error(&self, error: ScramClientError) -> ServerAuthError {
-        ServerAuthError::Scram {
-            user: self.user.clone(),
-            error,
-        }
+        ServerAuthError::Scram { user: self.user.clone(), error }
     }
 }
 

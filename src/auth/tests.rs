@@ -31,10 +31,7 @@ fn stored(text: &str) -> StoredSecret {
 }
 
 fn password(text: &str) -> ServerCredentials {
-    ServerCredentials::Password {
-        password: Password::new(text.as_bytes()),
-        keys: None,
-    }
+    ServerCredentials::Password { password: Password::new(text.as_bytes()), keys: None }
 }
 
 fn client_side(credentials: ServerCredentials) -> ServerAuth {
@@ -75,12 +72,7 @@ fn login(auth_type: AuthType, account: Account<'_>, credentials: ServerCredentia
 }
 
 fn login_with(policy: &Policy, account: Account<'_>, credentials: ServerCredentials) -> Login {
-    let mut client = ServerAuth::new(
-        &user(),
-        credentials,
-        policy.binding.clone(),
-        &mut StdRng::seed_from_u64(4),
-    );
+    let mut client = ServerAuth::new(&user(), credentials, policy.binding.clone(), &mut StdRng::seed_from_u64(4));
     let mut step = start(policy, account);
     let mut shape = Vec::new();
     loop {
@@ -93,10 +85,7 @@ fn login_with(policy: &Policy, account: Account<'_>, credentials: ServerCredenti
                 client = next_client;
                 step = next.step(&answer);
             }
-            ClientStep::Done {
-                last_message,
-                proven,
-            } => {
+            ClientStep::Done { last_message, proven } => {
                 if let Some(body) = last_message {
                     let (code, rest) = split(&body);
                     let Ok(ServerStep::Wait(next)) = client.step(code, rest) else {
@@ -129,10 +118,7 @@ fn outcome(auth_type: AuthType, secret: &str, given: &str) -> Result<char, Failu
             Ok('p')
         }
         Ok((Proven::Keys(keys), derived)) => {
-            assert_eq!(
-                keys.verifier().encode(),
-                derived.unwrap().verifier().encode()
-            );
+            assert_eq!(keys.verifier().encode(), derived.unwrap().verifier().encode());
             Ok('k')
         }
         Err(failure) => Err(failure.reason()),
@@ -173,13 +159,7 @@ fn each_method_with_each_secret() {
 fn trust_needs_a_known_user_and_any_does_not() {
     let done = |auth_type: AuthType, account| {
         let step = start(&auth_type.into(), account);
-        matches!(
-            step,
-            ClientStep::Done {
-                last_message: None,
-                ..
-            }
-        )
+        matches!(step, ClientStep::Done { last_message: None, .. })
     };
     assert!(done(AuthType::Trust, Account::Known(None)));
     assert!(!done(AuthType::Trust, Account::Unknown));
@@ -203,10 +183,7 @@ fn an_unknown_user_looks_like_a_wrong_password() {
         (AuthType::ScramSha256, SCRAM),
     ] {
         let secret = stored(secret);
-        let policy = Policy {
-            decoy: secret.kind(),
-            ..auth_type.into()
-        };
+        let policy = Policy { decoy: secret.kind(), ..auth_type.into() };
         let attempt = |account| {
             let login = login_with(&policy, account, password("wrong"));
             let failure = login.result.unwrap_err();
@@ -225,10 +202,7 @@ fn an_unknown_user_looks_like_a_wrong_password() {
             assert_eq!(format!("{:?}", other.2), format!("{:?}", known.2));
         }
         assert_eq!(known.2.code, crate::error::SqlState::INVALID_PASSWORD);
-        assert_eq!(
-            known.2.message,
-            "password authentication failed for user \"h\""
-        );
+        assert_eq!(known.2.message, "password authentication failed for user \"h\"");
     }
 }
 
@@ -248,11 +222,7 @@ fn an_unknown_users_salt_stays_the_same() {
         let (nonce, salt) = text.split_once(',').unwrap();
         (nonce.to_owned(), salt.to_owned())
     };
-    let tries = [
-        salt(Account::Unknown),
-        salt(Account::Unknown),
-        salt(Account::Known(Some(&plain))),
-    ];
+    let tries = [salt(Account::Unknown), salt(Account::Unknown), salt(Account::Known(Some(&plain)))];
     assert!(tries.iter().all(|(_, salt)| *salt == tries[0].1));
     assert_ne!(tries[0].0, tries[1].0);
 }
@@ -299,20 +269,13 @@ fn what_is_wrong_with_a_password_message() {
     let long = vec![b'x'; MAX_CLIENT_MESSAGE + 1];
     let reason = fails(AuthType::ScramSha256, &long);
     assert_eq!(reason, FailureReason::Sasl(sasl::SaslError::TooLong));
-    assert!(matches!(
-        fails(AuthType::ScramSha256, b"SCRAM-SHA-256\0\0\0\0\0"),
-        FailureReason::Scram(_)
-    ));
+    assert!(matches!(fails(AuthType::ScramSha256, b"SCRAM-SHA-256\0\0\0\0\0"), FailureReason::Scram(_)));
 }
 
 /// Each message a client sends, cut at every byte, ends the login.
 #[test]
 fn messages_of_a_client_cut_anywhere() {
-    for (auth_type, secret) in [
-        (AuthType::Plain, "secret"),
-        (AuthType::Md5, MD5),
-        (AuthType::ScramSha256, SCRAM),
-    ] {
+    for (auth_type, secret) in [(AuthType::Plain, "secret"), (AuthType::Md5, MD5), (AuthType::ScramSha256, SCRAM)] {
         let secret = stored(secret);
         let begin = || start(&auth_type.into(), Account::Known(Some(&secret)));
         // The keys of the stored secret, so that no round of this test derives anything.
@@ -356,10 +319,7 @@ fn messages_of_a_client_cut_anywhere() {
 #[test]
 fn credentials_come_from_the_secret_or_the_login() {
     let keys = || ScramKeys::derive(b"secret", b"salt", 1);
-    let seen = || Proven::Password {
-        password: Password::new(b"seen"),
-        keys: Some(keys()),
-    };
+    let seen = || Proven::Password { password: Password::new(b"seen"), keys: Some(keys()) };
     for (secret, proven, expected) in [
         (Some("plain"), Proven::Nothing, "a password"),
         (Some("plain"), seen(), "a password"),
@@ -376,10 +336,7 @@ fn credentials_come_from_the_secret_or_the_login() {
         assert_eq!(kind(&credentials), expected);
     }
     let secret = stored(SCRAM);
-    assert!(matches!(
-        ServerCredentials::new(Some(&secret), &Proven::Nothing),
-        ServerCredentials::ScramSecret
-    ));
+    assert!(matches!(ServerCredentials::new(Some(&secret), &Proven::Nothing), ServerCredentials::ScramSecret));
 }
 
 fn kind(credentials: &ServerCredentials) -> &'static str {
@@ -428,18 +385,8 @@ fn what_is_missing_is_named() {
             b"",
             "server requests cleartext password authentication but only an md5 secret is known for user \"h\"",
         ),
-        (
-            keys(),
-            code::GSS,
-            b"",
-            "server requests GSSAPI authentication for user \"h\", which is not supported",
-        ),
-        (
-            keys(),
-            99,
-            b"",
-            "server requests unknown (99) authentication for user \"h\", which is not supported",
-        ),
+        (keys(), code::GSS, b"", "server requests GSSAPI authentication for user \"h\", which is not supported"),
+        (keys(), 99, b"", "server requests unknown (99) authentication for user \"h\", which is not supported"),
         (
             keys(),
             code::SASL,
@@ -469,9 +416,7 @@ fn server_states() -> Vec<(&'static str, ServerAuth, &'static [u32])> {
     let server = scram::server::ServerFirst::new(verifier, ChannelBinding::None, &mut rng());
     let initial = InitialResponse::parse(&initial).unwrap();
     let message = initial.response.unwrap();
-    let (server, server_first) = server
-        .client_first(scram::server::Mechanism::Scram, message)
-        .unwrap();
+    let (server, server_first) = server.client_first(scram::server::Mechanism::Scram, message).unwrap();
     let (client_final, last) = answered(first.step(code::SASL_CONTINUE, &server_first));
     let (_, same_last) = answered(same_first.step(code::SASL_CONTINUE, &server_first));
     let verified = server.client_final(&client_final).unwrap();
@@ -543,10 +488,7 @@ fn bodies_of_a_server_have_their_length() {
     ] {
         let result = client_side(password("secret")).step(code, body);
         assert!(
-            matches!(
-                result,
-                Err(ServerAuthError::Malformed { .. } | ServerAuthError::Sasl(_))
-            ),
+            matches!(result, Err(ServerAuthError::Malformed { .. } | ServerAuthError::Sasl(_))),
             "{code} {result:?}"
         );
     }
@@ -558,8 +500,7 @@ fn bodies_of_a_server_have_their_length() {
 #[test]
 fn passed_through_keys_of_another_secret_are_named() {
     let keys = ScramKeys::derive(b"secret", b"another salt", 4096);
-    let (initial, client) =
-        answered(client_side(ServerCredentials::ScramKeys(keys)).step(code::SASL, SCRAM_OFFER));
+    let (initial, client) = answered(client_side(ServerCredentials::ScramKeys(keys)).step(code::SASL, SCRAM_OFFER));
     let secret = stored(SCRAM);
     let policy = AuthType::ScramSha256.into();
     let (_, server) = sent(start(&policy, Account::Known(Some(&secret))));
@@ -575,13 +516,9 @@ fn keys_pass_from_the_client_to_the_server() {
     let secret = stored(SCRAM);
     let account = Account::Known(Some(&secret));
     for auth_type in [AuthType::ScramSha256, AuthType::Plain] {
-        let (proven, _) = login(auth_type, account, password("secret"))
-            .result
-            .unwrap();
+        let (proven, _) = login(auth_type, account, password("secret")).result.unwrap();
         let credentials = ServerCredentials::new(Some(&secret), &proven);
-        let (_, keys) = login(AuthType::ScramSha256, account, credentials)
-            .result
-            .unwrap();
+        let (_, keys) = login(AuthType::ScramSha256, account, credentials).result.unwrap();
         assert!(keys.is_some());
     }
 }
@@ -589,10 +526,7 @@ fn keys_pass_from_the_client_to_the_server() {
 #[test]
 fn channel_binding_inside_tls() {
     let secret = stored(SCRAM);
-    let policy = Policy {
-        binding: ChannelBinding::TlsServerEndPoint(vec![5; 32]),
-        ..AuthType::ScramSha256.into()
-    };
+    let policy = Policy { binding: ChannelBinding::TlsServerEndPoint(vec![5; 32]), ..AuthType::ScramSha256.into() };
     let account = Account::Known(Some(&secret));
     let bound = login_with(&policy, account, password("secret"));
     assert!(bound.result.is_ok());

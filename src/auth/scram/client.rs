@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::message::{Attributes, Malformed, is_nonce};
 use super::{
-    AuthMessage, ChannelBinding, Key, MAX_NONCE, MECHANISM, MECHANISM_PLUS, ScramKeys, decode_key,
-    parse_iterations, same, xor,
+    AuthMessage, ChannelBinding, Key, MAX_NONCE, MECHANISM, MECHANISM_PLUS, ScramKeys, decode_key, parse_iterations,
+    same, xor,
 };
 use crate::auth::secret::Password;
 
@@ -147,21 +147,12 @@ impl<'a> Challenge<'a> {
         at_most("nonce", theirs.len(), MAX_NONCE)?;
         let salt = attributes.expect(b's')?;
         at_most("salt", salt.len() / 4 * 3, MAX_SALT)?;
-        let salt = STANDARD
-            .decode(salt)
-            .ok()
-            .filter(|salt| !salt.is_empty())
-            .ok_or(Malformed("Invalid salt."))?;
-        let iterations = parse_iterations(attributes.expect(b'i')?)
-            .ok_or(Malformed("Invalid iteration count."))?;
+        let salt = STANDARD.decode(salt).ok().filter(|salt| !salt.is_empty()).ok_or(Malformed("Invalid salt."))?;
+        let iterations = parse_iterations(attributes.expect(b'i')?).ok_or(Malformed("Invalid iteration count."))?;
         if !attributes.is_done() {
             return Err(Malformed("Garbage at the end of server-first-message.").into());
         }
-        Ok(Self {
-            nonce,
-            salt,
-            iterations,
-        })
+        Ok(Self { nonce, salt, iterations })
     }
 }
 
@@ -181,10 +172,9 @@ impl ScramCredentials {
             Self::Password(password, _) if iterations <= MAX_ITERATIONS => {
                 Ok(ScramKeys::derive(password.expose(), salt, iterations))
             }
-            Self::Password(..) => Err(ScramClientError::TooMuch {
-                what: "iteration count",
-                limit: MAX_ITERATIONS as usize,
-            }),
+            Self::Password(..) => {
+                Err(ScramClientError::TooMuch { what: "iteration count", limit: MAX_ITERATIONS as usize })
+            }
         }
     }
 }
@@ -195,17 +185,11 @@ impl AwaitServerFirst {
     ///
     /// # Errors
     /// What is wrong with the message, or why the credentials can't answer it.
-    pub fn server_first(
-        self,
-        message: &[u8],
-    ) -> Result<(AwaitServerFinal, Vec<u8>), ScramClientError> {
+    pub fn server_first(self, message: &[u8]) -> Result<(AwaitServerFinal, Vec<u8>), ScramClientError> {
         let challenge = Challenge::read(message, &self.nonce)?;
-        let keys = self
-            .credentials
-            .keys(&challenge.salt, challenge.iterations)?;
+        let keys = self.credentials.keys(&challenge.salt, challenge.iterations)?;
         let client_first_bare = format!("n=,r={}", self.nonce);
-        let mut client_final =
-            [b"c=", self.binding_data.as_bytes(), b",r=", challenge.nonce].concat();
+        let mut client_final = [b"c=", self.binding_data.as_bytes(), b",r=", challenge.nonce].concat();
         let auth_message = AuthMessage([client_first_bare.as_bytes(), message, &client_final]);
         let client_signature = auth_message.signed_with(&keys.verifier().stored_key);
         let signature = Signature(auth_message.signed_with(&keys.server_key));
@@ -233,11 +217,7 @@ impl AwaitServerFinal {
         let theirs = decode_key(value)
             .filter(|_| name == b'v' && attributes.is_done())
             .ok_or(Malformed("Invalid server-final-message."))?;
-        if same(&theirs, &self.signature.0) {
-            Ok(self.keys)
-        } else {
-            Err(ScramClientError::WrongSignature)
-        }
+        if same(&theirs, &self.signature.0) { Ok(self.keys) } else { Err(ScramClientError::WrongSignature) }
     }
 }
 
@@ -254,9 +234,7 @@ mod tests {
     }
 
     fn begin(credentials: ScramCredentials) -> AwaitServerFirst {
-        start(credentials, &ChannelBinding::None, |_| true, "mine".into())
-            .unwrap()
-            .state
+        start(credentials, &ChannelBinding::None, |_| true, "mine".into()).unwrap().state
     }
 
     fn server_first(nonce: &str, salt: &str, iterations: &str) -> String {
@@ -303,15 +281,9 @@ mod tests {
         assert_eq!(too_much(&server_first(&long, SALT_TEXT, "1")), "nonce");
         let salt = STANDARD.encode(long.as_bytes());
         assert_eq!(too_much(&server_first("xyz", &salt, "1")), "salt");
-        assert_eq!(
-            too_much(&server_first("xyz", SALT_TEXT, "100001")),
-            "iteration count"
-        );
+        assert_eq!(too_much(&server_first("xyz", SALT_TEXT, "100001")), "iteration count");
         assert!(answer(&server_first("xyz", SALT_TEXT, "100000")).is_ok());
-        let keys = ScramKeys {
-            iterations: 2_000_000_000,
-            ..ScramKeys::derive(b"", SALT, 1)
-        };
+        let keys = ScramKeys { iterations: 2_000_000_000, ..ScramKeys::derive(b"", SALT, 1) };
         let message = server_first("xyz", SALT_TEXT, "2000000000");
         let known = begin(ScramCredentials::Keys(keys)).server_first(message.as_bytes());
         assert!(known.is_ok(), "keys cost no rounds");
@@ -333,15 +305,10 @@ mod tests {
         let mut cached = ScramKeys::derive(b"secret", SALT, 2);
         cached.client_key = [7; 32];
         let keys = |iterations| {
-            ScramCredentials::Password(Password::new(b"secret"), Some(cached.clone()))
-                .keys(SALT, iterations)
-                .unwrap()
+            ScramCredentials::Password(Password::new(b"secret"), Some(cached.clone())).keys(SALT, iterations).unwrap()
         };
         assert_eq!(keys(2).client_key, [7; 32]);
-        assert_eq!(
-            keys(1).client_key,
-            ScramKeys::derive(b"secret", SALT, 1).client_key
-        );
+        assert_eq!(keys(1).client_key, ScramKeys::derive(b"secret", SALT, 1).client_key);
     }
 
     #[test]
@@ -360,14 +327,8 @@ mod tests {
         }
         assert!(finish(&format!("{right},")).is_err());
         assert!(finish(&right.replace("v=", "x=")).is_err());
-        assert_eq!(
-            finish(&format!("v={}", STANDARD.encode([0; 32]))).unwrap_err(),
-            ScramClientError::WrongSignature
-        );
-        assert_eq!(
-            finish("e=other-error\x1b").unwrap_err(),
-            ScramClientError::Refused("other-error\\u{1b}".into())
-        );
+        assert_eq!(finish(&format!("v={}", STANDARD.encode([0; 32]))).unwrap_err(), ScramClientError::WrongSignature);
+        assert_eq!(finish("e=other-error\x1b").unwrap_err(), ScramClientError::Refused("other-error\\u{1b}".into()));
     }
 
     #[test]

@@ -18,9 +18,7 @@ pub(super) struct Attributes<'a> {
 impl<'a> Attributes<'a> {
     /// Starts at the first attribute of `message`.
     pub(super) const fn new(message: &'a [u8]) -> Self {
-        Self {
-            rest: Some(message),
-        }
+        Self { rest: Some(message) }
     }
 
     /// Whether all attributes have been read.
@@ -51,18 +49,14 @@ impl<'a> Attributes<'a> {
         let rest = self.rest.unwrap_or_default();
         let (name, value) = match rest {
             [] => {
-                return Err(Malformed(
-                    "Attribute expected, but found end of the message.",
-                ));
+                return Err(Malformed("Attribute expected, but found end of the message."));
             }
             [name, b'=', value @ ..] if name.is_ascii_alphabetic() => (*name, value),
             [name, ..] if name.is_ascii_alphabetic() => {
                 return Err(Malformed("Character \"=\" expected after an attribute."));
             }
             _ => {
-                return Err(Malformed(
-                    "Attribute expected, but found another character.",
-                ));
+                return Err(Malformed("Attribute expected, but found another character."));
             }
         };
         let Some(comma) = memchr::memchr(b',', value) else {
@@ -76,10 +70,7 @@ impl<'a> Attributes<'a> {
 
 /// Whether `nonce` has at least one character and only ones that RFC 5802 allows: visible ASCII but the comma.
 pub(super) fn is_nonce(nonce: &[u8]) -> bool {
-    !nonce.is_empty()
-        && nonce
-            .iter()
-            .all(|byte| (0x21..=0x7e).contains(byte) && *byte != b',')
+    !nonce.is_empty() && nonce.iter().all(|byte| (0x21..=0x7e).contains(byte) && *byte != b',')
 }
 
 #[cfg(test)]

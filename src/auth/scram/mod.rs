@@ -63,10 +63,7 @@ impl ScramVerifier {
     /// `None` for anything else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let (iterations, rest) = text
-            .strip_prefix(MECHANISM)?
-            .strip_prefix('$')?
-            .split_once(':')?;
+        let (iterations, rest) = text.strip_prefix(MECHANISM)?.strip_prefix('$')?.split_once(':')?;
         let (salt, keys) = rest.split_once('$')?;
         let (stored_key, server_key) = keys.split_once(':')?;
         let salt = STANDARD.decode(salt).ok()?;
@@ -96,12 +93,7 @@ impl ScramVerifier {
     /// Joins the verifier with the key that a client's login has revealed.
     #[must_use]
     pub fn with_client_key(&self, client_key: Key) -> ScramKeys {
-        ScramKeys {
-            iterations: self.iterations,
-            salt: Arc::clone(&self.salt),
-            client_key,
-            server_key: self.server_key,
-        }
+        ScramKeys { iterations: self.iterations, salt: Arc::clone(&self.salt), client_key, server_key: self.server_key }
     }
 
     /// The keys of `password` if it is the right one, in the time of one PBKDF2 derivation either way.
@@ -171,9 +163,7 @@ impl fmt::Debug for ScramKeys {
 
 /// RFC 4013, or the bytes as they are where it refuses them: PostgreSQL's rule, so that any password works.
 fn saslprep(password: &[u8]) -> Cow<'_, [u8]> {
-    let prepared = std::str::from_utf8(password)
-        .ok()
-        .and_then(|text| stringprep::saslprep(text).ok());
+    let prepared = std::str::from_utf8(password).ok().and_then(|text| stringprep::saslprep(text).ok());
     match prepared {
         Some(Cow::Owned(text)) if !text.is_empty() => Cow::Owned(text.into_bytes()),
         // Unchanged, refused, or nothing would be left of it.

@@ -11,8 +11,8 @@ use rand::CryptoRng;
 
 use super::message::{Attributes, Malformed, is_nonce};
 use super::{
-    AuthMessage, ChannelBinding, Key, MAX_NONCE, MECHANISM, MECHANISM_PLUS, ScramKeys,
-    ScramVerifier, decode_key, nonce, xor,
+    AuthMessage, ChannelBinding, Key, MAX_NONCE, MECHANISM, MECHANISM_PLUS, ScramKeys, ScramVerifier, decode_key,
+    nonce, xor,
 };
 
 /// Why an exchange ended.
@@ -81,16 +81,8 @@ pub struct Verified {
 
 impl ServerFirst {
     /// Begins an exchange against `verifier`, with a fresh nonce.
-    pub fn new(
-        verifier: ScramVerifier,
-        binding: ChannelBinding,
-        rng: &mut (impl CryptoRng + ?Sized),
-    ) -> Self {
-        Self {
-            verifier,
-            binding,
-            nonce: nonce(rng),
-        }
+    pub fn new(verifier: ScramVerifier, binding: ChannelBinding, rng: &mut (impl CryptoRng + ?Sized)) -> Self {
+        Self { verifier, binding, nonce: nonce(rng) }
     }
 
     /// Mechanisms to offer, the preferred one first.
@@ -121,11 +113,7 @@ impl ServerFirst {
     ///
     /// # Errors
     /// What is wrong with the message; never [`ScramError::WrongProof`].
-    pub fn client_first(
-        self,
-        mechanism: Mechanism,
-        message: &[u8],
-    ) -> Result<(ServerFinal, Vec<u8>), ScramError> {
+    pub fn client_first(self, mechanism: Mechanism, message: &[u8]) -> Result<(ServerFinal, Vec<u8>), ScramError> {
         check_text(message)?;
         let (gs2_header, bare) = self.split_gs2_header(mechanism, message)?;
         let client_nonce = read_bare(bare)?;
@@ -166,9 +154,9 @@ impl ServerFirst {
                 )
                 .into());
             }
-            (Some(b'p'), Mechanism::ScramPlus) => message
-                .strip_prefix(b"p=tls-server-end-point")
-                .ok_or(ScramError::UnsupportedChannelBinding)?,
+            (Some(b'p'), Mechanism::ScramPlus) => {
+                message.strip_prefix(b"p=tls-server-end-point").ok_or(ScramError::UnsupportedChannelBinding)?
+            }
             _ => return Err(Malformed("Unexpected channel-binding flag.").into()),
         };
         match after_flag {
@@ -231,8 +219,7 @@ impl ServerFinal {
         if nonce != self.nonce {
             return Err(ScramError::NonceMismatch);
         }
-        let auth_message =
-            AuthMessage([&self.client_first_bare, &self.server_first, without_proof]);
+        let auth_message = AuthMessage([&self.client_first_bare, &self.server_first, without_proof]);
         let client_key = xor(&proof, &auth_message.signed_with(&self.verifier.stored_key));
         let signature = auth_message.signed_with(&self.verifier.server_key);
         if !self.verifier.is_client_key(&client_key) {
@@ -246,10 +233,7 @@ impl ServerFinal {
 }
 
 /// Skips extensions up to the proof, which must come last; returns the message before it, and the proof.
-fn read_proof<'a>(
-    message: &'a [u8],
-    mut attributes: Attributes<'a>,
-) -> Result<(&'a [u8], Key), ScramError> {
+fn read_proof<'a>(message: &'a [u8], mut attributes: Attributes<'a>) -> Result<(&'a [u8], Key), ScramError> {
     loop {
         // The comma before the attribute isn't signed either.
         let without = message.len() - attributes.remaining();
@@ -257,8 +241,7 @@ fn read_proof<'a>(
         if name != b'p' {
             continue;
         }
-        let proof =
-            decode_key(value).ok_or(Malformed("Malformed proof in client-final-message."))?;
+        let proof = decode_key(value).ok_or(Malformed("Malformed proof in client-final-message."))?;
         if !attributes.is_done() {
             return Err(Malformed("Garbage found at the end of client-final-message.").into());
         }
@@ -299,14 +282,11 @@ mod tests {
     /// A right client-final for what `first(b"n,,n=,r=abc")` asks.
     fn client_final() -> Vec<u8> {
         let (_, server_first) = first(b"n,,n=,r=abc").unwrap();
-        let nonce = server_first[2..]
-            .split(|byte| *byte == b',')
-            .next()
-            .unwrap();
+        let nonce = server_first[2..].split(|byte| *byte == b',').next().unwrap();
         let without_proof = [b"c=biws,r=", nonce].concat();
         let keys = ScramKeys::derive(b"secret", b"0123456789abcdef", 1);
-        let signature = AuthMessage([b"n=,r=abc", &server_first, &without_proof])
-            .signed_with(&keys.verifier().stored_key);
+        let signature =
+            AuthMessage([b"n=,r=abc", &server_first, &without_proof]).signed_with(&keys.verifier().stored_key);
         let proof = STANDARD.encode(xor(&keys.client_key, &signature));
         [&without_proof[..], b",p=", proof.as_bytes()].concat()
     }
@@ -321,13 +301,9 @@ mod tests {
 
     #[test]
     fn what_postgresql_accepts_in_client_first() {
-        for message in [
-            &b"n,,n=,r=x"[..],
-            b"y,,n=,r=x",
-            b"n,,n=*,r=x",
-            b"n,,n=\xe9\xff,r=x",
-            b"n,,n=,r=x,e=extension,f=",
-        ] {
+        for message in
+            [&b"n,,n=,r=x"[..], b"y,,n=,r=x", b"n,,n=*,r=x", b"n,,n=\xe9\xff,r=x", b"n,,n=,r=x,e=extension,f="]
+        {
             assert!(first(message).is_ok(), "{message:?}");
         }
     }
@@ -336,10 +312,7 @@ mod tests {
     fn what_postgresql_refuses_in_client_first() {
         use ScramError as E;
         let malformed = |message: &[u8]| {
-            assert!(
-                matches!(first(message), Err(E::Malformed(_))),
-                "{message:?}"
-            );
+            assert!(matches!(first(message), Err(E::Malformed(_))), "{message:?}");
         };
         for message in [
             &b""[..],
@@ -376,28 +349,14 @@ mod tests {
     fn channel_binding_flags_inside_tls() {
         use ScramError as E;
         let first = |mechanism, message: &[u8]| {
-            exchange(tls())
-                .client_first(mechanism, message)
-                .map(|(state, _)| state.binding_data)
+            exchange(tls()).client_first(mechanism, message).map(|(state, _)| state.binding_data)
         };
         assert_eq!(first(Mechanism::Scram, b"n,,n=,r=x"), Ok("biws".into()));
-        assert_eq!(
-            first(Mechanism::Scram, b"y,,n=,r=x"),
-            Err(E::ChannelBindingNegotiation)
-        );
+        assert_eq!(first(Mechanism::Scram, b"y,,n=,r=x"), Err(E::ChannelBindingNegotiation));
         let bound = first(Mechanism::ScramPlus, b"p=tls-server-end-point,,n=,r=x").unwrap();
-        assert_eq!(
-            STANDARD.decode(bound).unwrap(),
-            b"p=tls-server-end-point,,\x01\x02\x03"
-        );
-        assert_eq!(
-            first(Mechanism::ScramPlus, b"p=tls-unique,,n=,r=x"),
-            Err(E::UnsupportedChannelBinding)
-        );
-        assert!(matches!(
-            first(Mechanism::ScramPlus, b"n,,n=,r=x"),
-            Err(E::Malformed(_))
-        ));
+        assert_eq!(STANDARD.decode(bound).unwrap(), b"p=tls-server-end-point,,\x01\x02\x03");
+        assert_eq!(first(Mechanism::ScramPlus, b"p=tls-unique,,n=,r=x"), Err(E::UnsupportedChannelBinding));
+        assert!(matches!(first(Mechanism::ScramPlus, b"n,,n=,r=x"), Err(E::Malformed(_))));
     }
 
     #[test]
@@ -410,10 +369,7 @@ mod tests {
         }
         let bound = exchange(tls());
         assert_eq!(bound.mechanisms(), [MECHANISM_PLUS, MECHANISM]);
-        assert_eq!(
-            bound.choose(b"SCRAM-SHA-256-PLUS"),
-            Ok(Mechanism::ScramPlus)
-        );
+        assert_eq!(bound.choose(b"SCRAM-SHA-256-PLUS"), Ok(Mechanism::ScramPlus));
     }
 
     #[test]
@@ -421,10 +377,7 @@ mod tests {
         let right = client_final();
         for index in 0..right.len() {
             let (state, _) = first(b"n,,n=,r=abc").unwrap();
-            assert!(
-                state.client_final(&right[..index]).is_err(),
-                "cut at {index}"
-            );
+            assert!(state.client_final(&right[..index]).is_err(), "cut at {index}");
             let mut wrong = right.clone();
             wrong[index] ^= 1;
             let (state, _) = first(b"n,,n=,r=abc").unwrap();
@@ -440,24 +393,12 @@ mod tests {
             let (state, _) = first(b"n,,n=,r=abc").unwrap();
             state.client_final(message.as_bytes()).unwrap_err()
         };
-        assert_eq!(
-            fails(right.replace("biws", "eSws")),
-            E::ChannelBindingMismatch
-        );
+        assert_eq!(fails(right.replace("biws", "eSws")), E::ChannelBindingMismatch);
         assert_eq!(fails(right.replace("r=abc", "r=abd")), E::NonceMismatch);
         assert_eq!(fails(right.replace("r=abc", "r=xabc")), E::NonceMismatch);
-        assert_eq!(
-            fails(right.replace(",p=", ",x=1,p=")),
-            E::WrongProof,
-            "an extension is skipped, but signed"
-        );
+        assert_eq!(fails(right.replace(",p=", ",x=1,p=")), E::WrongProof, "an extension is skipped, but signed");
         let short_proof = &right[..right.len() - 4];
-        for garbage in [
-            format!("{right},"),
-            format!("{right},x=1"),
-            format!("{right}\0"),
-            short_proof.to_owned(),
-        ] {
+        for garbage in [format!("{right},"), format!("{right},x=1"), format!("{right}\0"), short_proof.to_owned()] {
             assert!(matches!(fails(garbage), E::Malformed(_)));
         }
     }

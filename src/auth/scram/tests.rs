@@ -36,28 +36,14 @@ fn password(text: &[u8]) -> ScramCredentials {
 
 #[test]
 fn rfc_7677_example() {
-    let keys = ScramKeys::derive(
-        b"pencil",
-        &STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(),
-        4096,
-    );
+    let keys = ScramKeys::derive(b"pencil", &STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(), 4096);
     let client_first = b"n=user,r=rOprNGfwEbeRWgbNEkqO";
-    let server_first =
-        b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+    let server_first = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
     let client_final = b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
     let message = AuthMessage([client_first, server_first, client_final]);
-    let proof = xor(
-        &keys.client_key,
-        &message.signed_with(&keys.verifier().stored_key),
-    );
-    assert_eq!(
-        STANDARD.encode(proof),
-        "dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
-    );
-    assert_eq!(
-        STANDARD.encode(message.signed_with(&keys.server_key)),
-        "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
-    );
+    let proof = xor(&keys.client_key, &message.signed_with(&keys.verifier().stored_key));
+    assert_eq!(STANDARD.encode(proof), "dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=");
+    assert_eq!(STANDARD.encode(message.signed_with(&keys.server_key)), "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
 }
 
 /// Secrets made by `CREATE ROLE … PASSWORD` in PostgreSQL 15: ASCII, Cyrillic, a character that SASLprep drops, one
@@ -107,13 +93,7 @@ fn secrets_of_postgresql_15() {
 
 #[test]
 fn saslprep_falls_back_to_the_bytes() {
-    for raw in [
-        &b"\xff\xfe"[..],
-        "\u{ad}".as_bytes(),
-        b"a\x07b",
-        b"",
-        b"plain",
-    ] {
+    for raw in [&b"\xff\xfe"[..], "\u{ad}".as_bytes(), b"a\x07b", b"", b"plain"] {
         assert_eq!(&*saslprep(raw), raw);
     }
     assert_eq!(&*saslprep("\u{2168}\u{a0}".as_bytes()), b"IX ");
@@ -138,18 +118,8 @@ fn a_relayed_channel_binding_is_noticed() {
     let verifier = ScramKeys::derive(b"secret", b"salt", 1).verifier();
     let ours = ChannelBinding::TlsServerEndPoint(vec![1; 32]);
     let theirs = ChannelBinding::TlsServerEndPoint(vec![2; 32]);
-    assert_eq!(
-        run(&verifier, password(b"secret"), [&ours, &theirs]).unwrap_err(),
-        ScramError::ChannelBindingMismatch
-    );
-    assert!(
-        run(
-            &verifier,
-            password(b"secret"),
-            [&ours, &ChannelBinding::None]
-        )
-        .is_ok()
-    );
+    assert_eq!(run(&verifier, password(b"secret"), [&ours, &theirs]).unwrap_err(), ScramError::ChannelBindingMismatch);
+    assert!(run(&verifier, password(b"secret"), [&ours, &ChannelBinding::None]).is_ok());
 }
 
 /// Runs rust-postgres' client against the server's side; the keys if both are content.
@@ -175,21 +145,9 @@ fn rust_postgres_logs_in() {
     let none = || ChannelBinding::None;
     let tls = || ChannelBinding::TlsServerEndPoint(vec![3; 32]);
     for (mechanism, bindings) in [
-        (
-            Mechanism::Scram,
-            (none(), sasl::ChannelBinding::unsupported()),
-        ),
-        (
-            Mechanism::Scram,
-            (none(), sasl::ChannelBinding::unrequested()),
-        ),
-        (
-            Mechanism::ScramPlus,
-            (
-                tls(),
-                sasl::ChannelBinding::tls_server_end_point(vec![3; 32]),
-            ),
-        ),
+        (Mechanism::Scram, (none(), sasl::ChannelBinding::unsupported())),
+        (Mechanism::Scram, (none(), sasl::ChannelBinding::unrequested())),
+        (Mechanism::ScramPlus, (tls(), sasl::ChannelBinding::tls_server_end_point(vec![3; 32]))),
     ] {
         let keys = run_rust_postgres(&verifier, b"secret", mechanism, bindings).unwrap();
         assert_eq!(keys.verifier().encode(), verifier.encode());

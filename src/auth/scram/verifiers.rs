@@ -34,10 +34,7 @@ impl Verifiers {
     pub fn new(rng: &mut (impl CryptoRng + ?Sized)) -> Self {
         let mut key = Key::default();
         rng.fill_bytes(&mut key);
-        Self {
-            key,
-            cached: Mutex::default(),
-        }
+        Self { key, cached: Mutex::default() }
     }
 
     /// The verifier of a user whose plain password is known: from the cache, else derived, about a millisecond.
@@ -52,8 +49,7 @@ impl Verifiers {
                 return cached.verifier.clone();
             }
         }
-        let verifier =
-            ScramKeys::derive(password.expose(), &self.salt(user), DEFAULT_ITERATIONS).verifier();
+        let verifier = ScramKeys::derive(password.expose(), &self.salt(user), DEFAULT_ITERATIONS).verifier();
         self.keep(user, digest, verifier.clone());
         verifier
     }
@@ -85,12 +81,9 @@ impl Verifiers {
     #[must_use]
     pub fn decoy_secret(&self, user: &UserName, kind: SecretKind) -> StoredSecret {
         match kind {
-            SecretKind::Plain => {
-                StoredSecret::Plain(Password::new(&self.keyed("plain", user, b"")))
-            }
+            SecretKind::Plain => StoredSecret::Plain(Password::new(&self.keyed("plain", user, b""))),
             SecretKind::Md5 => {
-                let [hash @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
-                    self.keyed("md5", user, b"");
+                let [hash @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = self.keyed("md5", user, b"");
                 StoredSecret::Md5(Md5Secret::from_bytes(hash))
             }
             SecretKind::Scram => StoredSecret::Scram(self.decoy(user)),
@@ -105,13 +98,7 @@ impl Verifiers {
 
     fn keyed(&self, purpose: &str, user: &UserName, rest: &[u8]) -> Key {
         // Neither a purpose nor a name from a startup packet holds a NUL, so no two inputs run together.
-        let parts: [&[u8]; 5] = [
-            purpose.as_bytes(),
-            b"\0",
-            user.as_str().as_bytes(),
-            b"\0",
-            rest,
-        ];
+        let parts: [&[u8]; 5] = [purpose.as_bytes(), b"\0", user.as_str().as_bytes(), b"\0", rest];
         hmac_sha256(&self.key, &parts)
     }
 }

@@ -1,0 +1,244 @@
+//! Settings that follow a client from server to server.
+//!
+//! A [`Settings`] is an immutable, sorted list of parameters; equal lists are one allocation (interned by
+//! [`SettingsTable`]), so "this server is as this client wants it" is one pointer comparison. The difference
+//! of two becomes the SQL of the replay.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// Reported parameters that a session can't set, or that aren't the session's own.
+const NOT_SETTABLE: [&str; 6] = [
+    "server_version",
+    "server_encoding",
+    "integer_datetimes",
+    "is_superuser",
+    "session_authorization",
+    "in_hot_standby",
+];
+
+/// Parameters whose value is a list of identifiers: `SET x TO 'a, b'` would make one identifier of it.
+const LIST_QUOTED: [&str; 5] = [
+    "search_path",
+    "temp_tablespaces",
+    "session_preload_libraries",
+    "local_preload_libraries",
+    "unix_socket_directories",
+];
+
+/// Whether a reported parameter is part of a client's settings.
+#[must_use]
+pub fn follows_client(name: &str) -> bool {
+    !NOT_SETTABLE.iter().any(|n| n.eq_ignore_ascii_case(name))
+}
+
+/// One parameter. Names compare without case, as PostgreSQL's do, and are kept in lower case.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Setting {
+    name: Box<str>,
+    value: Box<str>,
+    /// The server reports each change of it (ParameterStatus), so its value here is always the true one.
+    reported: bool,
+}
+
+/// A sorted list of parameters, without duplicates.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Settings(Box<[Setting]>);
+
+impl Settings {
+    /// From pairs in any order; a later pair wins. None counts as reported.
+    pub fn from_pairs<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)>) -> Self {
+        pairs.into_iter().fold(Self::default(), |s, (name, value)| s.with(name.as_ref(), value.as_ref()))
+    }
+
+    /// As [`Settings::from_pairs`], from a server's ParameterStatus messages.
+    pub fn from_reported<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)>) -> Self {
+        pairs.into_iter().fold(Self::default(), |s, (name, value)| s.with_reported(name.as_ref(), value.as_ref()))
+    }
+
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|s| s.name.bytes().cmp(name.bytes().map(|b| b.to_ascii_lowercase())))
+    }
+
+    /// The value of a parameter.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.find(name).ok().map(|at| &*self.0[at].value)
+    }
+
+    /// Whether it is a parameter that servers report.
+    #[must_use]
+    pub fn reported(&self, name: &str) -> bool {
+        self.find(name).is_ok_and(|at| self.0[at].reported)
+    }
+
+    /// Only the parameters that servers report: what is left of a session's settings after DISCARD ALL.
+    #[must_use]
+    pub fn only_reported(&self) -> Self {
+        Self(self.0.iter().filter(|s| s.reported).cloned().collect())
+    }
+
+    /// All but one parameter.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
+        Self(self.0.iter().filter(|s| !s.name.eq_ignore_ascii_case(name)).cloned().collect())
+    }
+
+    /// Names (lower case) and values, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|s| (&*s.name, &*s.value))
+    }
+
+    /// The same with one parameter set.
+    #[must_use]
+    pub fn with(&self, name: &str, value: &str) -> Self {
+        self.put(name, value, self.reported(name))
+    }
+
+    /// The same with one parameter as a server reported it.
+    #[must_use]
+    pub fn with_reported(&self, name: &str, value: &str) -> Self {
+        self.put(name, value, true)
+    }
+
+    fn put(&self, name: &str, value: &str, reported: bool) -> Self {
+        let setting = Setting { name: name.to_ascii_lowercase().into(), value: value.into(), reported };
+        let mut list = self.0.to_vec();
+        match self.find(name) {
+            Ok(at) => list[at] = setting,
+            Err(at) => list.insert(at, setting),
+        }
+        Self(list.into())
+    }
+
+    /// The SQL that makes a server with settings `self` like `wanted`; empty when nothing is to do.
+    #[must_use]
+    pub fn replay(&self, wanted: &Self) -> String {
+        let mut sql = String::new();
+        for (name, value) in wanted.iter().filter(|&(name, value)| self.get(name) != Some(value)) {
+            put_set(&mut sql, name, value);
+        }
+        for (name, _) in self.iter().filter(|(name, _)| wanted.get(name).is_none()) {
+            sql.push_str("RESET ");
+            put_identifier(&mut sql, name);
+            sql.push(';');
+        }
+        sql
+    }
+}
+
+/// Appends one `SET` (or its equal for lists).
+fn put_set(sql: &mut String, name: &str, value: &str) {
+    if LIST_QUOTED.contains(&name) {
+        sql.push_str("SELECT pg_catalog.set_config(");
+        put_literal(sql, name);
+        sql.push(',');
+        put_literal(sql, value);
+        sql.push_str(",false);");
+    } else {
+        sql.push_str("SET ");
+        put_identifier(sql, name);
+        sql.push_str(" TO ");
+        put_literal(sql, value);
+        sql.push(';');
+    }
+}
+
+/// Appends a parameter's name; a dot separates an extension's prefix.
+fn put_identifier(sql: &mut String, name: &str) {
+    for (i, part) in name.split('.').enumerate() {
+        if i > 0 {
+            sql.push('.');
+        }
+        sql.push('"');
+        sql.push_str(&part.replace('"', "\"\""));
+        sql.push('"');
+    }
+}
+
+/// Appends a string constant that reads the same whatever `standard_conforming_strings` is.
+fn put_literal(sql: &mut String, value: &str) {
+    if value.contains('\\') {
+        sql.push_str(" E");
+    }
+    sql.push('\'');
+    for c in value.chars() {
+        if matches!(c, '\'' | '\\') {
+            sql.push(c);
+        }
+        sql.push(c);
+    }
+    sql.push('\'');
+}
+
+/// Interns [`Settings`]: equal lists share one allocation for as long as anybody holds it.
+#[derive(Debug, Default)]
+pub struct SettingsTable {
+    known: Mutex<HashSet<Arc<Settings>>>,
+}
+
+impl SettingsTable {
+    /// The shared allocation of a list.
+    #[must_use]
+    pub fn intern(&self, settings: Settings) -> Arc<Settings> {
+        let mut known = self.known.lock();
+        if let Some(found) = known.get(&settings) {
+            return Arc::clone(found);
+        }
+        // Sweep before growing, so that the table stays within twice what is in use.
+        if known.len() == known.capacity() {
+            known.retain(|s| Arc::strong_count(s) > 1);
+        }
+        let settings = Arc::new(settings);
+        known.insert(Arc::clone(&settings));
+        settings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_compare_without_case() {
+        let s = Settings::from_pairs([("TimeZone", "UTC"), ("timezone", "CET")]);
+        assert_eq!(s.get("TIMEZONE"), Some("CET"));
+        assert_eq!(s.iter().count(), 1);
+    }
+
+    #[test]
+    fn replay_sets_resets_and_quotes() {
+        let server = Settings::from_pairs([("DateStyle", "ISO, MDY"), ("geqo", "off"), ("my.var", "x")]);
+        let client =
+            Settings::from_pairs([("datestyle", "ISO, DMY"), ("search_path", "\"$user\", a'b"), ("app", "c\\d")]);
+        assert_eq!(
+            server.replay(&client),
+            "SET \"app\" TO  E'c\\\\d';SET \"datestyle\" TO 'ISO, DMY';\
+             SELECT pg_catalog.set_config('search_path','\"$user\", a''b',false);RESET \"geqo\";RESET \"my\".\"var\";"
+        );
+        assert_eq!(client.replay(&client), "");
+    }
+
+    #[test]
+    fn equal_settings_are_one_allocation_and_unused_ones_go() {
+        let table = SettingsTable::default();
+        let a = table.intern(Settings::from_pairs([("a", "1")]));
+        assert!(Arc::ptr_eq(&a, &table.intern(Settings::from_pairs([("A", "1")]))));
+        for i in 0..1000 {
+            let _ = table.intern(Settings::from_pairs([("a", i.to_string())]));
+        }
+        assert!(table.known.lock().len() < 10, "{}", table.known.lock().len());
+    }
+
+    proptest! {
+        #[test]
+        fn literals_cannot_break_out(value in r"[a'\\;\PC]{0,20}") {
+            let sql = Settings::default().replay(&Settings::from_pairs([("x", &value)]));
+            let tokens: Vec<_> = super::super::sql::Lexer::new(sql.as_bytes()).collect();
+            prop_assert_eq!(tokens.len(), 5, "{}", sql);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Messages from clients to servers: tags, the bodies that pooling must read, and the messages that Carpool
+//! itself sends to servers.
+
+use super::frame::{self, Fields, FrameError};
+
+/// Message types, <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
+#[expect(missing_docs, reason = "named as in the protocol")]
+pub mod tag {
+    pub const BIND: u8 = b'B';
+    pub const CLOSE: u8 = b'C';
+    pub const COPY_DATA: u8 = b'd';
+    pub const COPY_DONE: u8 = b'c';
+    pub const COPY_FAIL: u8 = b'f';
+    pub const DESCRIBE: u8 = b'D';
+    pub const EXECUTE: u8 = b'E';
+    pub const FLUSH: u8 = b'H';
+    pub const FUNCTION_CALL: u8 = b'F';
+    pub const PARSE: u8 = b'P';
+    pub const PASSWORD: u8 = b'p';
+    pub const QUERY: u8 = b'Q';
+    pub const SYNC: u8 = b'S';
+    pub const TERMINATE: u8 = b'X';
+}
+
+/// What Describe and Close name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target<'a> {
+    /// A prepared statement.
+    Statement(&'a [u8]),
+    /// A portal.
+    Portal(&'a [u8]),
+}
+
+/// Splits a Parse body into the statement's name and the rest: query text with its zero, parameter types.
+///
+/// # Errors
+/// [`FrameError::Body`] when the fields don't fill the body exactly.
+pub fn parse(body: &[u8]) -> Result<(&[u8], &[u8]), FrameError> {
+    let mut fields = Fields::new(tag::PARSE, body);
+    let name = fields.cstr()?;
+    let rest = fields.rest();
+    fields.cstr()?;
+    let count = usize::from(u16::from_be_bytes([fields.u8()?, fields.u8()?]));
+    if fields.rest().len() == count * 4 { Ok((name, rest)) } else { Err(FrameError::Body(tag::PARSE)) }
+}
+
+/// The text of a simple query (a whole Query body).
+///
+/// # Errors
+/// [`FrameError::Body`] without a terminating zero, or with bytes after it.
+pub fn query(body: &[u8]) -> Result<&[u8], FrameError> {
+    let mut fields = Fields::new(tag::QUERY, body);
+    let text = fields.cstr()?;
+    fields.end().map(|()| text)
+}
+
+/// Portal and statement name at the start of a Bind body, and how many bytes they took; `None` while
+/// `prefix` (the part of the body that has arrived) doesn't hold both.
+#[must_use]
+pub fn bind_names(prefix: &[u8]) -> Option<(&[u8], &[u8], usize)> {
+    let mut fields = Fields::new(tag::BIND, prefix);
+    let portal = fields.cstr().ok()?;
+    let statement = fields.cstr().ok()?;
+    Some((portal, statement, prefix.len() - fields.rest().len()))
+}
+
+/// The target of a whole Describe or Close body.
+///
+/// # Errors
+/// [`FrameError::Body`] for another kind than 'S' and 'P', or a bad name.
+pub fn target(message: u8, body: &[u8]) -> Result<Target<'_>, FrameError> {
+    let mut fields = Fields::new(message, body);
+    let kind = fields.u8()?;
+    let name = fields.cstr()?;
+    fields.end()?;
+    match kind {
+        b'S' => Ok(Target::Statement(name)),
+        b'P' => Ok(Target::Portal(name)),
+        _ => Err(FrameError::Body(message)),
+    }
+}
+
+/// Appends a Query.
+pub fn put_query(out: &mut Vec<u8>, text: &[u8]) {
+    frame::message(out, tag::QUERY, |b| frame::put_cstr(b, text));
+}
+
+/// Appends a Parse; `rest` is what [`parse`] gave: text with zero, parameter types.
+pub fn put_parse(out: &mut Vec<u8>, name: &[u8], rest: &[u8]) {
+    frame::message(out, tag::PARSE, |b| {
+        frame::put_cstr(b, name);
+        b.extend_from_slice(rest);
+    });
+}
+
+/// Appends a Describe (`tag::DESCRIBE`) or Close (`tag::CLOSE`) of a prepared statement.
+pub fn put_statement_target(out: &mut Vec<u8>, message: u8, name: &[u8]) {
+    frame::message(out, message, |b| {
+        b.push(b'S');
+        frame::put_cstr(b, name);
+    });
+}
+
+/// Appends a message without a body: Sync, Flush, Terminate, CopyDone.
+pub fn put_empty(out: &mut Vec<u8>, message: u8) {
+    frame::header(out, message, 0);
+}
+
+/// Appends a password message (also SASL responses); `body` as the auth layer made it.
+pub fn put_password(out: &mut Vec<u8>, body: &[u8]) {
+    frame::message(out, tag::PASSWORD, |b| b.extend_from_slice(body));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn parse_reads_what_put_parse_wrote() {
+        let rest = b"select $1\0\0\x01\0\0\0\x17";
+        let mut out = Vec::new();
+        put_parse(&mut out, b"s1", rest);
+        let (_, body) = frame::whole(&out).unwrap().unwrap();
+        assert_eq!(parse(body), Ok((&b"s1"[..], &rest[..])));
+        for end in 0..body.len() {
+            assert!(parse(&body[..end]).is_err(), "at {end}");
+        }
+        let longer = [body, b"x"].concat();
+        assert!(parse(&longer).is_err());
+    }
+
+    #[test]
+    fn bind_names_wait_for_both() {
+        let body = b"portal\0stmt\0\0\0\0\0\0\0";
+        for end in 0..12 {
+            assert_eq!(bind_names(&body[..end]), None, "at {end}");
+        }
+        assert_eq!(bind_names(body), Some((&b"portal"[..], &b"stmt"[..], 12)));
+    }
+
+    #[test]
+    fn targets() {
+        assert_eq!(target(b'D', b"Sx\0"), Ok(Target::Statement(b"x")));
+        assert_eq!(target(b'C', b"P\0"), Ok(Target::Portal(b"")));
+        for bad in [&b"Qx\0"[..], b"Sx", b"Sx\0y", b""] {
+            assert!(target(b'D', bad).is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = (parse(&bytes), query(&bytes), bind_names(&bytes), target(b'D', &bytes));
+        }
+    }
+}
