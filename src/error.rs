@@ -34,6 +34,8 @@ impl SqlState {
     pub const CONNECTION_FAILURE: Self = Self("08006");
     pub const PROTOCOL_VIOLATION: Self = Self("08P01");
     pub const FEATURE_NOT_SUPPORTED: Self = Self("0A000");
+    pub const UNDEFINED_OBJECT: Self = Self("42704");
+    pub const CANT_CHANGE_RUNTIME_PARAM: Self = Self("55P02");
     pub const INVALID_PARAMETER_VALUE: Self = Self("22023");
     pub const INVALID_AUTHORIZATION: Self = Self("28000");
     pub const INVALID_PASSWORD: Self = Self("28P01");

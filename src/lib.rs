@@ -7,8 +7,12 @@
 //! | 0 vocabulary | [`error`], [`names`], [`config`] | words that all others use; pure |
 
 pub mod auth;
+pub mod client;
 pub mod config;
 pub mod error;
 pub mod names;
+pub mod net;
+pub mod pool;
 pub mod protocol;
+pub mod server;
 pub mod wire;

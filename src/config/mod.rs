@@ -242,3 +242,94 @@ pub struct User {
     /// See `query_timeout`.
     pub client_idle_timeout: Option<Duration>,
 }
+
+impl Default for Pooler {
+    /// The defaults of a `.toml` file. Where they differ from PgBouncer's, transaction mode with one pool of 25
+    /// and room for many clients is what Carpool is for.
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            listen_addr: vec!["127.0.0.1".into()],
+            listen_port: 6432,
+            unix_socket_dir: None,
+            unix_socket_mode: 0o777,
+            http_addr: "127.0.0.1".into(),
+            http_port: None,
+            worker_threads: 0,
+            pool_mode: PoolMode::Transaction,
+            default_pool_size: 25,
+            min_pool_size: 0,
+            max_concurrent_logins: 4,
+            max_client_conn: 10_000,
+            auth_type: AuthType::ScramSha256,
+            auth_file: None,
+            admin_users: Vec::new(),
+            stats_users: Vec::new(),
+            server_idle_timeout: seconds(600),
+            server_lifetime: seconds(3600),
+            server_connect_timeout: seconds(15),
+            server_login_retry: seconds(15),
+            server_check_query: String::new(),
+            server_check_delay: seconds(30),
+            server_reset_query: "DISCARD ALL".into(),
+            server_reset_query_always: false,
+            query_wait_timeout: seconds(120),
+            query_timeout: Duration::ZERO,
+            idle_transaction_timeout: Duration::ZERO,
+            transaction_timeout: Duration::ZERO,
+            client_idle_timeout: Duration::ZERO,
+            client_login_timeout: seconds(60),
+            cancel_wait_timeout: seconds(10),
+            shutdown_timeout: seconds(30),
+            max_prepared_statements: 200,
+            max_packet_size: 0x3fff_ffff,
+            ignore_startup_parameters: Vec::new(),
+            track_extra_parameters: Vec::new(),
+            log_connections: true,
+            log_disconnections: true,
+            log_pooler_errors: true,
+            log_stats: true,
+            stats_period: seconds(60),
+            verbose: 0,
+            listen_backlog: 1024,
+            so_reuseport: false,
+            tcp_keepalive: true,
+            tcp_keepidle: 0,
+            tcp_keepintvl: 0,
+            tcp_keepcnt: 0,
+            tcp_user_timeout: 0,
+        }
+    }
+}
+
+impl Default for Database {
+    /// A database on the local unix socket with a pool of 25.
+    fn default() -> Self {
+        Self {
+            host: Host::Unix("/var/run/postgresql".into()),
+            port: 5432,
+            dbname: None,
+            user: None,
+            password: None,
+            pool_size: 25,
+            min_pool_size: 0,
+            user_pool_size: None,
+            pool_mode: None,
+            max_client_connections: 0,
+            server_lifetime: None,
+            connect_query: None,
+            query_wait_timeout: None,
+            startup_parameters: BTreeMap::new(),
+        }
+    }
+}
+
+impl Config {
+    /// What the configuration says of the database that clients call `name`: its own entry, else the `*`
+    /// fallback (then `true`).
+    #[must_use]
+    pub fn database(&self, name: &str) -> Option<(&Database, bool)> {
+        let own = self.databases.get(name).map(|database| (database, false));
+        own.or_else(|| self.fallback.as_ref().map(|database| (database, true)))
+    }
+}

@@ -99,6 +99,8 @@ pub enum Taint {
     SessionObject,
     /// The session user was changed.
     SessionUser,
+    /// A client had it for a whole session.
+    Session,
 }
 
 impl Taint {
@@ -112,6 +114,7 @@ impl Taint {
             Self::Load => "LOAD was used",
             Self::SessionObject => "a temporary object or held cursor was made",
             Self::SessionUser => "the session user was changed",
+            Self::Session => "a client's session ended",
         }
     }
 }

@@ -62,8 +62,8 @@ pub struct Events {
     pub fatal: bool,
     /// A query of Carpool's own ended well.
     pub replayed: bool,
-    /// The error, if any, that the client was told last, failed with this class of SQLSTATE.
-    pub error: Option<[u8; 5]>,
+    /// The client's settings changed.
+    pub settings_changed: bool,
 }
 
 /// A server on loan to a client, while its bytes are read.
@@ -196,6 +196,7 @@ impl ServerPath<'_> {
         if self.client.settings.get(name) != Some(value) {
             let settings = self.tables.settings.intern(self.client.settings.with_reported(name, value));
             self.client.set_settings(settings, &self.tables.settings);
+            self.events.settings_changed = true;
         }
         Ok(!own)
     }
@@ -227,7 +228,6 @@ impl ServerPath<'_> {
         }
         self.note_unknown_statement(code, body);
         self.events.fatal |= fatal;
-        self.events.error = code.try_into().ok();
         if let Some(name) = duplicate {
             let name = String::from_utf8_lossy(&name);
             let text = format!("prepared statement \"{name}\" already exists");

@@ -1,0 +1,72 @@
+//! Cancel requests: from clients on to the server that runs their query, and of what a vanished client left
+//! running.
+
+use std::sync::Arc;
+
+use tracing::{debug, warn};
+
+use super::Context;
+use super::registry::{CancelSlot, order};
+use crate::net::TcpOptions;
+use crate::pool::Lease;
+use crate::server::ServerShared;
+use crate::server::cancel::CancelInFlight;
+use crate::wire::startup::CancelKey;
+
+/// Sends a cancel to `server`. The caller holds the cancel slot of the client that has it on loan, so the server
+/// can't change hands before the cancel is counted.
+pub fn spawn(context: &Context, server: &Arc<ServerShared>) {
+    let in_flight = CancelInFlight::begin(server);
+    tokio::spawn(send(in_flight, settings(context), Arc::clone(server)));
+}
+
+type Settings = (TcpOptions, std::time::Duration);
+
+fn settings(context: &Context) -> Settings {
+    let config = context.config.load();
+    ((&config.pooler).into(), config.pooler.cancel_wait_timeout)
+}
+
+async fn send(in_flight: CancelInFlight, (options, timeout): Settings, server: Arc<ServerShared>) {
+    if let Err(error) = in_flight.send(options, timeout).await {
+        warn!(server = %server.id, "cancel request failed: {error}");
+    }
+}
+
+/// Cancels what runs on a server whose client has gone, then closes the server.
+pub fn then_close(context: &Context, mut lease: Lease) {
+    let Some(shared) = lease.server().map(|s| Arc::clone(&s.shared)) else { return };
+    let in_flight = CancelInFlight::begin(&shared);
+    let settings = settings(context);
+    tokio::spawn(async move {
+        send(in_flight, settings, shared).await;
+        lease.close();
+    });
+}
+
+/// Does what a cancel request asks for. Returns when PostgreSQL has got it, as PostgreSQL itself hangs up only
+/// then. A key that fits nobody is nobody's business.
+pub async fn request(context: &Context, key: &CancelKey) {
+    let Some(client) = context.registry.find(key) else {
+        debug!("cancel request with an unknown key");
+        return;
+    };
+    let server = {
+        let mut slot = client.cancel.lock();
+        match &mut *slot {
+            CancelSlot::Idle => return,
+            CancelSlot::Waiting => {
+                client.order(order::CANCEL_WAIT);
+                return;
+            }
+            CancelSlot::Replaying { wanted, .. } => {
+                *wanted = true;
+                return;
+            }
+            CancelSlot::Running(server) => (CancelInFlight::begin(server), Arc::clone(server)),
+        }
+    };
+    let (in_flight, server) = server;
+    debug!(client = %client.id, server = %server.id, "cancel request");
+    send(in_flight, settings(context), server).await;
+}

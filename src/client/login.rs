@@ -1,0 +1,393 @@
+//! From the StartupMessage to the first ReadyForQuery: who is it, what may it use, what does it start with.
+//!
+//! Before the password has been checked nothing tells an unknown user or database from a known one.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tracing::info;
+
+use super::Context;
+use super::registry::{Admission, Identity, Registered, Registry};
+use super::relay::Session;
+use super::startup::{Handshake, HandshakeError, requested_settings};
+use crate::auth::{self, Account, ClientAuth, ClientStep, Policy, Proven, ServerCredentials, StoredSecret};
+use crate::config::{Config, Database, PoolMode};
+use crate::error::{ClientError, SqlState};
+use crate::names::{DatabaseName, UserName};
+use crate::net::Peer;
+use crate::net::stream::Stream;
+use crate::pool::{Checkout, Lease, Pool, PoolUser, Welcome};
+use crate::protocol::ClientState;
+use crate::protocol::settings::Settings;
+use crate::server::QueryError;
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::startup::{PROTOCOL_3_2, Startup};
+
+/// The longest name of a user or database, bytes: PostgreSQL's `NAMEDATALEN - 1`.
+const NAME_LIMIT: usize = 63;
+/// How long an error on its way to a client that doesn't read is kept up.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The names of the admin console's database.
+pub const CONSOLE_DATABASES: [&str; 2] = ["pgbouncer", "carpool"];
+
+/// What a login leads to.
+#[derive(Debug)]
+pub enum Entered {
+    /// A pooled session.
+    Session(Box<Session>),
+    /// The admin console.
+    Console(Box<Console>),
+    /// A replication connection with a server of its own.
+    Replication(Box<super::replication::Replication>),
+}
+
+/// A login to the admin console.
+#[derive(Debug)]
+pub struct Console {
+    /// The socket and what was read behind the login.
+    pub handshake: Handshake,
+    /// Its entry in the registry.
+    pub registered: Registered,
+    /// Whether it may run commands that change something.
+    pub is_admin: bool,
+}
+
+/// Who asks, for what.
+struct Request {
+    startup: Startup,
+    user: UserName,
+    database: DatabaseName,
+    peer: Peer,
+}
+
+impl Request {
+    fn new(startup: Startup, peer: Peer) -> Result<Self, ClientError> {
+        let user = startup.parameter("user").filter(|u| !u.is_empty()).map(UserName::from);
+        let Some(user) = user else {
+            let text = "no PostgreSQL user name specified in startup packet";
+            return Err(ClientError::fatal(SqlState::INVALID_AUTHORIZATION, text));
+        };
+        let database = startup.parameter("database").filter(|d| !d.is_empty()).unwrap_or(user.as_str());
+        for (what, name) in [("user", user.as_str()), ("database", database)] {
+            if name.len() > NAME_LIMIT {
+                let text = format!("{what} name is longer than {NAME_LIMIT} bytes");
+                return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text));
+            }
+        }
+        let database = DatabaseName::from(database);
+        Ok(Self { startup, user, database, peer })
+    }
+
+    fn is_console(&self) -> bool {
+        CONSOLE_DATABASES.contains(&self.database.as_str())
+    }
+}
+
+/// Logs a client in.
+///
+/// # Errors
+/// The client is to be told; see [`Handshake::refuse`].
+pub async fn login(
+    admission: Admission,
+    handshake: &mut Option<Handshake>,
+    startup: Startup,
+    peer: Peer,
+) -> Result<Entered, HandshakeError> {
+    let context = Arc::clone(admission.context());
+    let config = context.config.load_full();
+    let request = Request::new(startup, peer)?;
+    let Some(io) = handshake.as_mut() else {
+        return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
+    };
+    negotiate(io, &request.startup).await?;
+    let (proven, secret) = authenticate(io, &context, &config, &request).await?;
+    if request.is_console() {
+        return console(admission, handshake, &config, request).await;
+    }
+    let database = crate::pool::directory::find(&config, request.database.as_str());
+    let pool = context.pools.get(request.database.as_str(), &config);
+    let (Some(database), Some(pool)) = (database, pool) else {
+        let text = format!("database \"{}\" does not exist", request.database);
+        return Err(ClientError::fatal(SqlState::INVALID_CATALOG_NAME, text)
+            .hint("It is not in the configuration's databases, and there is no \"*\" among them.")
+            .into());
+    };
+    check_limits(&context, &config, database, &request)?;
+    let (server_user, credentials) = server_login(&config, database, &request.user, secret.as_ref(), &proven);
+    let settings = startup_settings(&config, database, &request.startup)?;
+    if let Some(replication) = replication_mode(&request.startup) {
+        let login = super::replication::login(&pool, server_user, credentials, replication, settings);
+        let identity = identity(&request, io);
+        return super::replication::enter(admission, handshake, login, identity).await;
+    }
+    let user = pool.user(&server_user, credentials);
+    let (welcome, settings) = initial_settings(&pool, &user, settings).await?;
+    let registered = Registry::register(admission, identity(&request, io), Arc::clone(&settings));
+    io.send(&greeting(&welcome, &settings, &registered)).await?;
+    let Some(io) = handshake.take() else { return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()) };
+    let (stream, unread) = io.into_parts();
+    let state = ClientState::new(settings, &pool.tables.settings);
+    let mode = pool_mode(&config, database, &request.user);
+    let max_packet_size = config.pooler.max_packet_size as usize;
+    Ok(Entered::Session(Box::new(Session { stream, unread, registered, pool, user, state, mode, max_packet_size })))
+}
+
+fn identity(request: &Request, io: &Handshake) -> Identity {
+    Identity {
+        user: request.user.clone(),
+        database: request.database.clone(),
+        peer: request.peer,
+        local: io.stream.addresses().0,
+        protocol: request.startup.protocol,
+    }
+}
+
+/// Tells a client that asks for a newer protocol, or for extensions, what there is.
+async fn negotiate(io: &mut Handshake, startup: &Startup) -> Result<(), HandshakeError> {
+    let newer = startup.protocol > PROTOCOL_3_2;
+    if newer || startup.extensions().next().is_some() {
+        let mut message = Vec::new();
+        backend::put_negotiate(&mut message, startup.protocol.min(PROTOCOL_3_2), startup.extensions());
+        io.send(&message).await?;
+    }
+    Ok(())
+}
+
+/// Checks the password. Gives what was learned and what is stored.
+async fn authenticate(
+    io: &mut Handshake,
+    context: &Context,
+    config: &Config,
+    request: &Request,
+) -> Result<(Proven, Option<StoredSecret>), HandshakeError> {
+    let known = config.users.get(&request.user);
+    let secret = known.and_then(|u| u.password.as_ref()).map(StoredSecret::parse);
+    let account = if known.is_some() { Account::Known(secret.as_ref()) } else { Account::Unknown };
+    let policy = Policy::from(config.pooler.auth_type);
+    let mut step = ClientAuth::start(&policy, &request.user, account, &context.verifiers, &mut rand::rng());
+    let mut message = Vec::new();
+    loop {
+        message.clear();
+        match step {
+            ClientStep::Send(body, auth) => {
+                backend::put_authentication(&mut message, &body);
+                io.send(&message).await?;
+                let answer = io.password(auth::MAX_PASSWORD_MESSAGE).await?;
+                step = auth.step(&answer);
+            }
+            ClientStep::Done { last_message, proven } => {
+                if let Some(body) = last_message {
+                    backend::put_authentication(&mut message, &body);
+                    io.send(&message).await?;
+                }
+                return Ok((proven, secret));
+            }
+            ClientStep::Failed(failure) => {
+                info!(peer = %request.peer, "{failure}");
+                return Err(ClientError::from(failure).into());
+            }
+        }
+    }
+}
+
+fn check_limits(context: &Context, config: &Config, database: &Database, request: &Request) -> Result<(), ClientError> {
+    let of_user = config.users.get(&request.user).map_or(0, |u| u.max_client_connections);
+    let of_database = database.max_client_connections;
+    if of_user == 0 && of_database == 0 {
+        return Ok(());
+    }
+    let (user, db) = context.registry.counts(&request.user, &request.database);
+    let refuse = |what: String, setting: &'static str| {
+        Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, format!("too many client connections for {what}"))
+            .hint(setting))
+    };
+    if of_user > 0 && user >= of_user {
+        return refuse(format!("user \"{}\"", request.user), "See max_client_connections of the user.");
+    }
+    if of_database > 0 && db >= of_database {
+        return refuse(format!("database \"{}\"", request.database), "See max_client_connections of the database.");
+    }
+    Ok(())
+}
+
+/// As whom, and with what, servers are logged in for this client.
+fn server_login(
+    config: &Config,
+    database: &Database,
+    user: &UserName,
+    secret: Option<&StoredSecret>,
+    proven: &Proven,
+) -> (UserName, ServerCredentials) {
+    let configured = database.password.as_ref().map(StoredSecret::parse);
+    match &database.user {
+        Some(forced) => {
+            let of_user = || config.users.get(forced)?.password.as_ref().map(StoredSecret::parse);
+            let secret = configured.or_else(of_user);
+            let proven = if forced == user { proven } else { &Proven::Nothing };
+            (forced.clone(), ServerCredentials::new(secret.as_ref(), proven))
+        }
+        None => (user.clone(), ServerCredentials::new(configured.as_ref().or(secret), proven)),
+    }
+}
+
+fn pool_mode(config: &Config, database: &Database, user: &UserName) -> PoolMode {
+    let of_user = config.users.get(user).and_then(|u| u.pool_mode);
+    of_user.or(database.pool_mode).unwrap_or(config.pooler.pool_mode)
+}
+
+/// `replication=true|database` as PostgreSQL reads it.
+fn replication_mode(startup: &Startup) -> Option<&str> {
+    let value = startup.parameter("replication")?;
+    (!matches!(value, "" | "false" | "off" | "no" | "0")).then_some(value)
+}
+
+/// What the client asks for at startup, and what the configuration gives its database, without what is to be
+/// ignored.
+fn startup_settings(
+    config: &Config,
+    database: &Database,
+    startup: &Startup,
+) -> Result<Vec<(String, String)>, ClientError> {
+    let ignored = &config.pooler.ignore_startup_parameters;
+    let given = database.startup_parameters.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
+    let wanted = given.chain(requested_settings(startup)?);
+    Ok(wanted.filter(|(name, _)| !ignored.iter().any(|i| i.eq_ignore_ascii_case(name))).collect())
+}
+
+/// What the client is told of the server, and the settings that it starts with. The first time that a pool sees
+/// such a request a server is asked: it knows whether the values are valid, and how they are spelled.
+async fn initial_settings(
+    pool: &Arc<Pool>,
+    user: &Arc<PoolUser>,
+    wanted: Vec<(String, String)>,
+) -> Result<(Arc<Welcome>, Arc<Settings>), ClientError> {
+    if let (Some(welcome), Some(settings)) = (user.welcome.load_full(), user.canonical(&wanted)) {
+        return Ok((welcome, settings));
+    }
+    let mut lease = wait_for_server(pool, user).await?;
+    let (Some(welcome), Some(server)) = (user.welcome.load_full(), lease.server()) else {
+        return Err(ClientError::fatal(SqlState::INTERNAL_ERROR, "a server without a welcome"));
+    };
+    if wanted.is_empty() {
+        return Ok((Arc::clone(&welcome), Arc::clone(&welcome.baseline)));
+    }
+    let table = &pool.tables.settings;
+    let target = wanted.iter().fold((*welcome.baseline).clone(), |s, (name, value)| s.with(name, value));
+    let sql = server.state.settings.replay(&target);
+    if !sql.is_empty() {
+        let timeout = pool.spec.load().connect_timeout;
+        if let Err(error) = server.query(&sql, table, timeout).await {
+            if !matches!(error, QueryError::Refused { .. }) {
+                lease.close();
+            }
+            return Err(startup_parameter_error(error));
+        }
+    }
+    // What the server reports is spelled its way; the rest is taken as it was asked for.
+    let reported = server.state.settings.only_reported();
+    let settings = target.iter().filter(|(name, _)| !reported.reported(name));
+    let settings = settings.fold(reported.clone(), |s, (name, value)| s.with(name, value));
+    let settings = table.intern(settings);
+    server.state.settings = Arc::clone(&settings);
+    user.learn_canonical(wanted, Arc::clone(&settings));
+    Ok((welcome, settings))
+}
+
+async fn wait_for_server(pool: &Arc<Pool>, user: &Arc<PoolUser>) -> Result<Lease, ClientError> {
+    match pool.checkout(user, crate::names::ClientId(0), Instant::now()) {
+        Checkout::Now(lease) => Ok(lease),
+        Checkout::Wait(granted) => granted.await.unwrap_or_else(|_| {
+            let text = format!("database \"{}\" was removed", pool.name);
+            Err(ClientError::fatal(SqlState::ADMIN_SHUTDOWN, text))
+        }),
+    }
+}
+
+/// A startup parameter that the server doesn't take, as PostgreSQL itself refuses it.
+fn startup_parameter_error(error: QueryError) -> ClientError {
+    let QueryError::Refused { code, message } = error else {
+        return ClientError::fatal(SqlState::CONNECTION_FAILURE, format!("server connection failed: {error}"));
+    };
+    let code = match code.as_str() {
+        "42704" => SqlState::UNDEFINED_OBJECT,
+        "55P02" => SqlState::CANT_CHANGE_RUNTIME_PARAM,
+        "42501" => SqlState::INSUFFICIENT_PRIVILEGE,
+        _ => SqlState::INVALID_PARAMETER_VALUE,
+    };
+    ClientError::fatal(code, Cow::Owned(message))
+        .detail("It was given as a startup parameter.")
+        .hint("See ignore_startup_parameters.")
+}
+
+/// AuthenticationOk, the parameters, the cancel key, ReadyForQuery.
+fn greeting(welcome: &Welcome, settings: &Settings, registered: &Registered) -> Vec<u8> {
+    let mut message = Vec::new();
+    backend::put_authentication(&mut message, &[0; 4]);
+    for (name, value) in &welcome.parameters {
+        let value = settings.get(name).unwrap_or(value);
+        backend::put_parameter_status(&mut message, name.as_bytes(), value.as_bytes());
+    }
+    finish_greeting(&mut message, registered);
+    message
+}
+
+/// The cancel key and ReadyForQuery.
+pub(super) fn finish_greeting(message: &mut Vec<u8>, registered: &Registered) {
+    backend::put_backend_key(message, &registered.shared.key);
+    backend::put_ready(message, TransactionStatus::Idle);
+}
+
+async fn console(
+    admission: Admission,
+    handshake: &mut Option<Handshake>,
+    config: &Config,
+    request: Request,
+) -> Result<Entered, HandshakeError> {
+    let is_admin = config.pooler.admin_users.contains(&request.user);
+    if !is_admin && !config.pooler.stats_users.contains(&request.user) {
+        return Err(ClientError::fatal(SqlState::INSUFFICIENT_PRIVILEGE, "not allowed to use the admin console")
+            .hint("See admin_users and stats_users.")
+            .into());
+    }
+    let Some(mut io) = handshake.take() else {
+        return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
+    };
+    let settings =
+        Settings::from_pairs([("application_name", request.startup.parameter("application_name").unwrap_or(""))]);
+    let registered = Registry::register(admission, identity(&request, &io), Arc::new(settings));
+    let mut message = Vec::new();
+    backend::put_authentication(&mut message, &[0; 4]);
+    let version = concat!(env!("CARGO_PKG_VERSION"), "/carpool");
+    for (name, value) in [
+        ("server_version", version),
+        ("client_encoding", "UTF8"),
+        ("server_encoding", "UTF8"),
+        ("DateStyle", "ISO"),
+        ("TimeZone", "GMT"),
+        ("standard_conforming_strings", "on"),
+        ("is_superuser", if is_admin { "on" } else { "off" }),
+    ] {
+        backend::put_parameter_status(&mut message, name.as_bytes(), value.as_bytes());
+    }
+    finish_greeting(&mut message, &registered);
+    io.send(&message).await?;
+    Ok(Entered::Console(Box::new(Console { handshake: io, registered, is_admin })))
+}
+
+/// Sends what is left for a client and closes in an order that lets it arrive: closing a socket with unread
+/// bytes would reset the connection and take the error with it.
+pub async fn last_words(mut stream: Stream, bytes: Vec<u8>) {
+    let parting = async {
+        stream.write_all(&bytes).await?;
+        stream.shutdown().await?;
+        let mut sink = [0u8; 1024];
+        while stream.read(&mut sink).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // One who doesn't listen isn't waited for.
+    let _ = tokio::time::timeout(LAST_WORDS_TIMEOUT, parting).await;
+}

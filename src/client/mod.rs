@@ -1,0 +1,48 @@
+//! Layer 7: the application side: startup, login, and the relay between a client and its server.
+
+pub mod cancel;
+pub mod login;
+pub mod registry;
+pub mod relay;
+pub mod replication;
+pub mod startup;
+
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use crate::auth::Verifiers;
+use crate::config::Config;
+use crate::pool::directory::Directory;
+use registry::Registry;
+
+/// What all client connections share.
+#[derive(Debug)]
+pub struct Context {
+    /// The configuration in force.
+    pub config: ArcSwap<Config>,
+    /// The pools.
+    pub pools: Directory,
+    /// The clients.
+    pub registry: Registry,
+    /// What logins check passwords with.
+    pub verifiers: Verifiers,
+    /// When the process began to serve.
+    pub started: Instant,
+}
+
+impl Context {
+    /// A context without pools or clients.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let context = Self {
+            pools: Directory::default(),
+            registry: Registry::default(),
+            verifiers: Verifiers::new(&mut rand::rng()),
+            started: Instant::now(),
+            config: ArcSwap::from_pointee(config),
+        };
+        context.pools.apply(&context.config.load());
+        context
+    }
+}

@@ -1,0 +1,303 @@
+//! Every client connection, by its cancel key: for cancels, timeouts, SHOW CLIENTS and stopping.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use rand::RngExt;
+
+use crate::error::ClientError;
+use crate::names::{ClientId, DatabaseName, UserName};
+use crate::net::Peer;
+use crate::protocol::settings::Settings;
+use crate::server::ServerShared;
+use crate::wire::startup::{CancelKey, PROTOCOL_3_2};
+
+/// Bytes of a cancel secret towards protocol 3.2 and later; before it is 4.
+const LONG_SECRET: usize = 32;
+
+/// What a client is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Phase {
+    /// Logging in.
+    Login,
+    /// Outside a transaction, nothing asked.
+    Idle,
+    /// Waiting for a server.
+    Waiting,
+    /// A query runs.
+    Active,
+    /// In a transaction, nothing asked.
+    IdleInTransaction,
+}
+
+impl Phase {
+    const ALL: [Self; 5] = [Self::Login, Self::Idle, Self::Waiting, Self::Active, Self::IdleInTransaction];
+}
+
+/// What a cancel request for a client must do just now.
+#[derive(Debug, Default)]
+pub enum CancelSlot {
+    /// Nothing to cancel.
+    #[default]
+    Idle,
+    /// The client waits for a server.
+    Waiting,
+    /// The client's settings are being replayed; a cancel is kept until its own request runs.
+    Replaying {
+        /// Where.
+        server: Arc<ServerShared>,
+        /// Whether one came.
+        wanted: bool,
+    },
+    /// The client's requests run here.
+    Running(Arc<ServerShared>),
+}
+
+/// Orders to a client's task.
+pub mod order {
+    /// End at once, with the error given.
+    pub const END_NOW: u8 = 1;
+    /// End when no transaction is open, with the error given.
+    pub const END_IDLE: u8 = 2;
+    /// Stop waiting for a server: the query was cancelled.
+    pub const CANCEL_WAIT: u8 = 4;
+    /// End when the query that runs has ended, transaction or not, with the error given.
+    pub const END_QUERY: u8 = 8;
+}
+
+/// What others may know of a client, and tell it.
+#[derive(Debug)]
+pub struct ClientShared {
+    /// Its number.
+    pub id: ClientId,
+    /// Its cancel key.
+    pub key: CancelKey,
+    /// As whom it logged in.
+    pub user: UserName,
+    /// To which database.
+    pub database: DatabaseName,
+    /// From where.
+    pub peer: Peer,
+    /// Socket's own address.
+    pub local: Option<std::net::SocketAddr>,
+    /// Since when.
+    pub connected: SystemTime,
+    /// Its settings, `application_name` among them.
+    pub settings: Mutex<Arc<Settings>>,
+    /// For cancel requests.
+    pub cancel: Mutex<CancelSlot>,
+    phase: AtomicU8,
+    since: AtomicU64,
+    orders: AtomicU8,
+    end: Mutex<Option<ClientError>>,
+    waker: OnceLock<Waker>,
+}
+
+/// Who logs in.
+#[derive(Debug)]
+pub struct Identity {
+    /// As whom.
+    pub user: UserName,
+    /// To which database.
+    pub database: DatabaseName,
+    /// From where.
+    pub peer: Peer,
+    /// Socket's own address.
+    pub local: Option<std::net::SocketAddr>,
+    /// Protocol version: decides the cancel key's length.
+    pub protocol: u32,
+}
+
+impl ClientShared {
+    /// Notes what the client does from `now` on.
+    pub fn set_phase(&self, phase: Phase, now: Instant, epoch: Instant) {
+        let micros = now.saturating_duration_since(epoch).as_micros();
+        self.since.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// What the client does, and for how long at `now`.
+    #[must_use]
+    pub fn phase(&self, now: Instant, epoch: Instant) -> (Phase, Duration) {
+        let phase = Phase::ALL[usize::from(self.phase.load(Ordering::Relaxed))];
+        let since = epoch + Duration::from_micros(self.since.load(Ordering::Relaxed));
+        (phase, now.saturating_duration_since(since))
+    }
+
+    /// Orders given so far.
+    #[must_use]
+    pub fn orders(&self) -> u8 {
+        self.orders.load(Ordering::Relaxed)
+    }
+
+    /// Takes an order back.
+    pub fn clear_order(&self, order: u8) {
+        self.orders.fetch_and(!order, Ordering::AcqRel);
+    }
+
+    /// Tells the client to end, now or when it is idle, with `error`. The first reason given stays.
+    pub fn end(&self, order: u8, error: ClientError) {
+        self.end.lock().get_or_insert(error);
+        self.order(order);
+    }
+
+    /// Gives an order.
+    pub fn order(&self, order: u8) {
+        self.orders.fetch_or(order, Ordering::AcqRel);
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// The error to end with.
+    #[must_use]
+    pub fn end_error(&self) -> Option<ClientError> {
+        self.end.lock().clone()
+    }
+
+    /// Has orders wake this task. A task's waker is the same as long as it lives.
+    pub fn wake_with(&self, waker: &Waker) {
+        if self.waker.get().is_none() {
+            // Lost only to itself.
+            let _ = self.waker.set(waker.clone());
+        }
+    }
+}
+
+/// All clients.
+#[derive(Debug, Default)]
+pub struct Registry {
+    clients: DashMap<u32, Arc<ClientShared>>,
+    connections: AtomicU32,
+    next_id: AtomicU64,
+}
+
+/// A counted connection; uncounted when dropped.
+#[derive(Debug)]
+pub struct Admission(Arc<crate::client::Context>);
+
+impl Admission {
+    /// Counts a connection, unless `max_client_conn` are there.
+    #[must_use]
+    pub fn new(context: &Arc<crate::client::Context>) -> Option<Self> {
+        let max = context.config.load().pooler.max_client_conn;
+        let count = &context.registry.connections;
+        let admitted = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
+        admitted.ok().map(|_| Self(Arc::clone(context)))
+    }
+
+    /// The context that counts it.
+    #[must_use]
+    pub fn context(&self) -> &Arc<crate::client::Context> {
+        &self.0
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.0.registry.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A registered client; removed when dropped.
+#[derive(Debug)]
+pub struct Registered {
+    /// What others know of it.
+    pub shared: Arc<ClientShared>,
+    admission: Admission,
+}
+
+impl Registered {
+    /// The context that it is registered in.
+    #[must_use]
+    pub fn context(&self) -> &Arc<crate::client::Context> {
+        self.admission.context()
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.context().registry.clients.remove(&self.shared.key.pid);
+    }
+}
+
+impl Registry {
+    /// Registers a client under a new random cancel key.
+    #[must_use]
+    pub fn register(admission: Admission, identity: Identity, settings: Arc<Settings>) -> Registered {
+        let context = Arc::clone(admission.context());
+        let registry = &context.registry;
+        let mut rng = rand::rng();
+        let mut secret = vec![0u8; if identity.protocol >= PROTOCOL_3_2 { LONG_SECRET } else { 4 }];
+        rng.fill(secret.as_mut_slice());
+        let id = ClientId(registry.next_id.fetch_add(1, Ordering::Relaxed) + 1);
+        loop {
+            // Positive as a signed number, since clients show it as a process number.
+            let pid = rng.random_range(1..=0x7fff_ffffu32);
+            let dashmap::Entry::Vacant(vacant) = registry.clients.entry(pid) else { continue };
+            let shared = Arc::new(ClientShared {
+                id,
+                key: CancelKey { pid, secret: secret.into() },
+                user: identity.user,
+                database: identity.database,
+                peer: identity.peer,
+                local: identity.local,
+                connected: SystemTime::now(),
+                settings: Mutex::new(settings),
+                cancel: Mutex::default(),
+                phase: AtomicU8::new(Phase::Login as u8),
+                since: AtomicU64::new(0),
+                orders: AtomicU8::new(0),
+                end: Mutex::default(),
+                waker: OnceLock::new(),
+            });
+            vacant.insert(Arc::clone(&shared));
+            drop(rng);
+            return Registered { shared, admission };
+        }
+    }
+
+    /// The client that a cancel request names, if the secret is right.
+    #[must_use]
+    pub fn find(&self, key: &CancelKey) -> Option<Arc<ClientShared>> {
+        let client = self.clients.get(&key.pid)?;
+        let same = subtle::ConstantTimeEq::ct_eq(&*client.key.secret, &*key.secret);
+        bool::from(same).then(|| Arc::clone(&client))
+    }
+
+    /// All clients.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<ClientShared>> {
+        let mut clients: Vec<_> = self.clients.iter().map(|c| Arc::clone(&c)).collect();
+        clients.sort_by_key(|c| c.id);
+        clients
+    }
+
+    /// Calls `f` with each client, in no order.
+    pub fn for_each(&self, mut f: impl FnMut(&ClientShared)) {
+        self.clients.iter().for_each(|c| f(&c));
+    }
+
+    /// Connections counted, those logging in among them.
+    #[must_use]
+    pub fn connections(&self) -> u32 {
+        self.connections.load(Ordering::Acquire)
+    }
+
+    /// How many clients of this user and of this database there are.
+    #[must_use]
+    pub fn counts(&self, user: &UserName, database: &DatabaseName) -> (u32, u32) {
+        let mut counts = (0, 0);
+        self.for_each(|c| {
+            counts.0 += u32::from(c.user == *user);
+            counts.1 += u32::from(c.database == *database);
+        });
+        counts
+    }
+}

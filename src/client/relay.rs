@@ -1,0 +1,782 @@
+//! One client's session: the only place that sees both sockets.
+//!
+//! A hand-written future, so that an idle client holds a socket and this struct and no buffers: bytes are read
+//! into a buffer of the worker thread and written on from there within one poll; only what a socket doesn't
+//! take at once, or the start of a message, is kept. A server is borrowed from the pool for as long as the
+//! protocol core says that the client needs it.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use tracing::{debug, info};
+
+use super::Context;
+use super::cancel;
+use super::registry::{CancelSlot, ClientShared, Phase, Registered, order};
+use crate::config::PoolMode;
+use crate::error::{ClientError, SqlState};
+use crate::net::stream::Stream;
+use crate::pool::{Checkout, Grant, Lease, Pool, PoolUser};
+use crate::protocol::pipeline::{Kind, Request, ServerUndo};
+use crate::protocol::reply::{self, Events, ServerPath};
+use crate::protocol::request::{self, ClientPath, Local, Output};
+use crate::protocol::{ClientState, Taint};
+use crate::server::{Outbox, Remainder, Server};
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::{frame, frontend};
+
+/// What a worker thread reads into, bytes.
+const READ_BUFFER: usize = 64 * 1024;
+/// How much a client may send ahead while it waits for a server, bytes.
+const READ_AHEAD: usize = 64 * 1024;
+
+/// A worker thread's buffers, used within one poll.
+struct Scratch {
+    read: Box<[u8]>,
+    out: Outputs,
+}
+
+#[derive(Default)]
+struct Outputs {
+    to_server: Output,
+    to_client: Output,
+    /// Carpool's own answers to the client, and what is sent to the server again.
+    own: Vec<u8>,
+}
+
+impl Outputs {
+    fn clear(&mut self) {
+        self.to_server.clear();
+        self.to_client.clear();
+        self.own.clear();
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> =
+        RefCell::new(Scratch { read: vec![0; READ_BUFFER].into(), out: Outputs::default() });
+}
+
+/// What the client is doing.
+#[derive(Debug)]
+enum Work {
+    /// Nothing.
+    Idle,
+    /// It waits for a server.
+    Waiting(Box<Waiting>),
+    /// It has one.
+    Active(Box<Active>),
+}
+
+#[derive(Debug)]
+struct Waiting {
+    granted: oneshot::Receiver<Grant>,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Active {
+    lease: Lease,
+    since: Instant,
+    /// Since when a query runs.
+    query_since: Option<Instant>,
+    /// The server takes nothing any more; what it still says is passed on.
+    broken: bool,
+    /// The server said that it ends the connection, and the client knows.
+    fatal: bool,
+}
+
+/// Why a session ends.
+#[derive(Debug)]
+enum End {
+    /// The client left.
+    Left(&'static str),
+    /// The client is told why.
+    Error(ClientError),
+    /// The server was lost, and the client was told by it.
+    ServerFatal,
+}
+
+impl From<ClientError> for End {
+    fn from(error: ClientError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// What a session begins with.
+#[derive(Debug)]
+pub struct Session {
+    /// The client's socket.
+    pub stream: Stream,
+    /// Bytes read behind the login.
+    pub unread: Vec<u8>,
+    /// Its entry in the registry.
+    pub registered: Registered,
+    /// The pool that it uses.
+    pub pool: Arc<Pool>,
+    /// The pool's user that it uses.
+    pub user: Arc<PoolUser>,
+    /// Its settings.
+    pub state: ClientState,
+    /// When its servers go back.
+    pub mode: PoolMode,
+    /// `max_packet_size`.
+    pub max_packet_size: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Relay {
+    stream: Stream,
+    registered: Registered,
+    pool: Arc<Pool>,
+    user: Arc<PoolUser>,
+    state: ClientState,
+    /// Bytes read and not yet taken.
+    carry: Vec<u8>,
+    out: Outbox,
+    remainder: Remainder,
+    work: Work,
+    mode: PoolMode,
+    max_packet_size: usize,
+    /// `carry` can't be taken before more bytes come.
+    starved: bool,
+    /// `carry` can't be taken before replies come.
+    blocked: bool,
+}
+
+impl Relay {
+    /// A session that has just logged in.
+    #[must_use]
+    pub fn new(session: Session) -> Self {
+        let Session { stream, unread, registered, pool, user, state, mode, max_packet_size } = session;
+        registered.shared.set_phase(Phase::Idle, Instant::now(), registered.context().started);
+        Self {
+            stream,
+            registered,
+            pool,
+            user,
+            state,
+            carry: unread,
+            out: Outbox::default(),
+            remainder: Remainder::default(),
+            work: Work::Idle,
+            mode,
+            max_packet_size,
+            starved: false,
+            blocked: false,
+        }
+    }
+
+    fn shared(&self) -> &Arc<ClientShared> {
+        &self.registered.shared
+    }
+
+    fn context(&self) -> &Arc<Context> {
+        self.registered.context()
+    }
+
+    fn set_phase(&self, phase: Phase, now: Instant) {
+        self.shared().set_phase(phase, now, self.context().started);
+    }
+
+    fn poll_run(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<End> {
+        loop {
+            if self.shared().orders() != 0 {
+                if let Some(end) = self.obey() {
+                    return Poll::Ready(end);
+                }
+            }
+            if self.flush(cx).is_err() {
+                return Poll::Ready(End::Left("client connection lost"));
+            }
+            let step = match self.work {
+                Work::Idle => ready!(self.poll_idle(cx, scratch)),
+                Work::Waiting(_) => ready!(self.poll_waiting(cx, scratch)),
+                Work::Active(_) => ready!(self.poll_active(cx, scratch)),
+            };
+            if let Err(end) = step {
+                return Poll::Ready(end);
+            }
+        }
+    }
+
+    /// Sends what the client's socket takes of what waits for it.
+    fn flush(&mut self, cx: &mut TaskContext<'_>) -> std::io::Result<()> {
+        while !self.out.is_empty() {
+            match self.stream.poll_write_from(cx, self.out.pending()) {
+                Poll::Ready(Ok(n)) => self.out.advance(n),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_idle(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
+        // One who doesn't read gets no more answers.
+        if !self.out.is_empty() {
+            return Poll::Pending;
+        }
+        self.poll_client(cx, scratch)
+    }
+
+    /// Takes bytes from the client: those kept from before, or new ones.
+    fn poll_client(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
+        if !self.carry.is_empty() && !self.starved {
+            return Poll::Ready(self.take_carry(cx, &mut scratch.out));
+        }
+        let n = match ready!(self.stream.poll_read_into(cx, &mut scratch.read)) {
+            Ok(0) => return Poll::Ready(Err(End::Left("client close request"))),
+            Ok(n) => n,
+            Err(_) => return Poll::Ready(Err(End::Left("client connection lost"))),
+        };
+        if self.carry.is_empty() {
+            let input = &scratch.read[..n];
+            let taken = self.take_bytes(cx, input, &mut scratch.out);
+            return Poll::Ready(taken.map(|at| self.carry = input[at..].to_vec()));
+        }
+        self.carry.extend_from_slice(&scratch.read[..n]);
+        Poll::Ready(self.take_carry(cx, &mut scratch.out))
+    }
+
+    fn take_carry(&mut self, cx: &mut TaskContext<'_>, out: &mut Outputs) -> Result<(), End> {
+        let mut input = std::mem::take(&mut self.carry);
+        let at = self.take_bytes(cx, &input, out)?;
+        if at < input.len() {
+            input.drain(..at);
+            self.carry = input;
+        }
+        Ok(())
+    }
+
+    /// Takes messages from `input` as far as it goes, and sends on what comes of them. Gives how far it went.
+    fn take_bytes(&mut self, cx: &mut TaskContext<'_>, input: &[u8], out: &mut Outputs) -> Result<usize, End> {
+        out.clear();
+        self.starved = false;
+        self.blocked = false;
+        let taken = self.take_messages(input, out);
+        self.out.push(&out.own);
+        if let Work::Active(active) = &mut self.work {
+            let resumed = active.query_since.is_none();
+            active.send(cx, out.to_server.bytes(input));
+            if let (true, Some(since)) = (resumed, active.query_since) {
+                self.set_phase(Phase::Active, since);
+            }
+        }
+        taken
+    }
+
+    fn take_messages(&mut self, input: &[u8], out: &mut Outputs) -> Result<usize, End> {
+        let mut at = self.remainder.bytes.min(input.len());
+        if self.remainder.forward {
+            out.to_server.forward(input, 0..at);
+        }
+        self.remainder.bytes -= at;
+        while at < input.len() {
+            let active = match &mut self.work {
+                Work::Active(active) => active,
+                Work::Waiting(_) => return Ok(at),
+                Work::Idle => match request::local(&mut self.state, input, at, &mut out.own)? {
+                    Local::Taken { consumed, remaining } => {
+                        at += consumed;
+                        self.remainder = Remainder { bytes: remaining, forward: false };
+                        continue;
+                    }
+                    Local::More => {
+                        self.starved = true;
+                        return Ok(at);
+                    }
+                    Local::NeedsServer => {
+                        self.borrow_server(input, out);
+                        continue;
+                    }
+                    Local::Terminate => return Err(End::Left("client close request")),
+                },
+            };
+            let Some(server) = active.lease.server() else { return Ok(at) };
+            let mut path = ClientPath {
+                client: &mut self.state,
+                server: &mut server.state,
+                tables: &self.pool.tables,
+                max_packet_size: self.max_packet_size,
+                to_server: &mut out.to_server,
+                to_client: &mut out.own,
+            };
+            match path.message(input, at)? {
+                request::Step::Taken { consumed, remaining, forward } => {
+                    at += consumed;
+                    self.remainder = Remainder { bytes: remaining, forward };
+                }
+                request::Step::More => {
+                    self.starved = true;
+                    return Ok(at);
+                }
+                request::Step::Blocked => {
+                    self.blocked = true;
+                    return Ok(at);
+                }
+                request::Step::Terminate => return Err(End::Left("client close request")),
+            }
+        }
+        Ok(at)
+    }
+
+    /// Gets a server or a place in the queue for one.
+    fn borrow_server(&mut self, input: &[u8], out: &mut Outputs) {
+        let now = Instant::now();
+        match self.pool.checkout(&self.user, self.shared().id, now) {
+            Checkout::Now(lease) => self.activate(lease, now, input, out),
+            Checkout::Wait(granted) => {
+                *self.shared().cancel.lock() = CancelSlot::Waiting;
+                self.set_phase(Phase::Waiting, now);
+                self.work = Work::Waiting(Box::new(Waiting { granted, since: now }));
+            }
+        }
+    }
+
+    /// Begins to use a server: the client's settings go ahead of its request where the server's differ.
+    fn activate(&mut self, mut lease: Lease, now: Instant, input: &[u8], out: &mut Outputs) {
+        let Some(server) = lease.server() else { return };
+        let shared = Arc::clone(&server.shared);
+        let mut slot = CancelSlot::Running(Arc::clone(&shared));
+        if !Arc::ptr_eq(&server.state.settings, &self.state.settings) {
+            let sql = server.state.settings.replay(&self.state.settings);
+            if !sql.is_empty() {
+                frontend::put_query(out.to_server.own(input), sql.as_bytes());
+                server.state.pipeline.push(Request::skip(Kind::Query, ServerUndo::None));
+                server.state.statements.unnamed = None;
+                slot = CancelSlot::Replaying { server: shared, wanted: false };
+            }
+            server.state.settings = Arc::clone(&self.state.settings);
+        }
+        *self.shared().cancel.lock() = slot;
+        self.set_phase(Phase::Active, now);
+        let (broken, fatal) = (false, false);
+        self.work = Work::Active(Box::new(Active { lease, since: now, query_since: Some(now), broken, fatal }));
+    }
+
+    fn poll_waiting(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
+        let Work::Waiting(waiting) = &mut self.work else { return Poll::Ready(Ok(())) };
+        if let Poll::Ready(granted) = Pin::new(&mut waiting.granted).poll(cx) {
+            let since = waiting.since;
+            let lease = match granted {
+                Ok(Ok(lease)) => lease,
+                Ok(Err(error)) => return Poll::Ready(Err(error.into())),
+                Err(_) => return Poll::Ready(Err(pool_gone(&self.pool).into())),
+            };
+            return Poll::Ready(self.granted(cx, lease, since, &mut scratch.out));
+        }
+        // One who leaves while waiting is noticed, and what is sent ahead is kept, within bounds.
+        if self.carry.len() >= READ_AHEAD {
+            return Poll::Pending;
+        }
+        match ready!(self.stream.poll_read_into(cx, &mut scratch.read)) {
+            Ok(0) | Err(_) => Poll::Ready(Err(End::Left("client gone while waiting for a server"))),
+            Ok(n) => {
+                self.carry.extend_from_slice(&scratch.read[..n]);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    fn granted(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        mut lease: Lease,
+        since: Instant,
+        out: &mut Outputs,
+    ) -> Result<(), End> {
+        let now = Instant::now();
+        if let Some(server) = lease.server() {
+            let waited = now.saturating_duration_since(since).as_micros();
+            server.shared.counters.wait_time.add(u64::try_from(waited).unwrap_or(u64::MAX));
+        }
+        out.clear();
+        let input = std::mem::take(&mut self.carry);
+        self.activate(lease, now, &input, out);
+        let head = std::mem::take(out.to_server.own(&input));
+        if let Work::Active(active) = &mut self.work {
+            if let Some(server) = active.lease.server() {
+                server.out.push(&head);
+            }
+        }
+        self.carry = input;
+        self.starved = false;
+        self.take_carry(cx, out)
+    }
+
+    fn poll_active(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
+        let Work::Active(active) = &mut self.work else { return Poll::Ready(Ok(())) };
+        let mut progress = active.flush(cx);
+        if active.can_take() && !self.blocked {
+            match self.poll_client(cx, scratch) {
+                Poll::Ready(Ok(())) => progress = true,
+                Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
+                Poll::Pending => {}
+            }
+        }
+        if self.out.is_empty() {
+            match self.poll_server(cx, scratch) {
+                Poll::Ready(Ok(())) => progress = true,
+                Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
+                Poll::Pending => {}
+            }
+        }
+        if progress { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn poll_server(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
+        let Work::Active(active) = &mut self.work else { return Poll::Ready(Ok(())) };
+        let fatal = active.fatal;
+        let Some(server) = active.lease.server() else { return Poll::Ready(Ok(())) };
+        let n = match ready!(server.stream.poll_read_into(cx, &mut scratch.read)) {
+            Ok(n) if n > 0 => n,
+            lost => return Poll::Ready(Err(self.server_lost(lost.err(), fatal))),
+        };
+        server.shared.counters.sent.add(n as u64);
+        let Scratch { read, out } = scratch;
+        if server.carry.is_empty() {
+            return Poll::Ready(self.take_replies(cx, &read[..n], out));
+        }
+        let mut input = std::mem::take(&mut server.carry);
+        input.extend_from_slice(&read[..n]);
+        Poll::Ready(self.take_replies(cx, &input, out))
+    }
+
+    /// The server's connection ended.
+    fn server_lost(&mut self, error: Option<std::io::Error>, told: bool) -> End {
+        if told {
+            return End::ServerFatal;
+        }
+        let why = error.map_or_else(|| "it closed the connection".to_owned(), |e| e.to_string());
+        let text = "server closed the connection unexpectedly";
+        End::Error(
+            ClientError::fatal(SqlState::CONNECTION_FAILURE, text)
+                .detail(format!("The server connection was lost: {why}.")),
+        )
+    }
+
+    /// Takes the server's messages from `input`, gives the server back if it is free, and sends on what is the
+    /// client's, in this order: others wait for the server.
+    fn take_replies(&mut self, cx: &mut TaskContext<'_>, input: &[u8], out: &mut Outputs) -> Result<(), End> {
+        out.clear();
+        self.blocked = false;
+        let Work::Active(active) = &mut self.work else { return Ok(()) };
+        let Some(server) = active.lease.server() else { return Ok(()) };
+        let mut events = Events::default();
+        let taken = take_server_messages(server, &mut self.state, &self.pool, input, out, &mut events);
+        let at = match taken {
+            Ok(at) => at,
+            Err(error) => {
+                // What came before goes out, in front of the reason for the end.
+                self.out.push(out.to_client.bytes(input));
+                return Err(End::Error(error));
+            }
+        };
+        server.carry.extend_from_slice(&input[at..]);
+        if !out.own.is_empty() {
+            active.send(cx, &out.own);
+        }
+        active.fatal |= events.fatal;
+        self.note(events);
+        self.release_if_free()?;
+        self.send_to_client(cx, out.to_client.bytes(input))
+    }
+
+    fn note(&mut self, events: Events) {
+        if events.settings_changed {
+            *self.shared().settings.lock() = Arc::clone(&self.state.settings);
+        }
+        if events.replayed {
+            let mut slot = self.registered.shared.cancel.lock();
+            if let CancelSlot::Replaying { server, wanted } = &*slot {
+                let (server, wanted) = (Arc::clone(server), *wanted);
+                if wanted {
+                    cancel::spawn(self.registered.context(), &server);
+                }
+                *slot = CancelSlot::Running(server);
+            }
+        }
+        let Work::Active(active) = &mut self.work else { return };
+        let Some(server) = active.lease.server() else { return };
+        let counters = &server.shared.counters;
+        counters.queries.add(events.queries.into());
+        counters.transactions.add(events.transactions.into());
+    }
+
+    /// Gives the server back when nothing ties the client to it.
+    fn release_if_free(&mut self) -> Result<(), End> {
+        let Work::Active(active) = &mut self.work else { return Ok(()) };
+        let Some(server) = active.lease.server() else { return Ok(()) };
+        let pipeline = &server.state.pipeline;
+        if !pipeline.is_answered() {
+            return Ok(());
+        }
+        let free = pipeline.is_idle() && server.is_at_boundary() && self.remainder.bytes == 0;
+        let in_block = pipeline.status() != TransactionStatus::Idle;
+        if in_block && self.mode == PoolMode::Statement {
+            let text = "transaction blocks not allowed in statement pooling mode";
+            return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).hint("See pool_mode.").into());
+        }
+        if free && self.mode != PoolMode::Session {
+            self.give_back();
+        } else if let Some(since) = active.query_since.take() {
+            // A query of a longer transaction, or of a session, has ended.
+            let now = Instant::now();
+            add_time(&server.shared.counters.query_time, since, now);
+            let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
+            self.set_phase(phase, now);
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self) {
+        let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return };
+        let now = Instant::now();
+        if let Some(server) = active.lease.server() {
+            let counters = &server.shared.counters;
+            add_time(&counters.transaction_time, active.since, now);
+            if let Some(since) = active.query_since {
+                add_time(&counters.query_time, since, now);
+            }
+        }
+        *self.shared().cancel.lock() = CancelSlot::Idle;
+        self.set_phase(Phase::Idle, now);
+        active.lease.give_back(now);
+    }
+
+    fn send_to_client(&mut self, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Result<(), End> {
+        let mut sent = 0;
+        while self.out.is_empty() && sent < bytes.len() {
+            match self.stream.poll_write_from(cx, &bytes[sent..]) {
+                Poll::Ready(Ok(n)) => sent += n,
+                Poll::Ready(Err(_)) => return Err(End::Left("client connection lost")),
+                Poll::Pending => break,
+            }
+        }
+        if sent < bytes.len() {
+            self.out.push(&bytes[sent..]);
+        }
+        Ok(())
+    }
+
+    /// Carries out what others have ordered.
+    fn obey(&mut self) -> Option<End> {
+        let orders = self.shared().orders();
+        let answered = match &mut self.work {
+            Work::Active(active) => active.lease.server().is_some_and(|s| s.state.pipeline.is_answered()),
+            _ => true,
+        };
+        let idle = !matches!(self.work, Work::Active(_)) || (self.mode == PoolMode::Session && self.is_idle_session());
+        let due = orders & order::END_NOW != 0
+            || (orders & order::END_IDLE != 0 && idle)
+            || (orders & order::END_QUERY != 0 && answered);
+        if due {
+            return self.shared().end_error().map(End::Error);
+        }
+        if orders & order::CANCEL_WAIT != 0 {
+            self.shared().clear_order(order::CANCEL_WAIT);
+            if matches!(self.work, Work::Waiting(_)) {
+                self.cancel_wait();
+            }
+        }
+        None
+    }
+
+    fn is_idle_session(&mut self) -> bool {
+        match &mut self.work {
+            Work::Active(active) => active.lease.server().is_some_and(|s| s.state.pipeline.is_idle()),
+            _ => true,
+        }
+    }
+
+    /// The query that waits for a server was cancelled: it fails as it would have on a server.
+    fn cancel_wait(&mut self) {
+        self.work = Work::Idle;
+        *self.shared().cancel.lock() = CancelSlot::Idle;
+        self.set_phase(Phase::Idle, Instant::now());
+        let error = ClientError::error(SqlState::QUERY_CANCELED, "canceling statement due to user request")
+            .detail("The statement was still waiting for a server connection.");
+        backend::put_error(self.out.buffer(), &error);
+        self.starved = false;
+        let Ok(Some(header)) = frame::peek(&self.carry) else { return };
+        if matches!(header.tag, frontend::tag::QUERY | frontend::tag::FUNCTION_CALL) {
+            let here = header.total_len().min(self.carry.len());
+            self.carry.drain(..here);
+            self.remainder = Remainder { bytes: header.total_len() - here, forward: false };
+            backend::put_ready(self.out.buffer(), TransactionStatus::Idle);
+        } else {
+            self.state.skipping = true;
+        }
+    }
+
+    /// Parts from server and client.
+    fn finish(&mut self, end: End) {
+        let (reason, error) = match end {
+            End::Left(reason) => (reason.to_owned(), None),
+            End::ServerFatal => ("server connection ended".to_owned(), None),
+            End::Error(error) => (error.to_string(), Some(error)),
+        };
+        let mid_message = self.part_from_server();
+        let context = Arc::clone(self.context());
+        if context.config.load().pooler.log_disconnections {
+            let shared = self.shared();
+            info!(client = %shared.id, user = %shared.user, database = %shared.database, "closing because: {reason}");
+        }
+        if let (Some(error), false) = (&error, mid_message) {
+            backend::put_error(self.out.buffer(), error);
+        }
+    }
+
+    /// Gives the server back, or has it cancelled and closed when something still runs there. Says whether the
+    /// client has got only a part of a message.
+    fn part_from_server(&mut self) -> bool {
+        *self.shared().cancel.lock() = CancelSlot::Idle;
+        let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return false };
+        let Some(server) = active.lease.server() else { return false };
+        let mid_message = server.remainder.bytes > 0 && server.remainder.forward;
+        let usable = server.is_at_boundary() && server.state.pipeline.is_answered() && !server.state.pipeline.is_open();
+        if usable && self.remainder.bytes == 0 && !active.broken && !active.fatal {
+            if self.mode == PoolMode::Session {
+                server.state.taint = server.state.taint.or(Some(Taint::Session));
+            }
+            drop(active);
+        } else if active.broken || active.fatal || server.state.pipeline.is_answered() {
+            active.lease.close();
+        } else {
+            debug!(client = %self.shared().id, "cancelling what still runs");
+            cancel::then_close(self.context(), active.lease);
+        }
+        mid_message
+    }
+}
+
+fn take_server_messages(
+    server: &mut Server,
+    client: &mut ClientState,
+    pool: &Pool,
+    input: &[u8],
+    out: &mut Outputs,
+    events: &mut Events,
+) -> Result<usize, ClientError> {
+    let mut at = server.remainder.bytes.min(input.len());
+    if server.remainder.forward {
+        out.to_client.forward(input, 0..at);
+    }
+    server.remainder.bytes -= at;
+    let mut path = ServerPath {
+        client,
+        server: &mut server.state,
+        tables: &pool.tables,
+        to_client: &mut out.to_client,
+        to_server: &mut out.own,
+        events,
+    };
+    while at < input.len() {
+        let fault = |error: reply::ServerFault| {
+            let text = format!("server connection is in doubt: {error}");
+            ClientError::fatal(SqlState::CONNECTION_FAILURE, text).detail("It was closed.")
+        };
+        match path.message(input, at).map_err(fault)? {
+            reply::Step::Taken { consumed, remaining, forward } => {
+                at += consumed;
+                server.remainder = Remainder { bytes: remaining, forward };
+            }
+            reply::Step::More => break,
+        }
+    }
+    Ok(at)
+}
+
+fn pool_gone(pool: &Pool) -> ClientError {
+    ClientError::fatal(SqlState::ADMIN_SHUTDOWN, format!("database \"{}\" was removed", pool.name))
+}
+
+fn add_time(counter: &crate::server::Counter, since: Instant, now: Instant) {
+    let micros = now.saturating_duration_since(since).as_micros();
+    counter.add(u64::try_from(micros).unwrap_or(u64::MAX));
+}
+
+impl Active {
+    /// Sends bytes to the server, and keeps what it doesn't take.
+    fn send(&mut self, cx: &mut TaskContext<'_>, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if self.query_since.is_none() {
+            self.query_since = Some(Instant::now());
+        }
+        let Some(server) = self.lease.server() else { return };
+        server.shared.counters.received.add(bytes.len() as u64);
+        if !server.out.is_empty() || self.broken {
+            server.out.push(bytes);
+            self.flush(cx);
+            return;
+        }
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match server.stream.poll_write_from(cx, &bytes[sent..]) {
+                Poll::Ready(Ok(n)) => sent += n,
+                Poll::Ready(Err(_)) => {
+                    self.broken = true;
+                    return;
+                }
+                Poll::Pending => {
+                    server.out.push(&bytes[sent..]);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Sends what waits for the server. Says whether anything moved.
+    fn flush(&mut self, cx: &mut TaskContext<'_>) -> bool {
+        let Some(server) = self.lease.server() else { return false };
+        let mut progress = false;
+        while !server.out.is_empty() && !self.broken {
+            match server.stream.poll_write_from(cx, server.out.pending()) {
+                Poll::Ready(Ok(n)) => {
+                    server.out.advance(n);
+                    progress = true;
+                }
+                Poll::Ready(Err(_)) => self.broken = true,
+                Poll::Pending => break,
+            }
+        }
+        progress
+    }
+
+    /// Whether the server takes more from the client.
+    fn can_take(&mut self) -> bool {
+        !self.broken && self.lease.server().is_some_and(|s| s.out.is_empty())
+    }
+}
+
+impl Future for Relay {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let relay = self.get_mut();
+        relay.shared().wake_with(cx.waker());
+        let end = ready!(SCRATCH.with_borrow_mut(|scratch| relay.poll_run(cx, scratch)));
+        relay.finish(end);
+        Poll::Ready(())
+    }
+}
+
+/// Runs a session to its end, its last words included.
+pub fn spawn(session: Session) {
+    let mut relay = Relay::new(session);
+    tokio::spawn(async move {
+        (&mut relay).await;
+        if !relay.out.is_empty() {
+            let Relay { stream, out, .. } = relay;
+            tokio::spawn(super::login::last_words(stream, out.pending().to_vec()));
+        }
+    });
+}

@@ -1,0 +1,234 @@
+//! The first packets of a connection, up to the StartupMessage. What a client can make Carpool hold before it
+//! has logged in is bounded: one startup packet or one password message.
+
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::error::{ClientError, SqlState};
+use crate::net::stream::Stream;
+use crate::wire::frame::{self, Header};
+use crate::wire::startup::{self, CancelKey, Startup, StartupPacket};
+use crate::wire::{backend, frontend};
+
+/// A client's socket during login, with what was read and not yet taken.
+#[derive(Debug)]
+pub struct Handshake {
+    /// The socket.
+    pub stream: Stream,
+    buf: Vec<u8>,
+}
+
+/// Why a connection ends before or during login.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// The socket failed, or the client left.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The client is told.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+/// What a client wants.
+#[derive(Debug)]
+pub enum Wish {
+    /// A session.
+    Session(Startup),
+    /// To cancel a query.
+    Cancel(CancelKey),
+}
+
+impl Handshake {
+    /// For an accepted socket.
+    #[must_use]
+    pub const fn new(stream: Stream) -> Self {
+        Self { stream, buf: Vec::new() }
+    }
+
+    /// Socket and unread bytes, for the relay.
+    #[must_use]
+    pub fn into_parts(self) -> (Stream, Vec<u8>) {
+        (self.stream, self.buf)
+    }
+
+    /// Sends bytes.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
+    async fn fill(&mut self) -> io::Result<()> {
+        let mut chunk = [0u8; 2048];
+        let n = self.stream.read(&mut chunk).await?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.buf.extend_from_slice(&chunk[..n]);
+        Ok(())
+    }
+
+    /// Reads packets up to the one that says what the client wants. Encryption is refused politely.
+    ///
+    /// # Errors
+    /// For packets that can't be, and for bytes behind an encryption request: they could only have been
+    /// injected (CVE-2021-3935).
+    pub async fn wish(&mut self) -> Result<Wish, HandshakeError> {
+        let (mut ssl_asked, mut gss_asked) = (false, false);
+        loop {
+            let packet = self.packet().await?;
+            match packet {
+                StartupPacket::Ssl if !ssl_asked => ssl_asked = true,
+                StartupPacket::GssEnc if !gss_asked => gss_asked = true,
+                StartupPacket::Ssl | StartupPacket::GssEnc => {
+                    let text = "repeated encryption request";
+                    return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).into());
+                }
+                StartupPacket::Cancel(key) => return Ok(Wish::Cancel(key)),
+                StartupPacket::Startup(startup) => return Ok(Wish::Session(startup)),
+                StartupPacket::UnsupportedProtocol(version) => {
+                    let (major, minor) = (version >> 16, version & 0xffff);
+                    let text = format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2");
+                    return Err(ClientError::fatal(SqlState::FEATURE_NOT_SUPPORTED, text).into());
+                }
+            }
+            if !self.buf.is_empty() {
+                let text = "received unencrypted data after encryption request";
+                return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).into());
+            }
+            self.send(b"N").await?;
+        }
+    }
+
+    async fn packet(&mut self) -> Result<StartupPacket, HandshakeError> {
+        loop {
+            if let Some(len) = frame::peek_startup(&self.buf).map_err(ClientError::from)? {
+                if self.buf.len() >= len {
+                    let packet: Vec<u8> = self.buf.drain(..len).collect();
+                    return Ok(startup::parse(&packet).map_err(ClientError::from)?);
+                }
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Reads the client's answer to an authentication request: the body of a password message.
+    ///
+    /// # Errors
+    /// For any other message, and for bodies over `limit` bytes.
+    pub async fn password(&mut self, limit: usize) -> Result<Vec<u8>, HandshakeError> {
+        loop {
+            if let Some(Header { tag, body_len }) = frame::peek(&self.buf).map_err(ClientError::from)? {
+                if tag != frontend::tag::PASSWORD {
+                    let text = format!("expected password response, got message type {tag}");
+                    return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).into());
+                }
+                if body_len > limit {
+                    let text = "password message is too long";
+                    return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).into());
+                }
+            }
+            let whole = frame::whole(&self.buf).map_err(ClientError::from)?;
+            if let Some((header, body)) = whole {
+                let body = body.to_vec();
+                self.buf.drain(..header.total_len());
+                return Ok(body);
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Tells the client why the connection ends. It may be gone already.
+    pub async fn refuse(&mut self, error: &ClientError) {
+        let mut message = Vec::new();
+        backend::put_error(&mut message, error);
+        if self.send(&message).await.is_ok() {
+            let _ = self.stream.shutdown().await;
+        }
+    }
+}
+
+/// The settings that a StartupMessage asks for, in order: parameters other than the well-known ones, and those
+/// in `options` (`-c name=value`, `--name=value`), names in lower case.
+///
+/// # Errors
+/// For `options` that aren't settings.
+pub fn requested_settings(startup: &Startup) -> Result<Vec<(String, String)>, ClientError> {
+    let mut settings = Vec::new();
+    if let Some(options) = startup.parameter("options") {
+        parse_options(options, &mut settings)?;
+    }
+    let named = startup.parameters.iter().filter(|(name, _)| {
+        !matches!(name.as_str(), "user" | "database" | "options" | "replication") && !name.starts_with("_pq_.")
+    });
+    settings.extend(named.map(|(name, value)| (name.to_ascii_lowercase(), value.clone())));
+    Ok(settings)
+}
+
+/// Splits command-line options at white space, where a backslash takes the next character as it is, as
+/// PostgreSQL's `pg_split_opts` does.
+fn split_options(options: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut chars = options.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            c if c.is_ascii_whitespace() => words.extend(word.take()),
+            '\\' => word.get_or_insert_default().extend(chars.next()),
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+fn parse_options(options: &str, settings: &mut Vec<(String, String)>) -> Result<(), ClientError> {
+    let mut words = split_options(options).into_iter();
+    while let Some(word) = words.next() {
+        let setting = if word == "-c" {
+            words.next()
+        } else {
+            word.strip_prefix("-c").or_else(|| word.strip_prefix("--")).map(str::to_owned)
+        };
+        let pair = setting.as_deref().and_then(|s| s.split_once('='));
+        let Some((name, value)) = pair else {
+            let text = format!("unsupported command-line option in startup packet: \"{word}\"");
+            let hint = "Only -c name=value and --name=value are supported; see ignore_startup_parameters.";
+            return Err(ClientError::fatal(SqlState::FEATURE_NOT_SUPPORTED, text).hint(hint));
+        };
+        settings.push((name.replace('-', "_").to_ascii_lowercase(), value.to_owned()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn startup(parameters: &[(&str, &str)]) -> Startup {
+        let own = |(n, v): &(&str, &str)| ((*n).to_owned(), (*v).to_owned());
+        Startup { protocol: startup::PROTOCOL_3_0, parameters: parameters.iter().map(own).collect() }
+    }
+
+    #[test]
+    fn options_become_settings() {
+        let s = startup(&[
+            ("user", "u"),
+            ("options", r"-c geqo=off  --statement-timeout=5s -csearch_path=a\ b"),
+            ("DateStyle", "ISO"),
+            ("_pq_.x", "1"),
+        ]);
+        let want = [("geqo", "off"), ("statement_timeout", "5s"), ("search_path", "a b"), ("datestyle", "ISO")];
+        let want: Vec<_> = want.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        assert_eq!(requested_settings(&s).unwrap(), want);
+    }
+
+    #[test]
+    fn other_options_are_refused() {
+        for bad in ["-f", "-c", "-c x", "word"] {
+            assert!(requested_settings(&startup(&[("options", bad)])).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Listening sockets: TCP addresses and the unix socket, accepted from as one.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::stream::Stream;
+use super::{Peer, TcpOptions};
+use crate::config::Pooler;
+
+/// One listening socket. A unix socket's file is removed when it is dropped.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// The unix socket and its file.
+    Unix(UnixListener, SocketFile),
+}
+
+/// Removes the file on drop.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    /// Takes one connection.
+    ///
+    /// # Errors
+    /// The system's, `EMFILE` among them: try again later.
+    pub async fn accept(&self, options: TcpOptions) -> io::Result<(Stream, Peer)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, addr) = listener.accept().await?;
+                options.apply(&stream)?;
+                Ok((Stream::Tcp(stream), Peer::Tcp(addr)))
+            }
+            Self::Unix(listener, _) => Ok((Stream::Unix(listener.accept().await?.0), Peer::Unix)),
+        }
+    }
+
+    /// What it listens on, for logs.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map_or_else(|e| e.to_string(), |a| a.to_string()),
+            Self::Unix(_, file) => format!("unix:{}", file.0.display()),
+        }
+    }
+}
+
+/// Opens every listening socket that the settings ask for.
+///
+/// # Errors
+/// The first that fails, with its address in the text.
+pub fn open_all(pooler: &Pooler) -> io::Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    for name in &pooler.listen_addr {
+        let named =
+            |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {name}:{}: {e}", pooler.listen_port));
+        for addr in resolve(name, pooler.listen_port).map_err(named)? {
+            listeners.push(Listener::Tcp(open_tcp(addr, pooler).map_err(named)?));
+        }
+    }
+    if let Some(dir) = &pooler.unix_socket_dir {
+        let path = dir.join(format!(".s.PGSQL.{}", pooler.listen_port));
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {}: {e}", path.display()));
+        listeners.push(open_unix(&path, pooler).map_err(named)?);
+    }
+    Ok(listeners)
+}
+
+fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if name == "*" {
+        // One socket for both families; without IPv6 on this host, IPv4 alone.
+        let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let usable = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).is_ok();
+        return Ok(vec![if usable { v6 } else { SocketAddr::from(([0, 0, 0, 0], port)) }]);
+    }
+    Ok((name, port).to_socket_addrs()?.collect())
+}
+
+fn open_tcp(addr: SocketAddr, pooler: &Pooler) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if pooler.so_reuseport {
+        socket.set_reuse_port(true)?;
+    }
+    if addr.is_ipv6() {
+        socket.set_only_v6(!addr.ip().is_unspecified())?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(i32::try_from(pooler.listen_backlog).unwrap_or(i32::MAX))?;
+    TcpListener::from_std(socket.into())
+}
+
+fn open_unix(path: &Path, pooler: &Pooler) -> io::Result<Listener> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    if is_socket {
+        // A living process answers; a dead one has left its file behind.
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::Error::from(io::ErrorKind::AddrInUse));
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(pooler.unix_socket_mode))?;
+    Ok(Listener::Unix(listener, SocketFile(path.to_owned())))
+}

@@ -1,0 +1,123 @@
+//! Layer 3: sockets. Knows nothing of messages.
+
+pub mod listener;
+pub mod stream;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::config::{Host, Pooler};
+use stream::Stream;
+
+/// Where a server is: what to connect to, as configured.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Target {
+    /// Host name, address or socket directory.
+    pub host: Host,
+    /// TCP port or suffix of the socket's name.
+    pub port: u16,
+}
+
+impl Target {
+    /// The socket file of a unix target.
+    fn socket_path(&self, dir: &std::path::Path) -> PathBuf {
+        dir.join(format!(".s.PGSQL.{}", self.port))
+    }
+
+    /// Connects; TCP with no delay and the configured keepalive.
+    ///
+    /// # Errors
+    /// The system's; for a name with several addresses the last one's.
+    pub async fn connect(&self, options: &TcpOptions) -> io::Result<Stream> {
+        match &self.host {
+            Host::Unix(dir) => Ok(Stream::Unix(UnixStream::connect(self.socket_path(dir)).await?)),
+            Host::Tcp(host) => {
+                let stream = TcpStream::connect((host.as_str(), self.port)).await?;
+                options.apply(&stream)?;
+                Ok(Stream::Tcp(stream))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.host {
+            Host::Unix(dir) => write!(f, "{}:{}", dir.display(), self.port),
+            Host::Tcp(host) => write!(f, "{host}:{}", self.port),
+        }
+    }
+}
+
+/// Who is at the other end of an accepted connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// Over TCP.
+    Tcp(SocketAddr),
+    /// Over the unix socket.
+    Unix,
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(addr) => addr.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// The `tcp_*` settings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TcpOptions {
+    keepalive: bool,
+    idle: u32,
+    interval: u32,
+    count: u32,
+    user_timeout: u32,
+}
+
+impl From<&Pooler> for TcpOptions {
+    fn from(pooler: &Pooler) -> Self {
+        Self {
+            keepalive: pooler.tcp_keepalive,
+            idle: pooler.tcp_keepidle,
+            interval: pooler.tcp_keepintvl,
+            count: pooler.tcp_keepcnt,
+            user_timeout: pooler.tcp_user_timeout,
+        }
+    }
+}
+
+impl TcpOptions {
+    /// Sets the options on a connected socket.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn apply(&self, stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let socket = socket2::SockRef::from(stream);
+        if self.keepalive {
+            let seconds = |n: u32| Duration::from_secs(n.into());
+            let mut keepalive = socket2::TcpKeepalive::new();
+            if self.idle > 0 {
+                keepalive = keepalive.with_time(seconds(self.idle));
+            }
+            if self.interval > 0 {
+                keepalive = keepalive.with_interval(seconds(self.interval));
+            }
+            if self.count > 0 {
+                keepalive = keepalive.with_retries(self.count);
+            }
+            socket.set_tcp_keepalive(&keepalive)?;
+        }
+        if self.user_timeout > 0 {
+            socket.set_tcp_user_timeout(Some(Duration::from_millis(self.user_timeout.into())))?;
+        }
+        Ok(())
+    }
+}

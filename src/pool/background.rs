@@ -1,0 +1,235 @@
+//! What happens to servers while no client has them: logging in, tidying up, closing. Each task owns a slot
+//! of the queue and gives it back whatever becomes of the task.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use super::queue::UserIndex;
+use super::spec::Spec;
+use super::{Pool, PoolUser, Pooled, Welcome};
+use crate::auth::ServerCredentials;
+use crate::server::connect::{self, LoggedIn, Login, LoginError};
+use crate::server::{QueryError, Server};
+
+/// The first pause after a failed login; it doubles up to `server_login_retry`.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// How long a reset or check may take before the server is closed.
+const TIDY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a server waits for a cancel in flight to end.
+const CANCEL_POLL: Duration = Duration::from_millis(2);
+
+/// How the queue counts the slot of a server that is being closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Slot {
+    /// As on loan.
+    Loan,
+    /// As given out to be closed.
+    Closing,
+}
+
+/// Frees a slot when dropped.
+struct SlotGuard {
+    pool: Arc<Pool>,
+    index: UserIndex,
+    kind: Slot,
+}
+
+impl Drop for SlotGuard {
+    fn drop(&mut self) {
+        let mut queue = self.pool.queue.lock();
+        match self.kind {
+            Slot::Loan => queue.lost(self.index),
+            Slot::Closing => queue.closed(self.index),
+        }
+        drop(queue);
+        self.pool.pump();
+    }
+}
+
+/// Closes a server and frees its slot once it is gone.
+pub(super) fn close(pooled: Box<Pooled>, kind: Slot) {
+    let Pooled { server, pool, user } = *pooled;
+    pool.forget_server(&server);
+    let guard = SlotGuard { pool, index: user.index, kind };
+    spawn(async move {
+        server.close().await;
+        drop(guard);
+    });
+}
+
+/// Spawns where a runtime runs; at its end, what is left is dropped, and its guards with it.
+fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(task);
+    }
+}
+
+/// Makes a server ready for its next client: waits for cancels in flight, rolls back, resets. What fails is closed.
+pub(super) fn tidy(pooled: Box<Pooled>) {
+    // Should this task be dropped, the server goes the way of a lost one.
+    let mut lost = Abandoned(Some(pooled));
+    spawn(async move {
+        let Some(pooled) = lost.0.as_mut() else { return };
+        let deadline = Instant::now() + pooled.pool.spec.load().cancel_timeout + TIDY_TIMEOUT;
+        while pooled.server.shared.cancels.load(Ordering::Acquire) > 0 {
+            if Instant::now() > deadline {
+                return;
+            }
+            tokio::time::sleep(CANCEL_POLL).await;
+        }
+        if !pooled.server.is_at_boundary() || !pooled.server.state.pipeline.is_answered() {
+            return;
+        }
+        let spec = pooled.pool.spec.load_full();
+        let pool = Arc::clone(&pooled.pool);
+        if let Err(error) = restore(&mut pooled.server, &spec, &pool).await {
+            warn!(server = %pooled.server.shared.id, database = %pool.name, "closing because: reset query failed: {error}");
+            return;
+        }
+        if let Some(pooled) = lost.0.take() {
+            Pool::offer(pooled, Instant::now(), false);
+        }
+    });
+}
+
+async fn restore(server: &mut Server, spec: &Spec, pool: &Pool) -> Result<(), QueryError> {
+    let settings = &pool.tables.settings;
+    server.rollback(settings, TIDY_TIMEOUT).await?;
+    let taint = server.state.taint;
+    if taint.is_none() && !spec.reset_always {
+        return Ok(());
+    }
+    debug!(server = %server.shared.id, "reset because {}", taint.map_or("server_reset_query_always", |t| t.as_str()));
+    // DISCARD ALL where the configuration names no query: nothing may leak.
+    let sql = if spec.reset_query.is_empty() { "DISCARD ALL" } else { &spec.reset_query };
+    server.reset(sql, settings, TIDY_TIMEOUT).await
+}
+
+/// Closes the server when dropped.
+struct Abandoned(Option<Box<Pooled>>);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if let Some(pooled) = self.0.take() {
+            close(pooled, Slot::Loan);
+        }
+    }
+}
+
+/// Asks a server that was idle for long whether it is still there.
+pub(super) fn check(pooled: Box<Pooled>) {
+    let mut lost = Abandoned(Some(pooled));
+    spawn(async move {
+        let Some(pooled) = lost.0.as_mut() else { return };
+        let (pool, query) = (Arc::clone(&pooled.pool), pooled.pool.spec.load().check_query.clone());
+        if let Err(error) = pooled.server.query(&query, &pool.tables.settings, TIDY_TIMEOUT).await {
+            info!(server = %pooled.server.shared.id, database = %pool.name, "closing because: server check failed: {error}");
+            return;
+        }
+        if let Some(pooled) = lost.0.take() {
+            Pool::offer(pooled, Instant::now(), false);
+        }
+    });
+}
+
+/// Frees the slot of a login when dropped before [`LoginGuard::succeed`].
+struct LoginGuard(Option<(Arc<Pool>, Arc<PoolUser>)>);
+
+impl LoginGuard {
+    /// The slot is the server's from now on.
+    fn succeed(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for LoginGuard {
+    fn drop(&mut self) {
+        if let Some((pool, user)) = self.0.take() {
+            pool.queue.lock().login_failed(user.index);
+        }
+    }
+}
+
+/// Logs a new server in; its slot is taken already.
+pub(super) fn login(pool: &Arc<Pool>, index: UserIndex) {
+    let Some(user) = pool.users.lock().list.iter().find(|u| u.index == index).cloned() else { return };
+    let pool = Arc::clone(pool);
+    let guard = LoginGuard(Some((Arc::clone(&pool), Arc::clone(&user))));
+    spawn(async move {
+        let login = pool.login_for(&user);
+        match connect::login(&login, &pool.tables.settings).await {
+            Ok(logged_in) => {
+                guard.succeed();
+                pool.logged_in(user, logged_in);
+            }
+            Err(error) => {
+                drop(guard);
+                pool.login_failed(&user, error);
+            }
+        }
+    });
+}
+
+impl Pool {
+    fn login_for(&self, user: &PoolUser) -> Login {
+        let spec = self.spec.load();
+        Login {
+            target: spec.target.clone(),
+            options: spec.options,
+            user: user.name.clone(),
+            database: spec.dbname.clone(),
+            credentials: user.credentials.lock().clone(),
+            parameters: Vec::new(),
+            connect_query: spec.connect_query.clone(),
+            timeout: spec.connect_timeout,
+            max_prepared_statements: spec.max_prepared_statements,
+            lifetime: spec.lifetime,
+        }
+    }
+
+    fn logged_in(self: &Arc<Self>, user: Arc<PoolUser>, logged_in: LoggedIn) {
+        let LoggedIn { server, parameters, keys } = logged_in;
+        *self.backoff.lock() = super::Backoff::default();
+        if let (Some(keys), ServerCredentials::Password { keys: known, .. }) = (keys, &mut *user.credentials.lock()) {
+            *known = Some(keys);
+        }
+        let baseline = Arc::clone(&server.state.settings);
+        user.welcome.store(Some(Arc::new(Welcome { parameters, baseline })));
+        self.servers.lock().insert(server.shared.id, Arc::clone(&server.shared));
+        self.past.lock().server_logins += 1;
+        info!(server = %server.shared.id, database = %self.name, user = %user.name, target = %server.shared.target, "new connection to server");
+        let pool = Arc::clone(self);
+        Self::offer(Box::new(Pooled { server, pool, user }), Instant::now(), true);
+        self.pump();
+    }
+
+    fn login_failed(self: &Arc<Self>, user: &PoolUser, error: LoginError) {
+        warn!(database = %self.name, user = %user.name, "{error}");
+        let error = Arc::new(error);
+        let longest = self.spec.load().login_retry.max(FIRST_RETRY);
+        let mut backoff = self.backoff.lock();
+        backoff.failures += 1;
+        backoff.last = Some(Arc::clone(&error));
+        let pause = FIRST_RETRY.saturating_mul(1 << backoff.failures.min(16).saturating_sub(1)).min(longest);
+        backoff.until = Some(Instant::now() + pause.mul_f64(rand::random_range(0.75..=1.0)));
+        drop(backoff);
+        // Waiting can't help those who would log in the same way, unless others of the user are served.
+        let mut queue = self.queue.lock();
+        let hopeless = error.is_permanent() && queue.established(user.index) == 0;
+        let told = if hopeless { queue.take_waiting(user.index) } else { Vec::new() };
+        drop(queue);
+        for ticket in told {
+            drop(ticket.grant.send(Err(error.client_error())));
+        }
+    }
+
+    fn forget_server(&self, server: &crate::server::Server) {
+        let mut servers = self.servers.lock();
+        if servers.remove(&server.shared.id).is_some() {
+            self.past.lock().add(&server.shared);
+        }
+    }
+}

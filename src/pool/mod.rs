@@ -1,0 +1,466 @@
+//! Layer 5: the servers of one database, lent to clients.
+//!
+//! [`queue`] decides, this module acts on it: logs servers in, resets and closes them. A client holds a
+//! [`Lease`]; dropping it, in whatever state, gives the server back, tidied up or closed. Every slot that the
+//! queue counts is owned by exactly one of: an idle server, a lease, a background task of this module.
+
+mod background;
+pub mod directory;
+pub mod queue;
+pub mod spec;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::auth::ServerCredentials;
+use crate::error::{ClientError, SqlState};
+use crate::names::{ClientId, DatabaseName, ServerId, UserName};
+use crate::net::stream::IdleState;
+use crate::protocol::request::Tables;
+use crate::protocol::settings::Settings;
+use crate::server::connect::LoginError;
+use crate::server::{Holder, Server, ServerShared};
+use queue::{Counts, Plan, Queue, Released, UserIndex, Waiter};
+use spec::Spec;
+
+/// What a client gets for waiting.
+pub type Grant = Result<Lease, ClientError>;
+
+/// A place in the queue.
+#[derive(Debug)]
+pub struct Ticket {
+    client: ClientId,
+    grant: oneshot::Sender<Grant>,
+}
+
+impl Waiter for Ticket {
+    fn is_waiting(&self) -> bool {
+        !self.grant.is_closed()
+    }
+}
+
+/// A server and the pool that it belongs to.
+#[derive(Debug)]
+pub struct Pooled {
+    /// The connection.
+    pub server: Server,
+    pool: Arc<Pool>,
+    user: Arc<PoolUser>,
+}
+
+/// A server on loan.
+#[derive(Debug)]
+pub struct Lease(Option<Box<Pooled>>);
+
+impl Lease {
+    fn new(pooled: Box<Pooled>, client: ClientId, since: Instant) -> Self {
+        *pooled.server.shared.holder.lock() = Some(Holder { client, since });
+        Self(Some(pooled))
+    }
+
+    /// The server. A lease has one from its making to its drop.
+    pub fn server(&mut self) -> Option<&mut Server> {
+        self.0.as_mut().map(|pooled| &mut pooled.server)
+    }
+
+    /// Gives the server back at `now`. As dropping, without a look at the clock.
+    pub fn give_back(mut self, now: Instant) {
+        if let Some(pooled) = self.0.take() {
+            Pool::take_back(pooled, now);
+        }
+    }
+
+    /// Closes the connection: it can't be trusted.
+    pub fn close(mut self) {
+        if let Some(pooled) = self.0.take() {
+            background::close(pooled, background::Slot::Loan);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(pooled) = self.0.take() {
+            Pool::take_back(pooled, Instant::now());
+        }
+    }
+}
+
+/// What servers tell of themselves at login.
+#[derive(Debug)]
+pub struct Welcome {
+    /// Every reported parameter, in the server's order.
+    pub parameters: Vec<(String, String)>,
+    /// Those that follow clients.
+    pub baseline: Arc<Settings>,
+}
+
+/// One user of a pool, as the server knows it.
+#[derive(Debug)]
+pub struct PoolUser {
+    /// The role that servers are logged in as.
+    pub name: UserName,
+    index: UserIndex,
+    /// What logs it in.
+    pub credentials: Mutex<ServerCredentials>,
+    /// What its servers said at their login, from the first one on.
+    pub welcome: ArcSwapOption<Welcome>,
+    /// What startup parameters, as clients spell them, come to.
+    canonical: Mutex<HashMap<Vec<(String, String)>, Arc<Settings>>>,
+}
+
+/// The bound of [`PoolUser::canonical`].
+const CANONICAL_LIMIT: usize = 1024;
+
+#[derive(Debug, Default)]
+struct Users {
+    by_name: HashMap<UserName, Arc<PoolUser>>,
+    list: Vec<Arc<PoolUser>>,
+}
+
+/// Failed logins in a row, and when to try again.
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: u32,
+    until: Option<Instant>,
+    last: Option<Arc<LoginError>>,
+}
+
+/// Sums of a pool for SHOW STATS; times in microseconds.
+#[expect(missing_docs, reason = "named as in server::Counters")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub transactions: u64,
+    pub queries: u64,
+    pub received: u64,
+    pub sent: u64,
+    pub transaction_time: u64,
+    pub query_time: u64,
+    pub wait_time: u64,
+    pub client_parses: u64,
+    pub binds: u64,
+    pub server_logins: u64,
+}
+
+impl Totals {
+    fn add(&mut self, server: &ServerShared) {
+        let c = &server.counters;
+        self.transactions += c.transactions.get();
+        self.queries += c.queries.get();
+        self.received += c.received.get();
+        self.sent += c.sent.get();
+        self.transaction_time += c.transaction_time.get();
+        self.query_time += c.query_time.get();
+        self.wait_time += c.wait_time.get();
+        self.client_parses += c.client_parses.get();
+        self.binds += c.binds.get();
+    }
+}
+
+/// The servers of one database.
+#[derive(Debug)]
+pub struct Pool {
+    /// As clients call it.
+    pub name: DatabaseName,
+    /// What the configuration says.
+    pub spec: ArcSwap<Spec>,
+    /// What its clients share.
+    pub tables: Tables,
+    queue: Mutex<Queue<Box<Pooled>, Ticket>>,
+    users: Mutex<Users>,
+    backoff: Mutex<Backoff>,
+    servers: Mutex<HashMap<ServerId, Arc<ServerShared>>>,
+    past: Mutex<Totals>,
+    retired: AtomicBool,
+}
+
+/// What [`Pool::checkout`] gives.
+#[derive(Debug)]
+pub enum Checkout {
+    /// A server at once.
+    Now(Lease),
+    /// A place in the queue.
+    Wait(oneshot::Receiver<Grant>),
+}
+
+impl Pool {
+    /// A pool without servers.
+    #[must_use]
+    pub fn new(name: DatabaseName, spec: Spec) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            tables: Tables::default(),
+            queue: Mutex::new(Queue::new(spec.limits)),
+            spec: ArcSwap::from_pointee(spec),
+            users: Mutex::default(),
+            backoff: Mutex::default(),
+            servers: Mutex::default(),
+            past: Mutex::default(),
+            retired: AtomicBool::new(false),
+        })
+    }
+
+    /// The pool's user `name`, made on first use. Credentials given here are the newest ones and replace what
+    /// was known.
+    pub fn user(&self, name: &UserName, credentials: ServerCredentials) -> Arc<PoolUser> {
+        let mut users = self.users.lock();
+        if let Some(user) = users.by_name.get(name) {
+            user.renew(credentials);
+            return Arc::clone(user);
+        }
+        let index = self.queue.lock().add_user(None);
+        let user = Arc::new(PoolUser {
+            name: name.clone(),
+            index,
+            credentials: Mutex::new(credentials),
+            welcome: ArcSwapOption::empty(),
+            canonical: Mutex::default(),
+        });
+        users.by_name.insert(name.clone(), Arc::clone(&user));
+        users.list.push(Arc::clone(&user));
+        user
+    }
+
+    /// Lends a server: an idle one if there is one and nobody waits, else a place in the queue.
+    pub fn checkout(self: &Arc<Self>, user: &PoolUser, client: ClientId, now: Instant) -> Checkout {
+        loop {
+            let mut queue = self.queue.lock();
+            let Some((mut pooled, since)) = queue.take_idle(user.index) else {
+                let (grant, granted) = oneshot::channel();
+                queue.wait(user.index, Ticket { client, grant }, now);
+                drop(queue);
+                self.pump();
+                return Checkout::Wait(granted);
+            };
+            drop(queue);
+            let check_delay = self.spec.load().check_delay;
+            if pooled.server.stream.idle_state() == IdleState::Disturbed {
+                background::close(pooled, background::Slot::Loan);
+            } else if !check_delay.is_zero() && now.duration_since(since) > check_delay {
+                background::check(pooled);
+            } else {
+                return Checkout::Now(Lease::new(pooled, client, now));
+            }
+        }
+    }
+
+    /// A lease has ended.
+    fn take_back(pooled: Box<Pooled>, now: Instant) {
+        *pooled.server.shared.holder.lock() = None;
+        let server = &pooled.server;
+        let worn_out = server.expires.is_some_and(|at| at <= now) || pooled.pool.retired.load(Ordering::Relaxed);
+        if server.shared.cancels.load(Ordering::Acquire) > 0 {
+            background::tidy(pooled);
+        } else if server.is_clean() && !worn_out && !pooled.pool.spec.load().reset_always {
+            Self::offer(pooled, now, false);
+        } else if server.is_at_boundary() && server.state.pipeline.is_answered() && !worn_out {
+            background::tidy(pooled);
+        } else {
+            background::close(pooled, background::Slot::Loan);
+        }
+    }
+
+    /// Hands a clean server to whoever is next.
+    fn offer(pooled: Box<Pooled>, now: Instant, login: bool) {
+        let pool = Arc::clone(&pooled.pool);
+        let mut queue = pool.queue.lock();
+        let index = pooled.user.index;
+        match queue.release(index, pooled, now, login) {
+            Released::Handed(ticket, pooled) => {
+                drop(queue);
+                // Should the client have gone meanwhile, the lease comes back and is dropped, and so offered again.
+                drop(ticket.grant.send(Ok(Lease::new(pooled, ticket.client, now))));
+            }
+            Released::Kept => {
+                let others_wait = queue.has_waiting();
+                drop(queue);
+                if others_wait {
+                    pool.pump();
+                }
+            }
+            Released::Surplus(pooled) => {
+                drop(queue);
+                background::close(pooled, background::Slot::Closing);
+            }
+        }
+    }
+
+    /// Begins what the queue says is to be done.
+    pub fn pump(self: &Arc<Self>) {
+        loop {
+            let may_login = self.may_login(Instant::now());
+            let plan = self.queue.lock().plan(may_login);
+            match plan {
+                None => return,
+                Some(Plan::Login(index)) => background::login(self, index),
+                Some(Plan::Close(_, pooled)) => background::close(pooled, background::Slot::Closing),
+            }
+        }
+    }
+
+    fn may_login(&self, now: Instant) -> bool {
+        let waiting_out = self.backoff.lock().until.is_some_and(|until| until > now);
+        !waiting_out && !self.retired.load(Ordering::Relaxed)
+    }
+
+    /// What is to be done from time to time: those who have waited too long are told, idle servers past their
+    /// time are closed, the minimum is kept, logins are tried again.
+    pub fn tick(self: &Arc<Self>, now: Instant) {
+        let spec = self.spec.load_full();
+        if !spec.wait_timeout.is_zero() {
+            if let Some(deadline) = now.checked_sub(spec.wait_timeout) {
+                let overdue = self.queue.lock().take_overdue(deadline);
+                for ticket in overdue {
+                    let error = self.wait_timeout_error(spec.wait_timeout, now);
+                    drop(ticket.grant.send(Err(error)));
+                }
+            }
+        }
+        let retired = self.retired.load(Ordering::Relaxed);
+        let expired = |pooled: &Box<Pooled>, since: Instant| {
+            let idle = !spec.idle_timeout.is_zero() && now.duration_since(since) > spec.idle_timeout;
+            idle || retired || pooled.server.expires.is_some_and(|at| at <= now)
+        };
+        let keep = if retired { 0 } else { spec.min_size };
+        let expired = self.queue.lock().take_expired(keep, expired);
+        for (_, pooled) in expired {
+            background::close(pooled, background::Slot::Closing);
+        }
+        self.keep_minimum(spec.min_size, now);
+        self.pump();
+    }
+
+    fn keep_minimum(self: &Arc<Self>, min_size: u32, now: Instant) {
+        let Some(user) = self.users.lock().list.first().cloned() else { return };
+        while self.may_login(now) {
+            let mut queue = self.queue.lock();
+            if queue.slots() >= min_size || !queue.spare_login(user.index) {
+                return;
+            }
+            drop(queue);
+            background::login(self, user.index);
+        }
+    }
+
+    fn wait_timeout_error(&self, waited: Duration, now: Instant) -> ClientError {
+        let error = ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout")
+            .hint("See query_wait_timeout and pool_size.");
+        let waited = format!("No server connection of database \"{}\" came free within {waited:?}.", self.name);
+        error.detail(format!("{waited} {}", self.why_waiting(now)))
+    }
+
+    /// Who holds the servers, or why there are none: a sentence.
+    #[must_use]
+    pub fn why_waiting(&self, now: Instant) -> String {
+        let mut holders: Vec<_> =
+            self.servers.lock().values().filter_map(|s| Some((s.holder.lock().clone()?, s.id))).collect();
+        if let (true, Some(error)) = (holders.is_empty(), &self.backoff.lock().last) {
+            return format!("The last login failed: {error}.");
+        }
+        holders.sort_by_key(|(holder, _)| holder.since);
+        let size = self.spec.load().limits.size;
+        let longest: Vec<_> = holders
+            .iter()
+            .take(3)
+            .map(|(h, _)| format!("{} for {:.1} s", h.client, now.saturating_duration_since(h.since).as_secs_f64()))
+            .collect();
+        format!("{} of {size} are in use, longest by: {}.", holders.len(), longest.join(", "))
+    }
+
+    /// Ends the pool: nothing is lent any more, servers close as they come back.
+    pub fn retire(self: &Arc<Self>) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.tick(Instant::now());
+    }
+
+    /// Whether [`Pool::retire`] was called.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
+    /// Takes over a changed configuration.
+    pub fn reconfigure(self: &Arc<Self>, spec: Spec) {
+        self.queue.lock().set_limits(spec.limits);
+        self.spec.store(Arc::new(spec));
+        self.pump();
+    }
+
+    /// Slots taken: servers and logins.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.queue.lock().slots()
+    }
+
+    /// Its users with their counts, for SHOW POOLS.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(UserName, Counts)> {
+        let users = self.users.lock().list.clone();
+        let queue = self.queue.lock();
+        users.iter().map(|u| (u.name.clone(), queue.counts(u.index))).collect()
+    }
+
+    /// Its servers, for SHOW SERVERS.
+    #[must_use]
+    pub fn servers(&self) -> Vec<Arc<ServerShared>> {
+        let mut servers: Vec<_> = self.servers.lock().values().cloned().collect();
+        servers.sort_by_key(|s| s.id);
+        servers
+    }
+
+    /// Its statistics since the start.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let servers = self.servers.lock();
+        let mut totals = *self.past.lock();
+        servers.values().for_each(|s| totals.add(s));
+        totals
+    }
+
+    /// The last failed login, if none has succeeded since.
+    #[must_use]
+    pub fn login_failure(&self) -> Option<Arc<LoginError>> {
+        self.backoff.lock().last.clone()
+    }
+}
+
+impl PoolUser {
+    /// Takes over newer credentials; what was derived from the same password is kept.
+    fn renew(&self, mut credentials: ServerCredentials) {
+        let mut known = self.credentials.lock();
+        if let (
+            ServerCredentials::Password { password: old, keys: Some(derived) },
+            ServerCredentials::Password { password: new, keys: keys @ None },
+        ) = (&*known, &mut credentials)
+        {
+            if old.expose() == new.expose() {
+                *keys = Some(derived.clone());
+            }
+        }
+        *known = credentials;
+    }
+
+    /// What startup parameters come to on this user's servers, if that is known.
+    #[must_use]
+    pub fn canonical(&self, parameters: &[(String, String)]) -> Option<Arc<Settings>> {
+        if parameters.is_empty() {
+            return self.welcome.load().as_ref().map(|w| Arc::clone(&w.baseline));
+        }
+        self.canonical.lock().get(parameters).cloned()
+    }
+
+    /// Notes what startup parameters come to.
+    pub fn learn_canonical(&self, parameters: Vec<(String, String)>, settings: Arc<Settings>) {
+        let mut known = self.canonical.lock();
+        if known.len() >= CANONICAL_LIMIT {
+            known.clear();
+        }
+        known.insert(parameters, settings);
+    }
+}

@@ -1,0 +1,551 @@
+//! Who gets which server: a pool's slots, its idle servers and those who wait. Pure: no I/O, no clock.
+//!
+//! A slot is counted from the moment that a login is decided until the server's socket has closed, so the sum
+//! of all slots never exceeds the size. Waiting is first in, first out among the clients of one user; users
+//! share the slots, and one that has less than its share takes slots over from one that has more.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// A user of the pool; an index into its table, never reused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UserIndex(usize);
+
+/// One who waits. It may be gone by the time a server comes free.
+pub trait Waiter {
+    /// Whether it still waits.
+    fn is_waiting(&self) -> bool;
+}
+
+/// The bounds of a pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// All slots.
+    pub size: u32,
+    /// Slots of one user.
+    pub per_user: u32,
+    /// Logins under way at once.
+    pub logins: u32,
+}
+
+/// What is to be done now.
+#[derive(Debug)]
+pub enum Plan<S> {
+    /// Log in a new server for this user; its slot is taken.
+    Login(UserIndex),
+    /// Close this idle server of that user; its slot is free after [`Queue::closed`].
+    Close(UserIndex, S),
+}
+
+/// Where a server that came free goes.
+#[derive(Debug)]
+pub enum Released<S, W> {
+    /// To this waiter.
+    Handed(W, S),
+    /// It stays, idle.
+    Kept,
+    /// It is to be closed, so that another user can have its slot; which is free after [`Queue::closed`].
+    Surplus(S),
+}
+
+#[derive(Debug)]
+struct Idle<S> {
+    server: S,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Waiting<W> {
+    waiter: W,
+    number: u64,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct User<S, W> {
+    idle: VecDeque<Idle<S>>,
+    waiting: VecDeque<Waiting<W>>,
+    slots: u32,
+    logins: u32,
+    limit: u32,
+}
+
+impl<S, W: Waiter> User<S, W> {
+    fn unmet(&self) -> usize {
+        self.waiting.len().saturating_sub(self.logins as usize)
+    }
+
+    fn is_active(&self) -> bool {
+        !self.waiting.is_empty() || self.slots as usize > self.idle.len()
+    }
+
+    fn drop_gone(&mut self) {
+        while self.waiting.front().is_some_and(|w| !w.waiter.is_waiting()) {
+            self.waiting.pop_front();
+        }
+    }
+}
+
+/// Counts for SHOW POOLS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Servers that nobody uses.
+    pub idle: u32,
+    /// Servers on loan, in reset, or being closed.
+    pub busy: u32,
+    /// Logins under way.
+    pub logins: u32,
+    /// Clients that wait.
+    pub waiting: u32,
+    /// Since when the first of them does.
+    pub waiting_since: Option<Instant>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Queue<S, W> {
+    users: Vec<User<S, W>>,
+    limits: Limits,
+    slots: u32,
+    logins: u32,
+    closing: u32,
+    next_number: u64,
+}
+
+impl<S, W: Waiter> Queue<S, W> {
+    /// An empty pool.
+    #[must_use]
+    pub const fn new(limits: Limits) -> Self {
+        Self { users: Vec::new(), limits, slots: 0, logins: 0, closing: 0, next_number: 0 }
+    }
+
+    /// Adds a user; `limit` caps its slots below the pool's own cap.
+    pub fn add_user(&mut self, limit: Option<u32>) -> UserIndex {
+        let limit = limit.unwrap_or(u32::MAX);
+        self.users.push(User { idle: VecDeque::new(), waiting: VecDeque::new(), slots: 0, logins: 0, limit });
+        UserIndex(self.users.len() - 1)
+    }
+
+    /// Changes the bounds. Slots over a lower size are closed as they come free.
+    pub const fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Slots taken.
+    #[must_use]
+    pub const fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// An idle server, the one used last, unless others of the user wait already.
+    pub fn take_idle(&mut self, user: UserIndex) -> Option<(S, Instant)> {
+        let user = &mut self.users[user.0];
+        user.drop_gone();
+        if !user.waiting.is_empty() {
+            return None;
+        }
+        user.idle.pop_back().map(|idle| (idle.server, idle.since))
+    }
+
+    /// Queues one up.
+    pub fn wait(&mut self, user: UserIndex, waiter: W, now: Instant) {
+        self.next_number += 1;
+        let number = self.next_number;
+        self.users[user.0].waiting.push_back(Waiting { waiter, number, since: now });
+    }
+
+    /// A server on loan comes back usable, or a login has ended well (`login`).
+    pub fn release(&mut self, user: UserIndex, server: S, now: Instant, login: bool) -> Released<S, W> {
+        if login {
+            self.login_ended(user);
+        }
+        self.users.iter_mut().for_each(User::drop_gone);
+        if self.slots > self.limits.size || self.must_yield(user) {
+            self.closing += 1;
+            return Released::Surplus(server);
+        }
+        let user = &mut self.users[user.0];
+        match user.waiting.pop_front() {
+            Some(waiting) => Released::Handed(waiting.waiter, server),
+            None => {
+                user.idle.push_back(Idle { server, since: now });
+                Released::Kept
+            }
+        }
+    }
+
+    /// Whether a server of `user` must make room for another user's.
+    fn must_yield(&self, user: UserIndex) -> bool {
+        if self.users.len() == 1 || self.slots < self.limits.size {
+            return false;
+        }
+        let active = self.users.iter().filter(|u| u.is_active()).count().max(1);
+        let share = (self.limits.size / u32::try_from(active).unwrap_or(u32::MAX)).max(1);
+        let giver = &self.users[user.0];
+        let first = giver.waiting.front().map(|w| w.number);
+        let unmet: usize = self.users.iter().map(User::unmet).sum();
+        if unmet <= self.closing as usize {
+            return false;
+        }
+        self.users.iter().enumerate().any(|(i, taker)| {
+            let older = taker.waiting.front().map(|w| w.number) < first || first.is_none();
+            i != user.0
+                && taker.unmet() > 0
+                && taker.slots < share.min(self.per_user(taker))
+                && (giver.slots > share || (taker.slots == 0 && older))
+        })
+    }
+
+    fn per_user(&self, user: &User<S, W>) -> u32 {
+        user.limit.min(self.limits.per_user)
+    }
+
+    fn login_ended(&mut self, user: UserIndex) {
+        self.logins -= 1;
+        self.users[user.0].logins -= 1;
+    }
+
+    /// A login has failed; its slot is free.
+    pub fn login_failed(&mut self, user: UserIndex) {
+        self.login_ended(user);
+        self.free(user);
+    }
+
+    /// A server on loan is gone; its slot is free.
+    pub fn lost(&mut self, user: UserIndex) {
+        self.free(user);
+    }
+
+    /// A server given out by [`Plan::Close`], [`Released::Surplus`] or [`Queue::take_expired`] has closed.
+    pub fn closed(&mut self, user: UserIndex) {
+        self.closing -= 1;
+        self.free(user);
+    }
+
+    fn free(&mut self, user: UserIndex) {
+        self.slots -= 1;
+        self.users[user.0].slots -= 1;
+    }
+
+    /// What is to be done next for those who wait; ask again until `None`. Without `may_login` nothing new is
+    /// begun (after failures, say).
+    pub fn plan(&mut self, may_login: bool) -> Option<Plan<S>> {
+        if !may_login || self.logins >= self.limits.logins {
+            return None;
+        }
+        self.users.iter_mut().for_each(User::drop_gone);
+        let per_user = self.limits.per_user;
+        let wants = |u: &User<S, W>| u.unmet() > 0 && u.slots < u.limit.min(per_user);
+        let first = self.users.iter().enumerate().filter(|(_, u)| wants(u));
+        let (at, _) = first.min_by_key(|(_, u)| u.waiting.front().map(|w| w.number))?;
+        if self.slots < self.limits.size {
+            return Some(Plan::Login(self.begin_login(UserIndex(at))));
+        }
+        let unmet: usize = self.users.iter().filter(|u| wants(u)).map(User::unmet).sum();
+        if unmet <= self.closing as usize {
+            return None;
+        }
+        // Room is made by closing the server that has idled longest among other users'.
+        let others = self.users.iter().enumerate().filter(|&(i, _)| i != at);
+        let (giver, _) =
+            others.filter_map(|(i, u)| Some((i, u.idle.front()?.since))).min_by_key(|&(_, since)| since)?;
+        let idle = self.users[giver].idle.pop_front()?;
+        self.closing += 1;
+        Some(Plan::Close(UserIndex(giver), idle.server))
+    }
+
+    fn begin_login(&mut self, user: UserIndex) -> UserIndex {
+        self.slots += 1;
+        self.logins += 1;
+        self.users[user.0].slots += 1;
+        self.users[user.0].logins += 1;
+        user
+    }
+
+    /// Takes a slot to log a server in that nobody waits for (`min_pool_size`, the first login of a user), if
+    /// one is free.
+    pub fn spare_login(&mut self, user: UserIndex) -> bool {
+        let free = self.slots < self.limits.size && self.logins < self.limits.logins;
+        let free = free && self.users[user.0].slots < self.per_user(&self.users[user.0]);
+        if free {
+            self.begin_login(user);
+        }
+        free
+    }
+
+    /// Takes the idle servers for which `expired` says so, longest idle first, leaving `keep` slots in the pool.
+    /// Each is to be closed and then reported by [`Queue::closed`].
+    pub fn take_expired(&mut self, keep: u32, mut expired: impl FnMut(&S, Instant) -> bool) -> Vec<(UserIndex, S)> {
+        let mut taken = Vec::new();
+        for (at, user) in self.users.iter_mut().enumerate() {
+            let mut kept = VecDeque::with_capacity(user.idle.len());
+            for idle in user.idle.drain(..) {
+                let may_go = self.slots - self.closing > keep;
+                if may_go && expired(&idle.server, idle.since) {
+                    self.closing += 1;
+                    taken.push((UserIndex(at), idle.server));
+                } else {
+                    kept.push_back(idle);
+                }
+            }
+            user.idle = kept;
+        }
+        taken
+    }
+
+    /// Takes those who have waited since before `deadline`, of all users.
+    pub fn take_overdue(&mut self, deadline: Instant) -> Vec<W> {
+        let mut overdue = Vec::new();
+        for user in &mut self.users {
+            while user.waiting.front().is_some_and(|w| w.since <= deadline) {
+                overdue.extend(user.waiting.pop_front().map(|w| w.waiter));
+            }
+        }
+        overdue
+    }
+
+    /// Takes all who wait as one user.
+    pub fn take_waiting(&mut self, user: UserIndex) -> Vec<W> {
+        self.users[user.0].waiting.drain(..).map(|w| w.waiter).collect()
+    }
+
+    /// Slots of one user, other than logins under way.
+    #[must_use]
+    pub fn established(&self, user: UserIndex) -> u32 {
+        self.users[user.0].slots - self.users[user.0].logins
+    }
+
+    /// Whether anybody waits.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        self.users.iter().any(|u| !u.waiting.is_empty())
+    }
+
+    /// The state of one user.
+    #[must_use]
+    pub fn counts(&self, user: UserIndex) -> Counts {
+        let user = &self.users[user.0];
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let waiting = user.waiting.iter().filter(|w| w.waiter.is_waiting());
+        Counts {
+            idle: count(user.idle.len()),
+            busy: user.slots - user.logins - count(user.idle.len()),
+            logins: user.logins,
+            waiting: count(waiting.clone().count()),
+            waiting_since: waiting.map(|w| w.since).min(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    #[derive(Debug, Clone)]
+    struct Person(u64, Rc<Cell<bool>>);
+
+    impl Waiter for Person {
+        fn is_waiting(&self) -> bool {
+            self.1.get()
+        }
+    }
+
+    fn person(number: u64) -> Person {
+        Person(number, Rc::new(Cell::new(true)))
+    }
+
+    fn limits(size: u32) -> Limits {
+        Limits { size, per_user: u32::MAX, logins: 4 }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Ask(usize),
+        LoginEnds(usize, bool),
+        Return(usize, bool),
+        Close(usize),
+        GiveUp(usize),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            3 => (0..3usize).prop_map(Op::Ask),
+            2 => (any::<usize>(), prop::bool::weighted(0.9)).prop_map(|(i, ok)| Op::LoginEnds(i, ok)),
+            3 => (any::<usize>(), prop::bool::weighted(0.9)).prop_map(|(i, ok)| Op::Return(i, ok)),
+            1 => any::<usize>().prop_map(Op::Close),
+            1 => any::<usize>().prop_map(Op::GiveUp),
+        ]
+    }
+
+    /// The world around a queue: what is on loan, logging in, closing, and who waits in which order.
+    struct World {
+        queue: Queue<u64, Person>,
+        users: Vec<UserIndex>,
+        loans: Vec<(usize, u64)>,
+        logins: Vec<usize>,
+        closing: Vec<usize>,
+        waiting: Vec<Vec<Person>>,
+        next: u64,
+        now: Instant,
+    }
+
+    impl World {
+        fn new(size: u32, users: usize) -> Self {
+            let mut queue = Queue::new(limits(size));
+            let users: Vec<_> = (0..users).map(|_| queue.add_user(None)).collect();
+            let waiting = vec![Vec::new(); users.len()];
+            let (loans, logins, closing) = (Vec::new(), Vec::new(), Vec::new());
+            Self { queue, users, loans, logins, closing, waiting, next: 0, now: Instant::now() }
+        }
+
+        fn at(&self, index: UserIndex) -> usize {
+            self.users.iter().position(|u| *u == index).unwrap()
+        }
+
+        fn settle(&mut self) {
+            while let Some(plan) = self.queue.plan(true) {
+                match plan {
+                    Plan::Login(user) => self.logins.push(self.at(user)),
+                    Plan::Close(user, _) => self.closing.push(self.at(user)),
+                }
+            }
+        }
+
+        fn give_back(&mut self, user: usize, server: u64, login: bool) {
+            match self.queue.release(self.users[user], server, self.now, login) {
+                Released::Handed(person, server) => {
+                    let first = self.waiting[user].iter().position(|p| p.1.get()).unwrap();
+                    assert_eq!(self.waiting[user][first].0, person.0, "not first in, first out");
+                    self.waiting[user].remove(first);
+                    self.loans.push((user, server));
+                }
+                Released::Kept => assert!(!self.waiting[user].iter().any(|p| p.1.get()), "kept while one waits"),
+                Released::Surplus(_) => self.closing.push(user),
+            }
+        }
+
+        fn step(&mut self, op: &Op) {
+            match *op {
+                Op::Ask(user) => {
+                    self.next += 1;
+                    match self.queue.take_idle(self.users[user]) {
+                        Some((server, _)) => self.loans.push((user, server)),
+                        None => {
+                            let person = person(self.next);
+                            self.waiting[user].push(person.clone());
+                            self.queue.wait(self.users[user], person, self.now);
+                        }
+                    }
+                }
+                Op::LoginEnds(i, ok) if !self.logins.is_empty() => {
+                    let user = self.logins.remove(i % self.logins.len());
+                    self.next += 1;
+                    if ok { self.give_back(user, self.next, true) } else { self.queue.login_failed(self.users[user]) }
+                }
+                Op::Return(i, ok) if !self.loans.is_empty() => {
+                    let (user, server) = self.loans.remove(i % self.loans.len());
+                    if ok { self.give_back(user, server, false) } else { self.queue.lost(self.users[user]) }
+                }
+                Op::Close(i) if !self.closing.is_empty() => {
+                    let user = self.closing.remove(i % self.closing.len());
+                    self.queue.closed(self.users[user]);
+                }
+                Op::GiveUp(i) => {
+                    let all: Vec<_> = self.waiting.iter().flatten().collect();
+                    if let Some(person) = all.get(i % all.len().max(1)) {
+                        person.1.set(false);
+                    }
+                }
+                _ => {}
+            }
+            self.settle();
+        }
+
+        fn idle(&self) -> u32 {
+            self.users.iter().map(|u| self.queue.counts(*u).idle).sum()
+        }
+
+        fn check(&self, size: u32) {
+            let real = self.loans.len() + self.logins.len() + self.closing.len() + self.idle() as usize;
+            assert_eq!(self.queue.slots() as usize, real, "slots are counted right");
+            assert!(self.queue.slots() <= size, "never more than the size");
+        }
+
+        /// Everything in progress ends well: all who wait must then be served.
+        fn drain(&mut self) {
+            for _ in 0..100_000 {
+                if self.waiting.iter().flatten().all(|p| !p.1.get()) {
+                    return;
+                }
+                match (self.logins.len(), self.closing.len(), self.loans.len()) {
+                    (1.., _, _) => self.step(&Op::LoginEnds(0, true)),
+                    (_, 1.., _) => self.step(&Op::Close(0)),
+                    (_, _, 1..) => self.step(&Op::Return(0, true)),
+                    _ => panic!("stuck: {:?}", self.queue),
+                }
+            }
+            panic!("no progress: {:?}", self.queue);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn slots_order_and_progress(size in 1..5u32, users in 1..4usize, ops in prop::collection::vec(op(), 1..200)) {
+            let mut world = World::new(size, users);
+            for op in &ops {
+                let op = if let Op::Ask(u) = op { Op::Ask(u % users) } else { op.clone() };
+                world.step(&op);
+                world.check(size);
+            }
+            world.drain();
+            world.check(size);
+        }
+    }
+
+    #[test]
+    fn two_busy_users_share_without_trading_servers_each_time() {
+        let mut world = World::new(10, 2);
+        for i in 0..100 {
+            world.step(&Op::Ask(usize::from(i >= 50)));
+        }
+        let mut closed = 0;
+        for _ in 0..2_000 {
+            while !world.logins.is_empty() {
+                world.step(&Op::LoginEnds(0, true));
+            }
+            while !world.closing.is_empty() {
+                closed += 1;
+                world.step(&Op::Close(0));
+            }
+            if let Some(&(user, _)) = world.loans.first() {
+                world.step(&Op::Return(0, true));
+                world.step(&Op::Ask(user));
+            }
+        }
+        let shares = [0, 1].map(|u| world.loans.iter().filter(|(user, _)| *user == u).count());
+        assert_eq!(shares, [5, 5]);
+        assert!(closed <= 5, "{closed} servers closed");
+    }
+
+    #[test]
+    fn a_lower_size_closes_servers_as_they_come_back() {
+        let mut world = World::new(4, 1);
+        for _ in 0..4 {
+            world.step(&Op::Ask(0));
+        }
+        while !world.logins.is_empty() {
+            world.step(&Op::LoginEnds(0, true));
+        }
+        world.queue.set_limits(limits(2));
+        world.step(&Op::Return(0, true));
+        world.step(&Op::Return(0, true));
+        assert_eq!(world.closing.len(), 2);
+        world.step(&Op::Close(0));
+        world.step(&Op::Close(0));
+        world.step(&Op::Return(0, true));
+        assert_eq!((world.idle(), world.queue.slots()), (1, 2));
+    }
+}

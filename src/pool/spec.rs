@@ -1,0 +1,77 @@
+//! What the configuration says about one pool, ready for use.
+
+use std::time::Duration;
+
+use super::queue::Limits;
+use crate::config::{Database, Pooler};
+use crate::names::DatabaseName;
+use crate::net::{Target, TcpOptions};
+
+/// The settings of one pool. Zero durations mean "off".
+#[derive(Clone, PartialEq, Debug)]
+pub struct Spec {
+    /// Where the servers are.
+    pub target: Target,
+    /// Socket options towards them.
+    pub options: TcpOptions,
+    /// The database's name there.
+    pub dbname: String,
+    /// Bounds.
+    pub limits: Limits,
+    /// Servers to keep.
+    pub min_size: u32,
+    /// `query_wait_timeout`.
+    pub wait_timeout: Duration,
+    /// `server_connect_timeout`.
+    pub connect_timeout: Duration,
+    /// `server_login_retry`: the longest pause after failed logins.
+    pub login_retry: Duration,
+    /// `server_idle_timeout`.
+    pub idle_timeout: Duration,
+    /// `server_lifetime`.
+    pub lifetime: Duration,
+    /// `server_check_delay`.
+    pub check_delay: Duration,
+    /// `server_check_query`.
+    pub check_query: String,
+    /// `server_reset_query`.
+    pub reset_query: String,
+    /// `server_reset_query_always`.
+    pub reset_always: bool,
+    /// `connect_query`.
+    pub connect_query: Option<String>,
+    /// `max_prepared_statements`.
+    pub max_prepared_statements: usize,
+    /// `cancel_wait_timeout`.
+    pub cancel_timeout: Duration,
+}
+
+impl Spec {
+    /// The settings of database `name`.
+    #[must_use]
+    pub fn new(name: &DatabaseName, database: &Database, pooler: &Pooler) -> Self {
+        Self {
+            target: Target { host: database.host.clone(), port: database.port },
+            options: TcpOptions::from(pooler),
+            dbname: database.dbname.clone().unwrap_or_else(|| name.as_str().to_owned()),
+            limits: Limits {
+                size: database.pool_size,
+                per_user: database.user_pool_size.unwrap_or(u32::MAX),
+                logins: pooler.max_concurrent_logins.max(1),
+            },
+            min_size: database.min_pool_size.min(database.pool_size),
+            wait_timeout: database.query_wait_timeout.unwrap_or(pooler.query_wait_timeout),
+            connect_timeout: pooler.server_connect_timeout,
+            login_retry: pooler.server_login_retry,
+            idle_timeout: pooler.server_idle_timeout,
+            lifetime: database.server_lifetime.unwrap_or(pooler.server_lifetime),
+            check_delay: pooler.server_check_delay,
+            check_query: pooler.server_check_query.clone(),
+            reset_query: pooler.server_reset_query.clone(),
+            reset_always: pooler.server_reset_query_always,
+            connect_query: database.connect_query.clone(),
+            max_prepared_statements: pooler.max_prepared_statements as usize,
+            cancel_timeout: pooler.cancel_wait_timeout,
+        }
+    }
+}

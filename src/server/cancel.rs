@@ -1,0 +1,49 @@
+//! Cancelling what a server runs.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::ServerShared;
+use crate::net::TcpOptions;
+use crate::wire::startup;
+
+/// Holds a server back from changing hands while a cancel request for it is on its way.
+#[derive(Debug)]
+pub struct CancelInFlight(Arc<ServerShared>);
+
+impl CancelInFlight {
+    /// Must be called while the server can't be given back (under the holder's cancel slot).
+    #[must_use]
+    pub fn begin(server: &Arc<ServerShared>) -> Self {
+        server.cancels.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(server))
+    }
+
+    /// Sends the request and waits until PostgreSQL has hung up: by then the signal has been sent, and what the
+    /// server begins afterwards isn't hit.
+    ///
+    /// # Errors
+    /// The socket's; `TimedOut`.
+    pub async fn send(self, options: TcpOptions, timeout: Duration) -> io::Result<()> {
+        let request = async {
+            let mut stream = self.0.target.connect(&options).await?;
+            let mut message = Vec::new();
+            startup::put_cancel(&mut message, &self.0.key);
+            stream.write_all(&message).await?;
+            let mut sink = [0u8; 64];
+            while stream.read(&mut sink).await? > 0 {}
+            Ok(())
+        };
+        tokio::time::timeout(timeout, request).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Drop for CancelInFlight {
+    fn drop(&mut self) {
+        self.0.cancels.fetch_sub(1, Ordering::AcqRel);
+    }
+}

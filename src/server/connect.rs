@@ -1,0 +1,300 @@
+//! Logging in to a server, in steps: connect, StartupMessage, authentication, parameters, ReadyForQuery.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::io::AsyncWriteExt;
+
+use super::{Counters, Outbox, QueryError, Remainder, Server, ServerShared, next_message};
+use crate::auth::scram::{ChannelBinding, ScramKeys};
+use crate::auth::{ServerAuth, ServerAuthError, ServerCredentials, ServerStep};
+use crate::error::{ClientError, SqlState};
+use crate::names::{ServerId, UserName};
+use crate::net::{Target, TcpOptions};
+use crate::protocol::ServerState;
+use crate::protocol::settings::{Settings, SettingsTable, follows_client};
+use crate::wire::backend::{self, tag};
+use crate::wire::frame::{Fields, FrameError};
+use crate::wire::frontend;
+use crate::wire::startup::{self, CancelKey};
+
+/// What a login needs.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// Where.
+    pub target: Target,
+    /// Socket options.
+    pub options: TcpOptions,
+    /// As whom.
+    pub user: UserName,
+    /// To which database, by its name on the server.
+    pub database: String,
+    /// With what.
+    pub credentials: ServerCredentials,
+    /// Further startup parameters (`replication`, for one).
+    pub parameters: Vec<(String, String)>,
+    /// Run once logged in.
+    pub connect_query: Option<String>,
+    /// For all of it.
+    pub timeout: Duration,
+    /// `max_prepared_statements`.
+    pub max_prepared_statements: usize,
+    /// How long the connection may serve; zero: without end.
+    pub lifetime: Duration,
+}
+
+/// A logged-in server and what it told about itself.
+#[derive(Debug)]
+pub struct LoggedIn {
+    /// The connection.
+    pub server: Server,
+    /// Its ParameterStatus messages, in order.
+    pub parameters: Vec<(String, String)>,
+    /// Keys for the next login with the same password.
+    pub keys: Option<ScramKeys>,
+}
+
+/// Why a login failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    /// The socket failed.
+    #[error("cannot connect to server {target}: {error}")]
+    Io {
+        /// Where.
+        target: Target,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// It took too long.
+    #[error("login to server {target} took longer than {timeout:?} (server_connect_timeout)")]
+    Timeout {
+        /// Where.
+        target: Target,
+        /// The bound.
+        timeout: Duration,
+    },
+    /// The server said no.
+    #[error("server {target} refused the login: {message}")]
+    Refused {
+        /// Where.
+        target: Target,
+        /// SQLSTATE.
+        code: String,
+        /// In the server's words.
+        message: String,
+    },
+    /// What it asks for isn't known here.
+    #[error("cannot authenticate to server {target}: {error}")]
+    Auth {
+        /// Where.
+        target: Target,
+        /// What is missing.
+        error: ServerAuthError,
+    },
+    /// It doesn't speak the protocol.
+    #[error("server {target} broke the protocol during login: {error}")]
+    Protocol {
+        /// Where.
+        target: Target,
+        /// How.
+        error: String,
+    },
+}
+
+impl LoginError {
+    /// Whether trying again can't help before somebody changes something.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Refused { code, .. } => code.starts_with("28") || code == "3D000" || code == "42501",
+            Self::Auth { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// What the clients that waited for this login are told. The server's own refusals keep their code where
+    /// they are about the client's request.
+    #[must_use]
+    pub fn client_error(&self) -> ClientError {
+        let code = match self {
+            Self::Refused { code, .. } if code == "3D000" => SqlState::INVALID_CATALOG_NAME,
+            Self::Refused { code, .. } if code == "28P01" => SqlState::INVALID_PASSWORD,
+            Self::Refused { code, .. } if code.starts_with("28") => SqlState::INVALID_AUTHORIZATION,
+            Self::Refused { code, .. } if code == "57P03" => SqlState::CANNOT_CONNECT_NOW,
+            Self::Refused { code, .. } if code == "53300" => SqlState::TOO_MANY_CONNECTIONS,
+            _ => SqlState::CONNECTION_FAILURE,
+        };
+        ClientError::fatal(code, format!("server login failed: {self}"))
+    }
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// Connects and logs in.
+///
+/// # Errors
+/// See [`LoginError`]; the socket is closed by then.
+pub async fn login(login: &Login, settings: &SettingsTable) -> Result<LoggedIn, LoginError> {
+    let steps = async {
+        let stream = login.target.connect(&login.options).await.map_err(|error| io_error(login, error))?;
+        let mut session = Session::new(login, stream);
+        session.start().await?;
+        session.authenticate().await?;
+        let mut logged_in = session.until_ready(settings).await?;
+        if let Some(sql) = &login.connect_query {
+            let run = logged_in.server.query(sql, settings, login.timeout).await;
+            run.map_err(|error| query_error(login, error))?;
+        }
+        Ok(logged_in)
+    };
+    let late = || LoginError::Timeout { target: login.target.clone(), timeout: login.timeout };
+    tokio::time::timeout(login.timeout, steps).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn io_error(login: &Login, error: io::Error) -> LoginError {
+    LoginError::Io { target: login.target.clone(), error }
+}
+
+fn query_error(login: &Login, error: QueryError) -> LoginError {
+    match error {
+        QueryError::Io(error) => io_error(login, error),
+        other => LoginError::Protocol { target: login.target.clone(), error: other.to_string() },
+    }
+}
+
+/// A login under way.
+struct Session<'a> {
+    login: &'a Login,
+    stream: crate::net::stream::Stream,
+    buf: Vec<u8>,
+    keys: Option<ScramKeys>,
+}
+
+impl<'a> Session<'a> {
+    const fn new(login: &'a Login, stream: crate::net::stream::Stream) -> Self {
+        Self { login, stream, buf: Vec::new(), keys: None }
+    }
+
+    async fn start(&mut self) -> Result<(), LoginError> {
+        let mut message = Vec::new();
+        let named = [("user", self.login.user.as_str()), ("database", self.login.database.as_str())];
+        let further = self.login.parameters.iter().map(|(n, v)| (n.as_str(), v.as_str()));
+        startup::put_startup(&mut message, startup::PROTOCOL_3_0, named.into_iter().chain(further));
+        self.send(&message).await
+    }
+
+    async fn send(&mut self, message: &[u8]) -> Result<(), LoginError> {
+        self.stream.write_all(message).await.map_err(|error| io_error(self.login, error))
+    }
+
+    /// The next message that isn't a notice. An ErrorResponse is the login's failure.
+    async fn next(&mut self) -> Result<(u8, Vec<u8>), LoginError> {
+        loop {
+            let next = next_message(&mut self.stream, &mut self.buf).await;
+            let (header, body) = next.map_err(|error| query_error(self.login, error))?;
+            match header.tag {
+                tag::NOTICE_RESPONSE | tag::NEGOTIATE_PROTOCOL_VERSION => {}
+                tag::ERROR_RESPONSE => return Err(self.refused(&body)),
+                tag => return Ok((tag, body)),
+            }
+        }
+    }
+
+    fn refused(&self, body: &[u8]) -> LoginError {
+        let field = |code, default: &str| {
+            backend::error_field(body, code).map_or_else(|| default.into(), |v| String::from_utf8_lossy(v).into_owned())
+        };
+        LoginError::Refused {
+            target: self.login.target.clone(),
+            code: field(b'C', "XX000"),
+            message: field(b'M', "no reason given"),
+        }
+    }
+
+    fn protocol(&self, error: impl ToString) -> LoginError {
+        LoginError::Protocol { target: self.login.target.clone(), error: error.to_string() }
+    }
+
+    async fn authenticate(&mut self) -> Result<(), LoginError> {
+        let (user, credentials) = (&self.login.user, self.login.credentials.clone());
+        let mut auth = ServerAuth::new(user, credentials, ChannelBinding::None, &mut rand::rng());
+        loop {
+            let (message, body) = self.next().await?;
+            if message != tag::AUTHENTICATION {
+                return Err(self.protocol(format!("message type 0x{message:02x} before the login's end")));
+            }
+            let mut fields = Fields::new(message, &body);
+            let code = fields.u32().map_err(|error| self.protocol(error))?;
+            let step = auth.step(code, fields.rest());
+            match step.map_err(|error| LoginError::Auth { target: self.login.target.clone(), error })? {
+                ServerStep::Send(body, next) => {
+                    let mut message = Vec::new();
+                    frontend::put_password(&mut message, &body);
+                    self.send(&message).await?;
+                    auth = next;
+                }
+                ServerStep::Wait(next) => auth = next,
+                ServerStep::Done(keys) => {
+                    self.keys = keys;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn until_ready(mut self, settings: &SettingsTable) -> Result<LoggedIn, LoginError> {
+        let mut parameters = Vec::new();
+        let mut key = None;
+        loop {
+            let (message, body) = self.next().await?;
+            let frame = |error: FrameError| LoginError::Protocol {
+                target: self.login.target.clone(),
+                error: error.to_string(),
+            };
+            match message {
+                tag::PARAMETER_STATUS => {
+                    let (name, value) = backend::parameter_status(&body).map_err(frame)?;
+                    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                    parameters.push((text(name), text(value)));
+                }
+                tag::BACKEND_KEY_DATA => key = Some(backend::backend_key_data(&body).map_err(frame)?),
+                tag::READY_FOR_QUERY => break,
+                other => return Err(self.protocol(format!("unexpected message type 0x{other:02x}"))),
+            }
+        }
+        let reported = parameters.iter().filter(|(name, _)| follows_client(name)).map(|(n, v)| (n, v));
+        let reported = settings.intern(Settings::from_reported(reported));
+        // Without a key (some proxies give none) cancels have nothing to go by; this one fits nobody.
+        let key = key.unwrap_or(CancelKey { pid: 0, secret: Box::new([0; 4]) });
+        let keys = self.keys.take();
+        Ok(LoggedIn { server: self.into_server(reported, key), parameters, keys })
+    }
+
+    fn into_server(self, settings: Arc<Settings>, key: CancelKey) -> Server {
+        let login = self.login;
+        let shared = ServerShared {
+            id: ServerId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
+            target: login.target.clone(),
+            user: login.user.clone(),
+            key,
+            addresses: self.stream.addresses(),
+            connected: SystemTime::now(),
+            counters: Counters::default(),
+            cancels: 0.into(),
+            holder: None.into(),
+        };
+        // Lifetimes are spread by up to a tenth, so that a pool filled at once isn't emptied at once.
+        let spread = login.lifetime.mul_f64(rand::random_range(0.9..=1.0));
+        Server {
+            stream: self.stream,
+            state: ServerState::new(settings, login.max_prepared_statements),
+            carry: self.buf,
+            out: Outbox::default(),
+            remainder: Remainder::default(),
+            shared: Arc::new(shared),
+            expires: (!login.lifetime.is_zero()).then(|| Instant::now() + spread),
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Layer 4: one PostgreSQL connection: logging in, being reset, being cancelled, ending.
+//!
+//! Invariant: a [`Server`] is idle and clean, or on loan to one client, or on its way out; which of them is the
+//! pool's business.
+
+pub mod cancel;
+pub mod connect;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::names::{ClientId, ServerId, UserName};
+use crate::net::Target;
+use crate::net::stream::Stream;
+use crate::protocol::ServerState;
+use crate::protocol::pipeline::{Kind, Request, ServerUndo};
+use crate::protocol::settings::{Settings, SettingsTable, follows_client};
+use crate::wire::backend::{self, TransactionStatus, tag};
+use crate::wire::frame::{self, FrameError};
+use crate::wire::frontend;
+use crate::wire::startup::CancelKey;
+
+/// How long a server may take to hang up after Terminate before its slot is used again anyway.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What others may know of a server: counters, for SHOW SERVERS and for cancels. Written by whoever has the
+/// server on loan, one at a time.
+#[derive(Debug)]
+pub struct ServerShared {
+    /// Its number.
+    pub id: ServerId,
+    /// Where it is.
+    pub target: Target,
+    /// Who it is logged in as.
+    pub user: UserName,
+    /// For cancel requests.
+    pub key: CancelKey,
+    /// Local and remote address (TCP).
+    pub addresses: (Option<std::net::SocketAddr>, Option<std::net::SocketAddr>),
+    /// When it was logged in.
+    pub connected: SystemTime,
+    /// Statistics.
+    pub counters: Counters,
+    /// Cancel requests on their way to it. It changes hands only at 0.
+    pub cancels: AtomicU32,
+    /// Who has it, since when.
+    pub holder: Mutex<Option<Holder>>,
+}
+
+/// Who has a server on loan.
+#[derive(Clone, Debug)]
+pub struct Holder {
+    /// The client.
+    pub client: ClientId,
+    /// Since when.
+    pub since: Instant,
+}
+
+/// Sums over the transactions that ran on one server. Each is written by one thread at a time, without
+/// read-modify-write instructions.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Transactions.
+    pub transactions: Counter,
+    /// Queries.
+    pub queries: Counter,
+    /// Bytes from clients.
+    pub received: Counter,
+    /// Bytes to clients.
+    pub sent: Counter,
+    /// Microseconds in transactions.
+    pub transaction_time: Counter,
+    /// Microseconds in queries.
+    pub query_time: Counter,
+    /// Microseconds that clients waited for a server.
+    pub wait_time: Counter,
+    /// Parse messages of clients.
+    pub client_parses: Counter,
+    /// Bind messages of clients.
+    pub binds: Counter,
+}
+
+/// A sum with a single writer at a time.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to it.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Reads it.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Bytes that a socket didn't take at once.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Outbox {
+    /// Whether nothing is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Adds bytes behind those that wait.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The vector to append to.
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// What waits.
+    #[must_use]
+    pub fn pending(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    /// `n` bytes of it were sent. The memory goes when nothing is left.
+    pub fn advance(&mut self, n: usize) {
+        self.sent += n;
+        if self.sent >= self.bytes.len() {
+            *self = Self::default();
+        }
+    }
+}
+
+/// The part of a message that is still to come and goes the way its beginning went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Remainder {
+    /// Bytes.
+    pub bytes: usize,
+    /// Whether they go on.
+    pub forward: bool,
+}
+
+/// One PostgreSQL connection.
+#[derive(Debug)]
+pub struct Server {
+    /// The socket.
+    pub stream: Stream,
+    /// The protocol's state.
+    pub state: ServerState,
+    /// Bytes read and not yet taken: the start of a message.
+    pub carry: Vec<u8>,
+    /// Bytes not yet sent.
+    pub out: Outbox,
+    /// Of the message being read.
+    pub remainder: Remainder,
+    /// What others may know.
+    pub shared: Arc<ServerShared>,
+    /// When it is to be replaced.
+    pub expires: Option<Instant>,
+}
+
+/// A reply that a query of Carpool's own must not get.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The socket failed.
+    #[error("connection lost: {0}")]
+    Io(#[from] io::Error),
+    /// A malformed message.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The server refused it.
+    #[error("{message}")]
+    Refused {
+        /// SQLSTATE.
+        code: String,
+        /// In the server's words.
+        message: String,
+    },
+    /// It took too long.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+}
+
+impl Server {
+    /// Whether it may go to another client as it is.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.state.pipeline.is_idle() && self.is_at_boundary() && self.state.taint.is_none()
+    }
+
+    /// No message is half read or half sent.
+    #[must_use]
+    pub fn is_at_boundary(&self) -> bool {
+        self.remainder.bytes == 0 && self.carry.is_empty() && self.out.is_empty()
+    }
+
+    /// Runs a query of Carpool's own on a server at a message boundary and waits for its end; settings that the
+    /// server reports are noted.
+    ///
+    /// # Errors
+    /// After any, the server must be closed.
+    pub async fn query(&mut self, sql: &str, settings: &SettingsTable, timeout: Duration) -> Result<(), QueryError> {
+        let run = self.run_query(sql, settings);
+        tokio::time::timeout(timeout, run).await.unwrap_or(Err(QueryError::Timeout(timeout)))
+    }
+
+    async fn run_query(&mut self, sql: &str, settings: &SettingsTable) -> Result<(), QueryError> {
+        let mut message = Vec::new();
+        if sql.is_empty() {
+            frontend::put_empty(&mut message, frontend::tag::SYNC);
+        } else {
+            frontend::put_query(&mut message, sql.as_bytes());
+        }
+        self.state
+            .pipeline
+            .push(Request::skip(if sql.is_empty() { Kind::Sync } else { Kind::Query }, ServerUndo::None));
+        self.stream.write_all(&message).await?;
+        let mut refused = None;
+        let mut buf = std::mem::take(&mut self.carry);
+        loop {
+            let (header, body) = next_message(&mut self.stream, &mut buf).await?;
+            match header.tag {
+                tag::READY_FOR_QUERY => {
+                    let status = backend::ready_for_query(&body)?;
+                    self.state.pipeline.ready(status).map_err(|_| FrameError::Body(tag::READY_FOR_QUERY))?;
+                    break;
+                }
+                tag::ERROR_RESPONSE => {
+                    let text = |field| {
+                        String::from_utf8_lossy(backend::error_field(&body, field).unwrap_or_default()).into_owned()
+                    };
+                    refused = Some(QueryError::Refused { code: text(b'C'), message: text(b'M') });
+                }
+                tag::PARAMETER_STATUS => self.note_parameter(&body, settings)?,
+                _ => {}
+            }
+        }
+        self.carry = buf;
+        refused.map_or(Ok(()), Err)
+    }
+
+    fn note_parameter(&mut self, body: &[u8], settings: &SettingsTable) -> Result<(), FrameError> {
+        let (name, value) = backend::parameter_status(body)?;
+        if let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) {
+            if follows_client(name) && self.state.settings.get(name) != Some(value) {
+                self.state.settings = settings.intern(self.state.settings.with_reported(name, value));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends an open transaction.
+    ///
+    /// # Errors
+    /// As [`Server::query`].
+    pub async fn rollback(&mut self, settings: &SettingsTable, timeout: Duration) -> Result<(), QueryError> {
+        if self.state.pipeline.status() == TransactionStatus::Idle {
+            return Ok(());
+        }
+        self.query("ROLLBACK", settings, timeout).await
+    }
+
+    /// Brings the session back to what it was after login, by `DISCARD ALL` or whatever the configuration says.
+    ///
+    /// # Errors
+    /// As [`Server::query`].
+    pub async fn reset(&mut self, sql: &str, settings: &SettingsTable, timeout: Duration) -> Result<(), QueryError> {
+        self.query(sql, settings, timeout).await?;
+        if self.state.pipeline.status() != TransactionStatus::Idle {
+            let message = "server_reset_query left a transaction open".into();
+            return Err(QueryError::Refused { code: "25001".into(), message });
+        }
+        let left: Settings = self.state.settings.only_reported();
+        self.state.settings = settings.intern(left);
+        self.state.statements.clear_named();
+        self.state.statements.unnamed = None;
+        self.state.taint = None;
+        Ok(())
+    }
+
+    /// Says goodbye and waits until the server has hung up, so that it is gone from PostgreSQL's own count
+    /// before its slot is used again.
+    pub async fn close(mut self) {
+        let goodbye = async {
+            let mut message = Vec::new();
+            frontend::put_empty(&mut message, frontend::tag::TERMINATE);
+            self.stream.write_all(&message).await?;
+            self.stream.shutdown().await?;
+            let mut sink = [0u8; 4096];
+            while self.stream.read(&mut sink).await? > 0 {}
+            io::Result::Ok(())
+        };
+        // An error is an end as well; a server that doesn't hang up is left to itself.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, goodbye).await;
+    }
+}
+
+/// Reads one whole message; `buf` holds what was read beyond it.
+async fn next_message(stream: &mut Stream, buf: &mut Vec<u8>) -> Result<(frame::Header, Vec<u8>), QueryError> {
+    loop {
+        if let Some((header, body)) = frame::whole(buf)? {
+            let body = body.to_vec();
+            buf.drain(..header.total_len());
+            return Ok((header, body));
+        }
+        if buf.len() > LOGIN_MESSAGE_LIMIT {
+            return Err(FrameError::Body(buf[0]).into());
+        }
+        let mut chunk = [0u8; 4096];
+        let n = stream.read(&mut chunk).await?;
+        if n == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        buf.extend_from_slice(&chunk[..n]);
+    }
+}
+
+/// The longest message that a login or a query of Carpool's own may bring, bytes.
+const LOGIN_MESSAGE_LIMIT: usize = 1024 * 1024;
