@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | 0 vocabulary | [`error`], [`names`], [`config`] | words that all others use; pure |
 
+pub mod admin;
 pub mod auth;
 pub mod client;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod error;
 pub mod names;
 pub mod net;
 pub mod pool;
+pub mod pooler;
 pub mod protocol;
 pub mod server;
 pub mod wire;

@@ -1,3 +1,130 @@
 //! The `carpool` binary: command line in, exit code out.
 
-fn main() {}
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use carpool::config::{Config, ConfigErrors, Pooler};
+use carpool::pooler::{self, Source};
+use clap::{Parser, Subcommand};
+use tracing::error;
+use tracing_subscriber::EnvFilter;
+
+/// The exit code for a bad configuration, `EX_USAGE` of sysexits.h.
+const BAD_CONFIG: u8 = 64;
+/// Worker threads at most, unless the configuration says otherwise: more share one pool with no gain.
+const MOST_WORKERS: usize = 4;
+
+/// A PostgreSQL connection pooler.
+#[derive(Parser, Debug)]
+#[command(name = "carpool", version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    /// The configuration: .toml, or PgBouncer's .ini. Without it ./carpool.toml, else `DATABASE_URL`.
+    config: Option<PathBuf>,
+    /// Log errors only.
+    #[arg(short, long)]
+    quiet: bool,
+    /// Log more; twice for everything.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Validate a configuration and print all that is wrong with it.
+    Check {
+        /// The configuration.
+        config: PathBuf,
+    },
+    /// Print a pgbouncer.ini as TOML.
+    Convert {
+        /// The ini file.
+        file: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match &arguments.command {
+        Some(Command::Check { config }) => report(Config::load(config), |_| println!("{}: ok", config.display())),
+        Some(Command::Convert { file }) => report(Config::load(file), |config| print!("{}", config.to_toml())),
+        None => serve(&arguments),
+    }
+}
+
+fn report(loaded: Result<Config, ConfigErrors>, print: impl FnOnce(&Config)) -> ExitCode {
+    match loaded {
+        Ok(config) => {
+            print(&config);
+            ExitCode::SUCCESS
+        }
+        Err(errors) => {
+            eprintln!("{errors}");
+            ExitCode::from(BAD_CONFIG)
+        }
+    }
+}
+
+fn serve(arguments: &Arguments) -> ExitCode {
+    let (config, source) = match find_config(arguments.config.as_deref()) {
+        Ok(found) => found,
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::from(BAD_CONFIG);
+        }
+    };
+    start_log(arguments, &config.pooler);
+    // As many descriptors as the system lets us have; what is missing shows when they run out.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        error!("cannot raise the limit of open files: {error}");
+    }
+    match run(config, source) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn find_config(given: Option<&Path>) -> Result<(Config, Source), String> {
+    let from_file = |path: &Path| {
+        let config = Config::load(path).map_err(|errors| errors.to_string())?;
+        Ok((config, Source::File(path.to_owned())))
+    };
+    let default = Path::new("carpool.toml");
+    match (given, std::env::var("DATABASE_URL")) {
+        (Some(path), _) => from_file(path),
+        (None, _) if default.exists() => from_file(default),
+        (None, Ok(url)) => {
+            let config = Config::from_database_url(&url).map_err(|errors| errors.to_string())?;
+            Ok((config, Source::Environment))
+        }
+        (None, Err(_)) => Err("no configuration: give a file, or have ./carpool.toml, or set DATABASE_URL".into()),
+    }
+}
+
+fn start_log(arguments: &Arguments, pooler: &Pooler) {
+    let level = match (arguments.quiet, u32::from(arguments.verbose).max(pooler.verbose)) {
+        (true, _) => "error",
+        (false, 0) => "info",
+        (false, 1) => "debug",
+        (false, _) => "trace",
+    };
+    let filter = EnvFilter::try_from_env("CARPOOL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}
+
+fn run(config: Config, source: Source) -> std::io::Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = match config.pooler.worker_threads {
+        0 => cores.min(MOST_WORKERS),
+        set => set,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    let result = runtime.block_on(pooler::run(config, source));
+    // What is still closing is not waited for.
+    runtime.shutdown_background();
+    result
+}

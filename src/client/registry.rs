@@ -94,6 +94,7 @@ pub struct ClientShared {
     pub cancel: Mutex<CancelSlot>,
     phase: AtomicU8,
     since: AtomicU64,
+    transaction_since: AtomicU64,
     orders: AtomicU8,
     end: Mutex<Option<ClientError>>,
     waker: OnceLock<Waker>,
@@ -117,9 +118,21 @@ pub struct Identity {
 impl ClientShared {
     /// Notes what the client does from `now` on.
     pub fn set_phase(&self, phase: Phase, now: Instant, epoch: Instant) {
-        let micros = now.saturating_duration_since(epoch).as_micros();
-        self.since.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.since.store(micros_since(epoch, now), Ordering::Relaxed);
         self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Notes that the client has a server from `now` on.
+    pub fn begin_transaction(&self, now: Instant, epoch: Instant) {
+        self.transaction_since.store(micros_since(epoch, now), Ordering::Relaxed);
+    }
+
+    /// For how long the client has had its server at `now`, if it has one.
+    #[must_use]
+    pub fn transaction_time(&self, now: Instant, epoch: Instant) -> Option<Duration> {
+        let (phase, _) = self.phase(now, epoch);
+        let since = epoch + Duration::from_micros(self.transaction_since.load(Ordering::Relaxed));
+        matches!(phase, Phase::Active | Phase::IdleInTransaction).then(|| now.saturating_duration_since(since))
     }
 
     /// What the client does, and for how long at `now`.
@@ -168,6 +181,10 @@ impl ClientShared {
             let _ = self.waker.set(waker.clone());
         }
     }
+}
+
+fn micros_since(epoch: Instant, now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(epoch).as_micros()).unwrap_or(u64::MAX)
 }
 
 /// All clients.
@@ -253,6 +270,7 @@ impl Registry {
                 cancel: Mutex::default(),
                 phase: AtomicU8::new(Phase::Login as u8),
                 since: AtomicU64::new(0),
+                transaction_since: AtomicU64::new(0),
                 orders: AtomicU8::new(0),
                 end: Mutex::default(),
                 waker: OnceLock::new(),

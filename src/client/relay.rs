@@ -292,7 +292,7 @@ impl Relay {
                         return Ok(at);
                     }
                     Local::NeedsServer => {
-                        self.borrow_server(input, out);
+                        self.borrow_server(input, out)?;
                         continue;
                     }
                     Local::Terminate => return Err(End::Left("client close request")),
@@ -327,7 +327,10 @@ impl Relay {
     }
 
     /// Gets a server or a place in the queue for one.
-    fn borrow_server(&mut self, input: &[u8], out: &mut Outputs) {
+    fn borrow_server(&mut self, input: &[u8], out: &mut Outputs) -> Result<(), End> {
+        if self.pool.is_retired() {
+            self.change_pool()?;
+        }
         let now = Instant::now();
         match self.pool.checkout(&self.user, self.shared().id, now) {
             Checkout::Now(lease) => self.activate(lease, now, input, out),
@@ -337,6 +340,21 @@ impl Relay {
                 self.work = Work::Waiting(Box::new(Waiting { granted, since: now }));
             }
         }
+        Ok(())
+    }
+
+    /// A changed configuration has put another pool in the place of this one, or none.
+    fn change_pool(&mut self) -> Result<(), End> {
+        let context = self.context();
+        let config = context.config.load_full();
+        let pool = context.pools.get(self.shared().database.as_str(), &config);
+        let Some(pool) = pool.filter(|p| !p.is_retired()) else { return Err(pool_gone(&self.pool).into()) };
+        let credentials = self.user.credentials.lock().clone();
+        self.user = pool.user(&self.user.name, credentials);
+        let settings = pool.tables.settings.intern((*self.state.settings).clone());
+        self.state.set_settings(settings, &pool.tables.settings);
+        self.pool = pool;
+        Ok(())
     }
 
     /// Begins to use a server: the client's settings go ahead of its request where the server's differ.
@@ -356,6 +374,7 @@ impl Relay {
         }
         *self.shared().cancel.lock() = slot;
         self.set_phase(Phase::Active, now);
+        self.shared().begin_transaction(now, self.context().started);
         let (broken, fatal) = (false, false);
         self.work = Work::Active(Box::new(Active { lease, since: now, query_since: Some(now), broken, fatal }));
     }
@@ -367,7 +386,11 @@ impl Relay {
             let lease = match granted {
                 Ok(Ok(lease)) => lease,
                 Ok(Err(error)) => return Poll::Ready(Err(error.into())),
-                Err(_) => return Poll::Ready(Err(pool_gone(&self.pool).into())),
+                // The pool has been retired: what is in `carry` begins anew with the one that took over.
+                Err(_) => {
+                    self.work = Work::Idle;
+                    return Poll::Ready(Ok(()));
+                }
             };
             return Poll::Ready(self.granted(cx, lease, since, &mut scratch.out));
         }

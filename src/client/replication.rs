@@ -73,6 +73,12 @@ pub(super) async fn enter(
 }
 
 impl Replication {
+    /// Its entry in the registry.
+    #[must_use]
+    pub const fn registered(&self) -> &Registered {
+        &self.registered
+    }
+
     /// Passes bytes both ways until one side ends, or the client is told to.
     pub async fn run(self) {
         let Self { handshake, registered, server } = self;

@@ -149,7 +149,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    fn add(&mut self, server: &ServerShared) {
+    fn count(&mut self, server: &ServerShared) {
         let c = &server.counters;
         self.transactions += c.transactions.get();
         self.queries += c.queries.get();
@@ -160,6 +160,25 @@ impl Totals {
         self.wait_time += c.wait_time.get();
         self.client_parses += c.client_parses.get();
         self.binds += c.binds.get();
+    }
+}
+
+impl std::ops::Add for Totals {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            transactions: self.transactions + other.transactions,
+            queries: self.queries + other.queries,
+            received: self.received + other.received,
+            sent: self.sent + other.sent,
+            transaction_time: self.transaction_time + other.transaction_time,
+            query_time: self.query_time + other.query_time,
+            wait_time: self.wait_time + other.wait_time,
+            client_parses: self.client_parses + other.client_parses,
+            binds: self.binds + other.binds,
+            server_logins: self.server_logins + other.server_logins,
+        }
     }
 }
 
@@ -376,6 +395,10 @@ impl Pool {
     /// Ends the pool: nothing is lent any more, servers close as they come back.
     pub fn retire(self: &Arc<Self>) {
         self.retired.store(true, Ordering::Relaxed);
+        let users = self.users.lock().list.clone();
+        let waiting: Vec<_> = users.iter().flat_map(|u| self.queue.lock().take_waiting(u.index)).collect();
+        // They find out that their ticket is void and look for the pool that has taken over, if any.
+        drop(waiting);
         self.tick(Instant::now());
     }
 
@@ -419,7 +442,7 @@ impl Pool {
     pub fn totals(&self) -> Totals {
         let servers = self.servers.lock();
         let mut totals = *self.past.lock();
-        servers.values().for_each(|s| totals.add(s));
+        servers.values().for_each(|s| totals.count(s));
         totals
     }
 

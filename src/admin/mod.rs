@@ -1,0 +1,3 @@
+//! Layer 8: operations: the admin console.
+
+pub mod console;

@@ -1,0 +1,118 @@
+//! Accepting connections, and what becomes of each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+use crate::client::login::{self, Entered};
+use crate::client::registry::Admission;
+use crate::client::startup::{Handshake, HandshakeError, Wish};
+use crate::client::{Context, cancel, relay};
+use crate::error::{ClientError, SqlState};
+use crate::net::listener::Listener;
+use crate::net::stream::Stream;
+use crate::net::{Peer, TcpOptions};
+
+/// The pause after a failure to accept: descriptors have run out, and some must be freed first.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts until told to stop.
+pub async fn accept(listener: Listener, context: Arc<Context>, mut stopping: watch::Receiver<bool>) {
+    let mut failing = false;
+    loop {
+        let options = TcpOptions::from(&context.config.load().pooler);
+        let accepted = tokio::select! {
+            accepted = listener.accept(options) => accepted,
+            _ = stopping.wait_for(|stop| *stop) => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                failing = false;
+                tokio::spawn(serve(Arc::clone(&context), stream, peer));
+            }
+            Err(error) => {
+                // One line for a whole spell of failures.
+                if !std::mem::replace(&mut failing, true) {
+                    warn!("accept failed on {}: {error}; trying again", listener.address());
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One connection, from its first byte on.
+async fn serve(context: Arc<Context>, stream: Stream, peer: Peer) {
+    let mut handshake = Some(Handshake::new(stream));
+    let timeout = context.config.load().pooler.client_login_timeout;
+    let entering = enter(&context, &mut handshake, peer);
+    let entered = if timeout.is_zero() {
+        entering.await
+    } else {
+        let late = || Err(login_timeout(timeout).into());
+        tokio::time::timeout(timeout, entering).await.unwrap_or_else(|_| late())
+    };
+    match entered {
+        Ok(None) => {}
+        // The session goes on as a task of its own, so that this one's memory, large from the login, is freed.
+        Ok(Some(Entered::Session(session))) => relay::spawn(*session),
+        Ok(Some(Entered::Replication(replication))) => {
+            tokio::spawn(replication.run());
+        }
+        Ok(Some(Entered::Console(console))) => {
+            tokio::spawn(crate::admin::console::serve(*console));
+        }
+        Err(HandshakeError::Io(error)) => debug!(%peer, "connection lost during login: {error}"),
+        Err(HandshakeError::Client(error)) => {
+            info!(%peer, "closing because: {error}");
+            if let Some(handshake) = handshake {
+                let mut message = Vec::new();
+                crate::wire::backend::put_error(&mut message, &error);
+                login::last_words(handshake.into_parts().0, message).await;
+            }
+        }
+    }
+}
+
+fn login_timeout(timeout: Duration) -> ClientError {
+    ClientError::fatal(SqlState::CONNECTION_FAILURE, "client_login_timeout")
+        .detail(format!("The login took longer than {timeout:?}."))
+        .hint("See client_login_timeout.")
+}
+
+/// Reads what the connection is for, and logs in.
+async fn enter(
+    context: &Arc<Context>,
+    handshake: &mut Option<Handshake>,
+    peer: Peer,
+) -> Result<Option<Entered>, HandshakeError> {
+    let Some(io) = handshake.as_mut() else { return Ok(None) };
+    let startup = match io.wish().await? {
+        Wish::Cancel(key) => {
+            cancel::request(context, &key).await;
+            return Ok(None);
+        }
+        Wish::Session(startup) => startup,
+    };
+    let Some(admission) = Admission::new(context) else {
+        let text = "no more connections allowed (max_client_conn)";
+        return Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, text).hint("See max_client_conn.").into());
+    };
+    let entered = login::login(admission, handshake, startup, peer).await?;
+    if context.config.load().pooler.log_connections {
+        log_login(&entered);
+    }
+    Ok(Some(entered))
+}
+
+fn log_login(entered: &Entered) {
+    let registered = match entered {
+        Entered::Session(session) => &session.registered,
+        Entered::Console(console) => &console.registered,
+        Entered::Replication(replication) => replication.registered(),
+    };
+    let client = &registered.shared;
+    info!(client = %client.id, peer = %client.peer, user = %client.user, database = %client.database, "login");
+}

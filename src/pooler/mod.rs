@@ -1,0 +1,95 @@
+//! Layer 9: the whole, put together: accepting, the recurring work, signals, reload, stopping.
+
+pub mod accept;
+pub mod reload;
+pub mod stop;
+pub mod timeouts;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use crate::client::Context;
+use crate::config::Config;
+use crate::net::listener;
+use stop::Stop;
+
+/// How often the recurring work is done.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Where the configuration came from, to read it again.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// This file.
+    File(PathBuf),
+    /// The environment; it can't change.
+    Environment,
+}
+
+/// Serves until told to stop. Returns when all connections are closed.
+///
+/// # Errors
+/// When a listening socket can't be opened.
+pub async fn run(config: Config, source: Source) -> io::Result<()> {
+    let listeners = listener::open_all(&config.pooler)?;
+    let context = Arc::new(Context::new(config));
+    let stop = Stop::new(Arc::clone(&context));
+    let mut tasks = tokio::task::JoinSet::new();
+    for listener in listeners {
+        info!("listening on {}", listener.address());
+        tasks.spawn(accept::accept(listener, Arc::clone(&context), stop.watch()));
+    }
+    let recurring = tokio::spawn(tick(Arc::clone(&context)));
+    let statistics = tokio::spawn(timeouts::log_statistics(Arc::clone(&context)));
+    handle_signals(&context, &source, &stop).await?;
+    // Listening sockets close first, so that nobody new comes in.
+    tasks.shutdown().await;
+    stop.drain().await;
+    recurring.abort();
+    statistics.abort();
+    info!("stopped");
+    Ok(())
+}
+
+/// Reloads on SIGHUP; returns on the first signal to stop, and has later ones hasten the end.
+async fn handle_signals(context: &Arc<Context>, source: &Source, stop: &Stop) -> io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => reload::reload(context, source),
+            _ = terminate.recv() => break stop.begin(stop::How::AfterTransactions),
+            _ = interrupt.recv() => break stop.begin(stop::How::AfterQueries),
+            _ = quit.recv() => break stop.begin(stop::How::AtOnce),
+        }
+    }
+    let hasten = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
+        }
+        hasten.begin(stop::How::AtOnce);
+    });
+    Ok(())
+}
+
+async fn tick(context: Arc<Context>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        interval.tick().await;
+        let now = Instant::now();
+        for pool in context.pools.all() {
+            pool.tick(now);
+        }
+        timeouts::enforce(&context, now);
+    }
+}

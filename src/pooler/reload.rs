@@ -1,0 +1,41 @@
+//! Taking over a changed configuration, all or nothing.
+
+use std::sync::Arc;
+
+use tracing::{error, info};
+
+use super::Source;
+use crate::client::Context;
+use crate::client::registry::order;
+use crate::config::Config;
+use crate::error::{ClientError, SqlState};
+use crate::pool::directory;
+
+/// Reads the configuration again and applies it. What is wrong with it is logged, and then nothing changes.
+pub fn reload(context: &Arc<Context>, source: &Source) {
+    let Source::File(path) = source else {
+        info!("nothing to reload: the configuration came from the environment");
+        return;
+    };
+    match Config::load(path) {
+        Ok(config) => {
+            apply(context, config);
+            info!("reloaded {}", path.display());
+        }
+        Err(errors) => error!("{} was not reloaded, nothing has changed:\n{errors}", path.display()),
+    }
+}
+
+/// Applies a checked configuration.
+pub fn apply(context: &Arc<Context>, config: Config) {
+    context.config.store(Arc::new(config));
+    let config = context.config.load_full();
+    context.pools.apply(&config);
+    context.registry.for_each(|client| {
+        let console = crate::client::login::CONSOLE_DATABASES.contains(&client.database.as_str());
+        if !console && directory::find(&config, client.database.as_str()).is_none() {
+            let text = format!("database \"{}\" was removed from the configuration", client.database);
+            client.end(order::END_IDLE, ClientError::fatal(SqlState::ADMIN_SHUTDOWN, text));
+        }
+    });
+}

@@ -1,0 +1,114 @@
+//! Stopping: what runs may end, within a bound, then everything is closed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::client::Context;
+use crate::client::registry::order;
+use crate::error::{ClientError, SqlState};
+
+/// How often the drain looks whether all have gone.
+const POLL: Duration = Duration::from_millis(20);
+/// What SIGINT leaves queries at most.
+const FAST_LIMIT: Duration = Duration::from_secs(5);
+/// How long closing may take when nothing is waited for any more.
+const LAST_LIMIT: Duration = Duration::from_secs(2);
+
+/// How much is waited for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum How {
+    /// Nothing has been said.
+    Running,
+    /// Transactions end (`shutdown_timeout` at most).
+    AfterTransactions,
+    /// Queries end (5 seconds at most).
+    AfterQueries,
+    /// Nothing is waited for.
+    AtOnce,
+}
+
+/// The state of stopping, shared by those who may hasten it.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    context: Arc<Context>,
+    how: watch::Sender<How>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Stop {
+    /// Not stopping.
+    #[must_use]
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context, how: watch::Sender::new(How::Running), stopping: watch::Sender::new(false) }
+    }
+
+    /// Becomes true when stopping begins.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
+    /// Begins to stop, or hastens it; never slows it down.
+    pub fn begin(&self, how: How) {
+        let hastened = self.how.send_if_modified(|now| {
+            let faster = how > *now;
+            *now = (*now).max(how);
+            faster
+        });
+        if hastened {
+            info!("stopping: {how:?}");
+        }
+        self.stopping.send_replace(true);
+    }
+
+    /// Ends the clients as [`Stop::begin`] said, then the servers.
+    pub async fn drain(&self) {
+        let begun = Instant::now();
+        let limit = self.context.config.load().pooler.shutdown_timeout;
+        while self.context.registry.connections() > 0 {
+            let (how, passed) = (*self.how.borrow(), begun.elapsed());
+            let bound = match how {
+                How::Running | How::AfterTransactions => limit,
+                How::AfterQueries => limit.min(FAST_LIMIT),
+                How::AtOnce => Duration::ZERO,
+            };
+            if passed >= bound + LAST_LIMIT {
+                warn!("{} clients did not go in time", self.context.registry.connections());
+                break;
+            }
+            self.order(if passed >= bound { How::AtOnce } else { how });
+            tokio::time::sleep(POLL).await;
+        }
+        self.close_servers().await;
+    }
+
+    /// Tells every client, those that have come in meanwhile included.
+    fn order(&self, how: How) {
+        let order = match how {
+            How::Running | How::AfterTransactions => order::END_IDLE,
+            How::AfterQueries => order::END_QUERY,
+            How::AtOnce => order::END_NOW,
+        };
+        self.context.registry.for_each(|client| {
+            if client.orders() & order == 0 {
+                let text = "terminating connection due to administrator command";
+                client
+                    .end(order, ClientError::fatal(SqlState::ADMIN_SHUTDOWN, text).detail("Carpool is shutting down."));
+            }
+        });
+    }
+
+    async fn close_servers(&self) {
+        let pools = self.context.pools.all();
+        for pool in &pools {
+            pool.retire();
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < LAST_LIMIT && pools.iter().any(|p| p.slots() > 0) {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
