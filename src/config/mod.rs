@@ -333,3 +333,19 @@ impl Config {
         own.or_else(|| self.fallback.as_ref().map(|database| (database, true)))
     }
 }
+
+mod stub;
+pub use stub::ConfigErrors;
+
+/// One global setting as SHOW CONFIG gives it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// PgBouncer's name, or Carpool's own.
+    pub name: &'static str,
+    /// The value in force, spelled as in an ini file.
+    pub value: String,
+    /// What it is when not set.
+    pub default: String,
+    /// Whether a reload can change it.
+    pub changeable: bool,
+}
