@@ -361,6 +361,7 @@ impl Relay {
     fn activate(&mut self, mut lease: Lease, now: Instant, input: &[u8], out: &mut Outputs) {
         let Some(server) = lease.server() else { return };
         let shared = Arc::clone(&server.shared);
+        shared.counters.assignments.add(1);
         let mut slot = CancelSlot::Running(Arc::clone(&shared));
         if !Arc::ptr_eq(&server.state.settings, &self.state.settings) {
             let sql = server.state.settings.replay(&self.state.settings);
@@ -530,6 +531,9 @@ impl Relay {
         let counters = &server.shared.counters;
         counters.queries.add(events.queries.into());
         counters.transactions.add(events.transactions.into());
+        counters.take(&mut server.state.counts);
+        server.shared.note_prepared(server.state.statements.len());
+        self.registered.shared.note_prepared(self.state.statements.named.len());
     }
 
     /// Gives the server back when nothing ties the client to it.
@@ -720,7 +724,7 @@ fn pool_gone(pool: &Pool) -> ClientError {
     ClientError::fatal(SqlState::ADMIN_SHUTDOWN, format!("database \"{}\" was removed", pool.name))
 }
 
-fn add_time(counter: &crate::server::Counter, since: Instant, now: Instant) {
+fn add_time(counter: &crate::stats::Counter, since: Instant, now: Instant) {
     let micros = now.saturating_duration_since(since).as_micros();
     counter.add(u64::try_from(micros).unwrap_or(u64::MAX));
 }

@@ -321,6 +321,11 @@ impl<S, W: Waiter> Queue<S, W> {
         self.users.iter().any(|u| !u.waiting.is_empty())
     }
 
+    /// All idle servers, and since when they are.
+    pub fn idle(&self) -> impl Iterator<Item = (&S, Instant)> {
+        self.users.iter().flat_map(|u| &u.idle).map(|idle| (&idle.server, idle.since))
+    }
+
     /// The state of one user.
     #[must_use]
     pub fn counts(&self, user: UserIndex) -> Counts {

@@ -9,7 +9,7 @@ use crate::client::Context;
 use crate::client::registry::{ClientShared, Phase, order};
 use crate::config::{Config, Pooler, User};
 use crate::error::{ClientError, SqlState};
-use crate::pool::Totals;
+use crate::stats::Totals;
 
 /// Ends the clients that are over a limit.
 pub fn enforce(context: &Context, now: Instant) {
