@@ -32,7 +32,11 @@ pub enum Command {
     SetIgnored,
     /// Set a parameter, by its name.
     Set(String),
-    /// A transaction or session command of a driver, answered by its tag.
+    /// Begin a transaction block, with the tag of its answer.
+    Begin(&'static str),
+    /// End a transaction block, with the tag of its answer.
+    EndBlock(&'static str),
+    /// A driver's command to clear the session up, answered by its tag.
     Nothing(&'static str),
     /// Forget a prepared statement, or all.
     Deallocate(Option<String>),
@@ -165,10 +169,10 @@ fn of_driver(word: &str, rest: &[Token]) -> Option<Command> {
             }
             _ => None,
         },
-        "begin" => Some(Command::Nothing("BEGIN")),
-        "start" if next.as_deref() == Some("transaction") => Some(Command::Nothing("START TRANSACTION")),
-        "commit" | "end" => Some(Command::Nothing("COMMIT")),
-        "rollback" | "abort" => Some(Command::Nothing("ROLLBACK")),
+        "begin" => Some(Command::Begin("BEGIN")),
+        "start" if next.as_deref() == Some("transaction") => Some(Command::Begin("START TRANSACTION")),
+        "commit" | "end" => Some(Command::EndBlock("COMMIT")),
+        "rollback" | "abort" => Some(Command::EndBlock("ROLLBACK")),
         "reset" if all => Some(Command::Nothing("RESET")),
         "close" if all => Some(Command::Nothing("CLOSE CURSOR ALL")),
         "unlisten" => Some(Command::Nothing("UNLISTEN")),
@@ -271,8 +275,8 @@ mod tests {
             ("SET client_encoding TO 'UTF8'", Command::SetIgnored),
             ("set DateStyle = ISO, MDY", Command::SetIgnored),
             ("SET extra_float_digits = 3", Command::SetIgnored),
-            ("BEGIN ISOLATION LEVEL READ COMMITTED", Command::Nothing("BEGIN")),
-            ("COMMIT", Command::Nothing("COMMIT")),
+            ("BEGIN ISOLATION LEVEL READ COMMITTED", Command::Begin("BEGIN")),
+            ("COMMIT", Command::EndBlock("COMMIT")),
             ("SELECT 1", Command::Show(Show::One)),
             ("SELECT pg_advisory_unlock_all()", Command::Show(Show::UnlockAll)),
             ("CLOSE ALL", Command::Nothing("CLOSE CURSOR ALL")),

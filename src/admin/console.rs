@@ -1,6 +1,5 @@
 //! A console session's socket: messages in, answers out, each within bounds, until one side ends it.
 
-use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -138,8 +137,11 @@ impl Link {
             written = tokio::time::timeout(WRITE_TIMEOUT, write) => written,
             _ = wait_for_order(&self.shared, order::END_NOW) => return Err(End::Left("ended by the administrator")),
         };
-        let late = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
-        written.unwrap_or_else(late).map_err(|_| End::Left("client connection lost"))
+        match written {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Left("client connection lost")),
+            Err(_) => Err(End::Left("client did not read its answer in time")),
+        }
     }
 }
 

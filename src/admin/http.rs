@@ -93,9 +93,9 @@ fn respond(admin: &Admin, method: &Method, path: &str) -> Response {
         return refused;
     }
     match path {
-        "/healthz" => response(StatusCode::OK, TEXT, "ok\n"),
-        "/readyz" if admin.is_accepting() => response(StatusCode::OK, TEXT, "ready\n"),
-        "/readyz" => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n"),
+        "/healthz" => response(StatusCode::OK, TEXT, "ok"),
+        "/readyz" if admin.is_accepting() => response(StatusCode::OK, TEXT, "ready"),
+        "/readyz" => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping"),
         "/metrics" => response(StatusCode::OK, prometheus::CONTENT_TYPE, metrics::prometheus(admin)),
         "/api/pools" => match metrics::overview(admin) {
             Ok(json) => response(StatusCode::OK, "application/json", json),

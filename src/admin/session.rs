@@ -1,6 +1,7 @@
 //! One console session's side of the protocol, simple and extended: a message in, bytes out. Knows no socket.
 //!
-//! A console has no transactions: every command stands alone, and the state in ReadyForQuery is always idle.
+//! Every command stands alone. A transaction block is kept only as what drivers see of it: the state in
+//! ReadyForQuery, and portals that outlive a Sync.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -55,6 +56,7 @@ pub struct Session {
     portals: HashMap<Box<[u8]>, Portal>,
     /// An error was answered: everything up to Sync is dropped.
     skipping: bool,
+    in_block: bool,
 }
 
 impl Session {
@@ -62,7 +64,7 @@ impl Session {
     #[must_use]
     pub fn new(admin: Arc<Admin>, client: Arc<ClientShared>, is_admin: bool) -> Self {
         let (statements, portals) = (HashMap::new(), HashMap::new());
-        Self { admin, client, is_admin, statements, portals, skipping: false }
+        Self { admin, client, is_admin, statements, portals, skipping: false, in_block: false }
     }
 
     /// Takes a message and appends what is to be answered.
@@ -75,9 +77,7 @@ impl Session {
             tag::TERMINATE => return Ok(Flow::Terminate),
             tag::SYNC => {
                 self.skipping = false;
-                // Portals live as long as their transaction, which ends here.
-                self.portals.clear();
-                backend::put_ready(out, TransactionStatus::Idle);
+                self.put_ready(out);
                 return Ok(Flow::Continue);
             }
             _ if self.skipping => return Ok(Flow::Continue),
@@ -115,8 +115,16 @@ impl Session {
         if let Err(error) = ran {
             put_or_end(error, out)?;
         }
-        backend::put_ready(out, TransactionStatus::Idle);
+        self.put_ready(out);
         Ok(Flow::Continue)
+    }
+
+    fn put_ready(&mut self, out: &mut Vec<u8>) {
+        if !self.in_block {
+            // Portals live as long as their transaction.
+            self.portals.clear();
+        }
+        backend::put_ready(out, if self.in_block { TransactionStatus::InBlock } else { TransactionStatus::Idle });
     }
 
     async fn query(&mut self, text: &str, out: &mut Vec<u8>) -> Result<(), ClientError> {
@@ -235,8 +243,15 @@ impl Session {
                 encode::put_notice(out, "SET ignored", None);
                 "SET"
             }
-            Command::Set(name) => return Err(unsupported(&format!("SET of {name}"))),
+            Command::Set(name) => {
+                return Err(unsupported(&format!("SET of {name}"))
+                    .hint("Settings are changed in the configuration, followed by RELOAD."));
+            }
             Command::Nothing(done) => done,
+            Command::Begin(done) | Command::EndBlock(done) => {
+                self.in_block = matches!(portal.command, Command::Begin(_));
+                done
+            }
             Command::Deallocate(name) => self.deallocate(name.as_deref())?,
             Command::Discard => {
                 self.deallocate(None)?;
@@ -353,6 +368,8 @@ fn no_portal(name: &[u8]) -> ClientError {
 }
 
 fn unsupported(what: &str) -> ClientError {
-    ClientError::error(SqlState::FEATURE_NOT_SUPPORTED, format!("{what} is not supported"))
-        .hint("Use SHOW HELP; for what is. Settings are changed in the configuration, followed by RELOAD.")
+    ClientError::error(SqlState::FEATURE_NOT_SUPPORTED, format!("{what} is not supported")).hint("Use SHOW HELP;")
 }
+
+#[cfg(test)]
+mod tests;
