@@ -1,4 +1,11 @@
 //! Gathers what SHOW and HTTP give: one look at clients, pools and servers, made into rows.
+//!
+//! The columns are PgBouncer's; where Carpool differs, they mean this. `ptr` and `link` are the numbers that the
+//! log uses. `pool_size` of SHOW DATABASES is what one user can have, `max_connections` the total, which users
+//! share. `sv_used` are idle servers past `server_check_delay`, as in PgBouncer, though Carpool checks them only
+//! when they are next wanted. A cancel request is passed on at once, so none waits, and each counts as one
+//! client's and one server's connection. `wait` is 0 for a client that has its server. Reserve pools, pausing,
+//! peers and load balancing don't exist: their columns are 0 or NULL.
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem::size_of;
@@ -14,10 +21,9 @@ use crate::config::{Config, Database, Host, PoolMode, User};
 use crate::names::{ClientId, ServerId};
 use crate::net::Peer;
 use crate::pool::{Pool, PoolUser, directory};
-use crate::row;
 use crate::server::{Server, ServerShared};
 use crate::stats::rows::{End, PoolRow, SocketRow};
-use crate::stats::table::{Row, Value};
+use crate::stats::table::{Row, Value, row};
 
 /// The console's database, by its first name.
 pub const CONSOLE: &str = "pgbouncer";

@@ -290,6 +290,15 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_command_or_an_error(text: String) {
+            for part in split(&text) {
+                let _ = parse(part);
+            }
+        }
+    }
+
     #[test]
     fn splitting_heeds_quotes() {
         assert_eq!(split("a; 'b;''c' ;\n;\"d;\""), ["a", " 'b;''c' ", "\"d;\""]);

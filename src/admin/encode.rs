@@ -171,7 +171,7 @@ pub(super) fn put_notice(out: &mut Vec<u8>, message: &str, detail: Option<&str>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row;
+    use crate::stats::table::row;
 
     #[test]
     fn numerics_are_as_postgresql_writes_them() {

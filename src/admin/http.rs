@@ -122,3 +122,38 @@ fn response(status: StatusCode, content_type: &'static str, body: impl Into<Byte
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::tests::Stand;
+
+    fn status(stand: &Stand, method: Method, path: &str) -> u16 {
+        respond(&stand.admin, &method, path).status().as_u16()
+    }
+
+    #[test]
+    fn paths_and_methods() {
+        let stand = Stand::new(&["app"]);
+        for path in ["/", "/healthz", "/readyz", "/metrics", "/api/pools"] {
+            assert_eq!(status(&stand, Method::GET, path), 200, "{path}");
+            assert_eq!(status(&stand, Method::HEAD, path), 200, "{path}");
+            assert_eq!(status(&stand, Method::POST, path), 405, "{path}");
+        }
+        assert_eq!(status(&stand, Method::GET, "/other"), 404);
+        assert_eq!(status(&stand, Method::POST, "/other"), 404);
+    }
+
+    #[test]
+    fn health_is_not_readiness() {
+        let stand = Stand::new(&[]);
+        stand.stopping.send_replace(true);
+        assert_eq!(status(&stand, Method::GET, "/healthz"), 200);
+        assert_eq!(status(&stand, Method::GET, "/readyz"), 503);
+    }
+
+    #[test]
+    fn the_page_asks_nobody_else() {
+        assert!(!PAGE.contains("http://") && !PAGE.contains("https://") && !PAGE.contains("//cdn"));
+    }
+}

@@ -235,3 +235,44 @@ pub fn overview(admin: &Admin) -> serde_json::Result<String> {
         pools: view.pools().into_iter().filter(|row| row.database != CONSOLE).map(PoolInfo::from).collect(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::tests::Stand;
+
+    #[test]
+    fn databases_of_the_fallback_share_one_label() {
+        let stand = Stand::new(&["app"]);
+        let context = &stand.admin.context;
+        for name in ["one", "two"] {
+            let pool = context.pools.get(name, &context.config.load()).unwrap();
+            pool.count_client_login();
+        }
+        let text = prometheus(&stand.admin);
+        let samples: Vec<_> = text.lines().filter(|l| l.starts_with("carpool_client_logins_total")).collect();
+        let want = ["carpool_client_logins_total{database=\"*\"} 2", "carpool_client_logins_total{database=\"app\"} 0"];
+        assert_eq!(samples, want);
+        assert!(text.contains("carpool_pool_size{database=\"*\"} 50\n"));
+    }
+
+    #[test]
+    fn each_metric_has_one_heading() {
+        let text = prometheus(&Stand::new(&["app"]).admin);
+        let mut headings: Vec<_> = text.lines().filter(|l| l.starts_with("# TYPE")).collect();
+        let all = headings.len();
+        headings.sort_unstable();
+        headings.dedup();
+        assert_eq!(headings.len(), all);
+    }
+
+    #[test]
+    fn the_overview_lists_databases_without_the_console() {
+        let json = overview(&Stand::new(&["app", "a\"b"]).admin).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value["databases"][0]["database"], "a\"b");
+        assert_eq!(value["databases"].as_array().unwrap().len(), 2);
+        assert_eq!(value["accepting"], true);
+        assert_eq!(value["pools"].as_array().unwrap().len(), 0);
+    }
+}

@@ -146,3 +146,46 @@ pub async fn keep_statistics(admin: Arc<Admin>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Database, Pooler};
+    use std::collections::BTreeMap;
+
+    /// An [`Admin`] with the other ends of what it holds.
+    pub(super) struct Stand {
+        pub(super) admin: Arc<Admin>,
+        pub(super) orders: mpsc::Receiver<Request>,
+        pub(super) stopping: watch::Sender<bool>,
+    }
+
+    impl Stand {
+        /// With the databases named, and a fallback.
+        pub(super) fn new(names: &[&str]) -> Self {
+            let databases = names.iter().map(|name| ((*name).into(), Database::default())).collect();
+            let (pooler, fallback) = (Pooler::default(), Some(Database::default()));
+            let context = Arc::new(Context::new(Config { pooler, databases, fallback, users: BTreeMap::new() }));
+            let (control, orders) = Control::new();
+            let stopping = watch::Sender::new(false);
+            let admin = Arc::new(Admin::new(context, control, stopping.subscribe()));
+            Self { admin, orders, stopping }
+        }
+    }
+
+    #[tokio::test]
+    async fn orders_fail_when_nobody_takes_them() {
+        let stand = Stand::new(&[]);
+        drop(stand.orders);
+        assert!(stand.admin.control.order(Order::Reload).await.is_err());
+    }
+
+    #[test]
+    fn the_console_has_sums_among_the_databases() {
+        let stand = Stand::new(&["app", "zoo"]);
+        stand.admin.count_login();
+        let totals = stand.admin.totals();
+        assert_eq!(totals.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["app", "pgbouncer", "zoo"]);
+        assert_eq!(totals[1].1.client_logins, 1);
+    }
+}

@@ -2,9 +2,8 @@
 
 use super::Admin;
 use super::collect::{self, View};
-use crate::row;
 use crate::stats::rows;
-use crate::stats::table::{Column, Row};
+use crate::stats::table::{Column, Row, row};
 
 /// One SHOW command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -169,5 +168,20 @@ mod tests {
         let show = Show::named("timezone").unwrap();
         assert_eq!(show.columns(), [Column::text("timezone")]);
         assert_eq!(Show::named("fds"), None);
+    }
+
+    #[test]
+    fn every_row_fills_its_columns() {
+        let stand = crate::admin::tests::Stand::new(&["app"]);
+        let names = "clients config databases dns_hosts dns_zones lists mem peers peer_pools pools servers state \
+            stats stats_averages stats_totals totals users version timezone";
+        for name in names.split_whitespace() {
+            let show = Show::named(name).unwrap();
+            for row in show.rows(&stand.admin) {
+                assert_eq!(row.len(), show.columns().len(), "{name}");
+            }
+        }
+        assert_eq!(Show::Databases.rows(&stand.admin).len(), 2, "the console is one");
+        assert_eq!(Show::Pools.rows(&stand.admin).len(), 1, "no user, no pool; the console's own");
     }
 }

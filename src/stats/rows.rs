@@ -1,8 +1,7 @@
 //! The rows of the console's SHOW commands, with PgBouncer 1.25's columns.
 
 use super::Totals;
-use super::table::{Column, Row, Value};
-use crate::row;
+use super::table::{Column, Row, Value, row};
 
 const fn text(name: &'static str) -> Column {
     Column::text(name)

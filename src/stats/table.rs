@@ -101,7 +101,7 @@ impl<T: Into<Self>> From<Option<T>> for Value {
 }
 
 /// A row of values that convert.
-#[macro_export]
 macro_rules! row {
     ($($value:expr),* $(,)?) => { vec![$($crate::stats::table::Value::from($value)),*] };
 }
+pub(crate) use row;

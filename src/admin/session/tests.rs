@@ -1,33 +1,24 @@
 use super::*;
-use crate::admin::{Control, Request};
+use crate::admin::tests::Stand;
 use crate::client::Context;
 use crate::client::registry::{Admission, ClientKind, Identity, Registered, Registry};
-use crate::config::{Config, Pooler};
 use crate::net::Peer;
 use crate::protocol::settings::Settings;
 use crate::wire::frame;
-use std::collections::BTreeMap;
-use tokio::sync::{mpsc, watch};
 
 /// A session and what it stands on.
 struct Scene {
     session: Session,
     me: Registered,
-    orders: mpsc::Receiver<Request>,
-    _stopping: watch::Sender<bool>,
+    stand: Stand,
 }
 
 impl Scene {
     fn new(is_admin: bool) -> Self {
-        let (databases, users) = (BTreeMap::new(), BTreeMap::new());
-        let config = Config { pooler: Pooler::default(), databases, fallback: None, users };
-        let context = Arc::new(Context::new(config));
-        let (control, orders) = Control::new();
-        let stopping = watch::Sender::new(false);
-        let admin = Arc::new(Admin::new(Arc::clone(&context), control, stopping.subscribe()));
-        let me = register(&context);
-        let session = Session::new(admin, Arc::clone(&me.shared), is_admin);
-        Self { session, me, orders, _stopping: stopping }
+        let stand = Stand::new(&[]);
+        let me = register(&stand.admin.context);
+        let session = Session::new(Arc::clone(&stand.admin), Arc::clone(&me.shared), is_admin);
+        Self { session, me, stand }
     }
 
     /// Sends messages one after the other; gives the answers as tags and bodies.
@@ -138,7 +129,7 @@ async fn only_admins_change_anything() {
         assert_eq!(scene.code(query).await, "42501", "{query}");
     }
     assert_eq!(scene.tags(&[(tag::QUERY, b"show clients\0")]).await, "TDCZ");
-    assert!(scene.orders.try_recv().is_err());
+    assert!(scene.stand.orders.try_recv().is_err());
 }
 
 #[tokio::test]
@@ -170,7 +161,7 @@ async fn kill_client_ends_that_client() {
 #[tokio::test]
 async fn orders_go_to_the_composition_and_failures_come_back() {
     let mut scene = Scene::new(true);
-    let Scene { session, orders, .. } = &mut scene;
+    let Scene { session, stand, .. } = &mut scene;
     for (query, want, outcome, code) in [
         ("reload", Order::Reload, Ok(()), None),
         ("reload", Order::Reload, Err("secret path".to_owned()), Some("F0000")),
@@ -179,7 +170,7 @@ async fn orders_go_to_the_composition_and_failures_come_back() {
     ] {
         let mut out = Vec::new();
         let carry_out = async {
-            let request = orders.recv().await.unwrap();
+            let request = stand.orders.recv().await.unwrap();
             assert_eq!(request.order, want);
             request.outcome.send(outcome).unwrap();
         };
@@ -203,4 +194,23 @@ async fn malformed_messages_end_the_session() {
         assert!(scene.session.message(tag, body, &mut out).await.is_err());
     }
     assert_eq!(scene.session.message(tag::TERMINATE, b"", &mut out).await.unwrap(), Flow::Terminate);
+}
+
+proptest::proptest! {
+    #[test]
+    fn arbitrary_messages_never_panic(messages: Vec<(u8, Vec<u8>)>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let mut scene = Scene::new(false);
+            for (tag, body) in messages {
+                let mut out = Vec::new();
+                let tag = b"QPBDECSHF"[usize::from(tag) % 9];
+                let _ = scene.session.message(tag, &body, &mut out).await;
+                while let Some((header, _)) = frame::whole(&out).unwrap() {
+                    out.drain(..header.total_len());
+                }
+                assert!(out.is_empty());
+            }
+        });
+    }
 }
