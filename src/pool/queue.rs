@@ -126,6 +126,11 @@ impl<S, W: Waiter> Queue<S, W> {
         UserIndex(self.users.len() - 1)
     }
 
+    /// Changes a user's own cap.
+    pub fn set_user_limit(&mut self, user: UserIndex, limit: Option<u32>) {
+        self.users[user.0].limit = limit.unwrap_or(u32::MAX);
+    }
+
     /// Changes the bounds. Slots over a lower size are closed as they come free.
     pub const fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
