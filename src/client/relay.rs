@@ -804,3 +804,16 @@ pub fn spawn(session: Session) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_client_is_small() {
+        // The task's future is the relay and little more; buffers belong to the worker thread.
+        let (relay, shared) = (size_of::<Relay>(), size_of::<ClientShared>());
+        assert!(relay <= 288, "a Relay has {relay} bytes");
+        assert!(shared <= 352, "a ClientShared has {shared} bytes");
+    }
+}

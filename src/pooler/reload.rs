@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{error, info};
 
-use super::Source;
+use super::{Origin, Source};
 use crate::client::Context;
 use crate::client::registry::order;
 use crate::config::Config;
@@ -13,11 +13,11 @@ use crate::pool::directory;
 
 /// Reads the configuration again and applies it. What is wrong with it is logged, and then nothing changes.
 pub fn reload(context: &Arc<Context>, source: &Source) {
-    let Source::File(path) = source else {
+    let Origin::File(path) = &source.origin else {
         info!("nothing to reload: the configuration came from the environment");
         return;
     };
-    match Config::load(path) {
+    match source.load() {
         Ok(config) => {
             apply(context, config);
             info!("reloaded {}", path.display());
