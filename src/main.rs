@@ -1,10 +1,11 @@
 //! The `carpool` binary: command line in, exit code out.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use carpool::config::{Config, ConfigErrors, Pooler};
-use carpool::pooler::{self, Source};
+use carpool::pooler::{self, Origin, Overrides, Source};
 use clap::{Parser, Subcommand};
 use tracing::error;
 use tracing_subscriber::EnvFilter;
@@ -26,6 +27,12 @@ struct Arguments {
     /// Log more; twice for everything.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// Listen on this port, whatever the configuration says.
+    #[arg(long, value_name = "PORT")]
+    listen_port: Option<u16>,
+    /// Serve the status page and metrics on this port, whatever the configuration says.
+    #[arg(long, value_name = "PORT")]
+    http_port: Option<u16>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -67,7 +74,11 @@ fn report(loaded: Result<Config, ConfigErrors>, print: impl FnOnce(&Config)) -> 
 }
 
 fn serve(arguments: &Arguments) -> ExitCode {
-    let (config, source) = match find_config(arguments.config.as_deref()) {
+    let loaded = find_source(arguments).and_then(|source| {
+        let config = source.load().map_err(|errors| errors.to_string())?;
+        Ok((config, source))
+    });
+    let (config, source) = match loaded {
         Ok(found) => found,
         Err(message) => {
             eprintln!("{message}");
@@ -88,21 +99,18 @@ fn serve(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn find_config(given: Option<&Path>) -> Result<(Config, Source), String> {
-    let from_file = |path: &Path| {
-        let config = Config::load(path).map_err(|errors| errors.to_string())?;
-        Ok((config, Source::File(path.to_owned())))
-    };
+fn find_source(arguments: &Arguments) -> Result<Source, String> {
     let default = Path::new("carpool.toml");
-    match (given, std::env::var("DATABASE_URL")) {
-        (Some(path), _) => from_file(path),
-        (None, _) if default.exists() => from_file(default),
-        (None, Ok(url)) => {
-            let config = Config::from_database_url(&url).map_err(|errors| errors.to_string())?;
-            Ok((config, Source::Environment))
+    let origin = match (&arguments.config, std::env::var("DATABASE_URL")) {
+        (Some(path), _) => Origin::File(path.clone()),
+        (None, _) if default.exists() => Origin::File(default.to_owned()),
+        (None, Ok(url)) => Origin::Url(url),
+        (None, Err(_)) => {
+            return Err("no configuration: give a file, or have ./carpool.toml, or set DATABASE_URL".into());
         }
-        (None, Err(_)) => Err("no configuration: give a file, or have ./carpool.toml, or set DATABASE_URL".into()),
-    }
+    };
+    let overrides = Overrides { listen_port: arguments.listen_port, http_port: arguments.http_port };
+    Ok(Source { origin, overrides })
 }
 
 fn start_log(arguments: &Arguments, pooler: &Pooler) {
@@ -113,7 +121,12 @@ fn start_log(arguments: &Arguments, pooler: &Pooler) {
         (false, _) => "trace",
     };
     let filter = EnvFilter::try_from_env("CARPOOL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
 }
 
 fn run(config: Config, source: Source) -> std::io::Result<()> {

@@ -126,7 +126,8 @@ pub async fn login(
         let identity = identity(&request, io, kind);
         return super::replication::enter(admission, handshake, login, identity).await;
     }
-    let user = pool.user(&server_user, credentials);
+    let share = config.users.get(&server_user).and_then(|u| u.pool_size);
+    let user = pool.user(&server_user, credentials, share);
     let (welcome, settings) = initial_settings(&pool, &user, settings).await?;
     let identity = identity(&request, io, ClientKind::Pooled);
     let registered = Registry::register(admission, identity, Arc::clone(&settings));
@@ -263,9 +264,37 @@ fn startup_settings(
     Ok(wanted.filter(|(name, _)| !ignored.iter().any(|i| i.eq_ignore_ascii_case(name))).collect())
 }
 
-/// What the client is told of the server, and the settings that it starts with. The first time that a pool sees
-/// such a request a server is asked: it knows whether the values are valid, and how they are spelled.
+/// What the client is told of the server, and the settings that it starts with. A plain `application_name`
+/// needs no server to judge it, and would make every client's request another one.
 async fn initial_settings(
+    pool: &Arc<Pool>,
+    user: &Arc<PoolUser>,
+    mut wanted: Vec<(String, String)>,
+) -> Result<(Arc<Welcome>, Arc<Settings>), ClientError> {
+    let is_plain = |(name, value): &(String, String)| name == APPLICATION_NAME && is_plain_name(value);
+    let last = wanted.iter().rposition(|(name, _)| name == APPLICATION_NAME);
+    let name = last.filter(|&at| is_plain(&wanted[at])).map(|at| wanted[at].1.clone());
+    if name.is_some() {
+        wanted.retain(|(name, _)| name != APPLICATION_NAME);
+    }
+    let (welcome, settings) = judged_settings(pool, user, wanted).await?;
+    let settings = match name {
+        Some(name) => pool.tables.settings.intern(settings.with(APPLICATION_NAME, &name)),
+        None => settings,
+    };
+    Ok((welcome, settings))
+}
+
+const APPLICATION_NAME: &str = "application_name";
+
+/// Whether PostgreSQL takes an `application_name` as it is: it cuts long ones and replaces what isn't printable ASCII.
+fn is_plain_name(value: &str) -> bool {
+    value.len() <= NAME_LIMIT && value.bytes().all(|b| (b' '..=b'~').contains(&b))
+}
+
+/// The first time that a pool sees such a request a server is asked: it knows whether the values are valid, and how
+/// they are spelled.
+async fn judged_settings(
     pool: &Arc<Pool>,
     user: &Arc<PoolUser>,
     wanted: Vec<(String, String)>,
@@ -362,7 +391,7 @@ async fn console(
         return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
     };
     let settings =
-        Settings::from_pairs([("application_name", request.startup.parameter("application_name").unwrap_or(""))]);
+        Settings::from_pairs([(APPLICATION_NAME, request.startup.parameter(APPLICATION_NAME).unwrap_or(""))]);
     let identity = identity(&request, &io, ClientKind::Console);
     let registered = Registry::register(admission, identity, Arc::new(settings));
     let mut message = Vec::new();

@@ -350,7 +350,8 @@ impl Relay {
         let pool = context.pools.get(self.shared().database.as_str(), &config);
         let Some(pool) = pool.filter(|p| !p.is_retired()) else { return Err(pool_gone(&self.pool).into()) };
         let credentials = self.user.credentials.lock().clone();
-        self.user = pool.user(&self.user.name, credentials);
+        let share = config.users.get(&self.user.name).and_then(|u| u.pool_size);
+        self.user = pool.user(&self.user.name, credentials, share);
         let settings = pool.tables.settings.intern((*self.state.settings).clone());
         self.state.set_settings(settings, &pool.tables.settings);
         self.pool = pool;
@@ -806,4 +807,17 @@ pub fn spawn(session: Session) {
             tokio::spawn(super::login::last_words(stream, out.pending().to_vec()));
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_client_is_small() {
+        // The task's future is the relay and little more; buffers belong to the worker thread.
+        let (relay, shared) = (size_of::<Relay>(), size_of::<ClientShared>());
+        assert!(relay <= 288, "a Relay has {relay} bytes");
+        assert!(shared <= 352, "a ClientShared has {shared} bytes");
+    }
 }

@@ -176,15 +176,16 @@ impl Pool {
         })
     }
 
-    /// The pool's user `name`, made on first use. Credentials given here are the newest ones and replace what
-    /// was known.
-    pub fn user(&self, name: &UserName, credentials: ServerCredentials) -> Arc<PoolUser> {
+    /// The pool's user `name`, made on first use. Credentials and `share` (the user's own cap of servers) given
+    /// here are the newest ones and replace what was known.
+    pub fn user(&self, name: &UserName, credentials: ServerCredentials, share: Option<u32>) -> Arc<PoolUser> {
         let mut users = self.users.lock();
         if let Some(user) = users.by_name.get(name) {
             user.renew(credentials);
+            self.queue.lock().set_user_limit(user.index, share);
             return Arc::clone(user);
         }
-        let index = self.queue.lock().add_user(None);
+        let index = self.queue.lock().add_user(share);
         let user = Arc::new(PoolUser {
             name: name.clone(),
             index,
@@ -329,7 +330,7 @@ impl Pool {
     #[must_use]
     pub fn why_waiting(&self, now: Instant) -> String {
         let mut holders: Vec<_> =
-            self.servers.lock().values().filter_map(|s| Some((s.holder.lock().clone()?, s.id))).collect();
+            self.servers.lock().values().filter_map(|s| Some((s.holder.lock().clone()?, s.user.clone()))).collect();
         if let (true, Some(error)) = (holders.is_empty(), &self.backoff.lock().last) {
             return format!("The last login failed: {error}.");
         }
@@ -338,7 +339,10 @@ impl Pool {
         let longest: Vec<_> = holders
             .iter()
             .take(3)
-            .map(|(h, _)| format!("{} for {:.1} s", h.client, now.saturating_duration_since(h.since).as_secs_f64()))
+            .map(|(holder, user)| {
+                let held = now.saturating_duration_since(holder.since).as_secs_f64();
+                format!("{} (user \"{user}\") for {held:.1} s", holder.client)
+            })
             .collect();
         format!("{} of {size} are in use, longest by: {}.", holders.len(), longest.join(", "))
     }

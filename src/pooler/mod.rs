@@ -16,20 +16,55 @@ use tracing::info;
 
 use crate::admin::{self, Admin, Control, Order};
 use crate::client::Context;
-use crate::config::Config;
+use crate::config::{Config, ConfigErrors};
 use crate::net::listener;
 use stop::Stop;
 
 /// How often the recurring work is done.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Where the configuration came from, to read it again.
+/// Where the configuration comes from, first and at each reload.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub struct Source {
+    /// The place.
+    pub origin: Origin,
+    /// What the command line says.
+    pub overrides: Overrides,
+}
+
+/// See [`Source`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
     /// This file.
     File(PathBuf),
-    /// The environment; it can't change.
-    Environment,
+    /// The URL of a database, from the environment; it can't change.
+    Url(String),
+}
+
+/// Settings of the command line, which come before those of the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Overrides {
+    /// `listen_port`.
+    pub listen_port: Option<u16>,
+    /// `http_port`.
+    pub http_port: Option<u16>,
+}
+
+impl Source {
+    /// Reads and checks the configuration.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn load(&self) -> Result<Config, ConfigErrors> {
+        let mut config = match &self.origin {
+            Origin::File(path) => Config::load(path)?,
+            Origin::Url(url) => Config::from_database_url(url)?,
+        };
+        let pooler = &mut config.pooler;
+        pooler.listen_port = self.overrides.listen_port.unwrap_or(pooler.listen_port);
+        pooler.http_port = self.overrides.http_port.or(pooler.http_port);
+        Ok(config)
+    }
 }
 
 /// Serves until told to stop. Returns when all connections are closed.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{error, info};
 
-use super::Source;
+use super::{Origin, Source};
 use crate::client::Context;
 use crate::client::registry::{ClientKind, order};
 use crate::config::Config;
@@ -16,12 +16,12 @@ use crate::pool::directory;
 /// # Errors
 /// What was logged.
 pub fn reload(context: &Arc<Context>, source: &Source) -> Result<(), String> {
-    let Source::File(path) = source else {
+    let Origin::File(path) = &source.origin else {
         let text = "nothing to reload: the configuration came from the environment";
         info!("{text}");
         return Err(text.into());
     };
-    match Config::load(path) {
+    match source.load() {
         Ok(config) => {
             apply(context, config);
             info!("reloaded {}", path.display());
