@@ -70,6 +70,9 @@ impl Config {
         if let Some(v) = p.get("unix_socket_dir") {
             c.pooler.unix_socket_dir = Some(v.as_str().unwrap().into());
         }
+        if let Some(v) = int(p, "http_port") {
+            c.pooler.http_port = Some(v as u16);
+        }
         c.fallback = None;
         c.users.clear();
         for (name, d) in t["databases"].as_table().unwrap() {
