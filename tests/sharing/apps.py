@@ -92,17 +92,23 @@ def free_port():
 
 
 def make(database_url, time_zones, axum_binary, workers):
-    """The three, not started. `time_zones` maps a name to its zone."""
-    environment = {"DATABASE_URL": database_url}
+    """The three, not started: `workers` connections of Django, 20 of each other. `time_zones` maps a name to its zone.
+
+    Two processes of Starlette, so that the same statement name means different statements to different clients.
+    """
     python = sys.executable
-    commands = {
+    kinds = {
         "django": ([python, "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--workers", str(workers),
-                    "recipes.wsgi"], APPS / "django"),
-        "starlette": ([python, "-m", "uvicorn", "--port", "{port}", "--timeout-keep-alive", "75",
-                       "--no-access-log", "app:app"], APPS / "starlette"),
-        "axum": ([str(axum_binary)], APPS),
+                    "recipes.wsgi"], APPS / "django", {}),
+        "starlette": ([python, "-m", "uvicorn", "--port", "{port}", "--workers", "2", "--timeout-keep-alive", "75",
+                       "--no-access-log", "app:app"], APPS / "starlette", {"POOL_SIZE": "10"}),
+        "axum": ([str(axum_binary)], APPS, {"POOL_SIZE": "20"}),
     }
-    return [App(name, *commands[name], zone, environment) for name, zone in time_zones.items()]
+    made = []
+    for name, zone in time_zones.items():
+        command, directory, environment = kinds[name]
+        made.append(App(name, command, directory, zone, {"DATABASE_URL": database_url, **environment}))
+    return made
 
 
 @asynccontextmanager
