@@ -41,8 +41,14 @@ class App:
 
     async def start(self):
         self._process = await asyncio.create_subprocess_exec(
-            *self._command, cwd=self._directory, env=self._environment, stdin=asyncio.subprocess.DEVNULL,
-            stdout=self._log, stderr=self._log, start_new_session=True, preexec_fn=die_with_parent,
+            *self._command,
+            cwd=self._directory,
+            env=self._environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
         )
 
     async def ready(self, http):
@@ -69,7 +75,7 @@ class App:
         self._signal_group(signal.SIGTERM)
         try:
             await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             pass
         finally:
             self._signal_group(signal.SIGKILL)
@@ -98,10 +104,24 @@ def make(database_url, time_zones, axum_binary, workers):
     """
     python = sys.executable
     kinds = {
-        "django": ([python, "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--workers", str(workers),
-                    "recipes.wsgi"], APPS / "django", {}),
-        "starlette": ([python, "-m", "uvicorn", "--port", "{port}", "--workers", "2", "--timeout-keep-alive", "75",
-                       "--no-access-log", "app:app"], APPS / "starlette", {"POOL_SIZE": "10"}),
+        "django": ([python, "-m", "gunicorn", "recipes.wsgi"], APPS / "django", {"WEB_CONCURRENCY": str(workers)}),
+        "starlette": (
+            [
+                python,
+                "-m",
+                "uvicorn",
+                "--port",
+                "{port}",
+                "--workers",
+                "2",
+                "--timeout-keep-alive",
+                "75",
+                "--no-access-log",
+                "app:app",
+            ],
+            APPS / "starlette",
+            {"POOL_SIZE": "10"},
+        ),
         "axum": ([str(axum_binary)], APPS, {"POOL_SIZE": "20"}),
     }
     made = []

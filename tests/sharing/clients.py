@@ -8,6 +8,7 @@ from collections import Counter
 import aiohttp
 
 REQUEST_TIMEOUT = 30  # seconds
+WARM_UP = 5  # seconds: replies are checked but not timed, while workers start and pools fill
 ERRORS_KEPT = 20
 EMOJI = {"django": "🎸", "starlette": "⭐", "axum": "🪓"}
 
@@ -40,7 +41,8 @@ class Reactions:
 class Result:
     """What came of one application's load."""
 
-    def __init__(self):
+    def __init__(self, measured_from):
+        self.measured_from = measured_from
         self.latencies = []
         self.statuses = Counter()
         self.errors = []
@@ -62,7 +64,7 @@ def difference(got, expected, path=""):
     if isinstance(got, dict) and isinstance(expected, dict) and got.keys() == expected.keys():
         pairs = ((f"{path}.{key}", got[key], expected[key]) for key in expected)
     elif isinstance(got, list) and isinstance(expected, list) and len(got) == len(expected):
-        pairs = ((f"{path}[{index}]", *both) for index, both in enumerate(zip(got, expected)))
+        pairs = ((f"{path}[{index}]", *both) for index, both in enumerate(zip(got, expected, strict=True)))
     else:
         return None if got == expected else f"{path or 'body'} is {str(got)[:200]!r}, not {str(expected)[:200]!r}"
     return next(filter(None, (difference(one, other, where) for where, one, other in pairs)), None)
@@ -81,14 +83,21 @@ class Client:
         self.random = random.Random(f"{app.name} {number}")
 
     async def run(self, until):
-        kinds = [self.any_recipe, self.one_recipe, self.foreign_recipe, self.bad_session, self.react, self.foreign_react]
+        kinds = [
+            self.any_recipe,
+            self.one_recipe,
+            self.foreign_recipe,
+            self.bad_session,
+            self.react,
+            self.foreign_react,
+        ]
         while time.monotonic() < until:
             kind = self.random.choices(kinds, weights=[70, 10, 3, 2, 12, 3])[0]
             user = self.random.choice(self.truth.users)
             try:
                 await kind(user)
                 self.result.per_client[self.number] += 1
-            except (Wrong, aiohttp.ClientError, asyncio.TimeoutError, ValueError, KeyError, TypeError) as error:
+            except (TimeoutError, Wrong, aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
                 self.result.error(f"{self.app.name} {kind.__name__} user {user['id']}: {type(error).__name__} {error}")
                 await asyncio.sleep(0.05)
 
@@ -110,7 +119,9 @@ class Client:
         id = self.random.choice(sorted(self.truth.owned[user["id"]]))
         emoji = EMOJI[self.app.name]
         self.reactions.begin(id)
-        body = await self.request("POST", f"/api/v1/recipes/{id}/reactions", self.cookie(user), 201, json={"emoji": emoji})
+        body = await self.request(
+            "POST", f"/api/v1/recipes/{id}/reactions", self.cookie(user), 201, json={"emoji": emoji}
+        )
         self.reactions.done(id, self.app, body)
         expected = {"recipe_id": id, "user_id": user["id"], "emoji": emoji, "time_zone": self.app.time_zone}
         self.require_equal({key: body.get(key) for key in expected}, expected)
@@ -147,7 +158,8 @@ class Client:
         began = time.monotonic()
         async with self.http.request(method, self.app.url + path, headers=headers, **options) as reply:
             text = await reply.text()
-        self.result.latencies.append(time.monotonic() - began)
+        if began >= self.result.measured_from:
+            self.result.latencies.append(time.monotonic() - began)
         self.result.statuses[reply.status] += 1
         if reply.status != status:
             raise Wrong(f"{method} {path} {options}: status {reply.status}, not {status}: {text[:300]}")
@@ -164,13 +176,14 @@ class Client:
 
 
 async def drive(app, truth, reactions, clients, seconds):
-    """Runs the clients of one application; each has a connection of its own."""
-    result = Result()
+    """Runs the clients of one application for WARM_UP and then `seconds`; each has a connection of its own."""
+    began = time.monotonic()
+    until = began + WARM_UP + seconds
+    result = Result(began + WARM_UP)
     connector = aiohttp.TCPConnector(limit=clients, keepalive_timeout=60)
     timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as http:
-        until = time.monotonic() + seconds
-        await asyncio.gather(*(
-            Client(number, app, http, truth, reactions, result).run(until) for number in range(clients)
-        ))
+        await asyncio.gather(
+            *(Client(number, app, http, truth, reactions, result).run(until) for number in range(clients))
+        )
     return result

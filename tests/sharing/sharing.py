@@ -9,6 +9,7 @@ every reply was right, each client of each application made progress and the ser
 
 import argparse
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -16,7 +17,6 @@ import time
 from pathlib import Path
 
 import aiohttp
-
 import apps
 import clients
 import servers
@@ -32,7 +32,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--direct", required=True, metavar="URL", help="PostgreSQL itself; the database is overwritten")
     parser.add_argument("--pooled", required=True, metavar="URL", help="the same database through the pooler")
-    parser.add_argument("--seconds", type=float, default=30, metavar="N")
+    parser.add_argument("--seconds", type=float, default=30, metavar="N", help="after a warm-up of 5 (default 30)")
     parser.add_argument("--axum", type=Path, metavar="PATH", help="the built recipes-axum (default: cargo builds it)")
     parser.add_argument("--clients", type=int, default=50, metavar="N", help="of each application (default 50)")
     parser.add_argument("--max-servers", type=int, default=25, metavar="N", help="default 25")
@@ -46,41 +46,33 @@ def build_axum():
 
 
 async def same_json(options, truth, http):
-    """In one time zone, the three answer the same JSON for the same recipe, and the same statuses."""
+    """In one time zone and without load, the three answer the same JSON for a recipe: what PostgreSQL says."""
     zones = dict.fromkeys(TIME_ZONES, COMMON_TIME_ZONE)
     failures = []
     async with apps.running(apps.make(options.pooled, zones, options.axum, 2), http) as started:
         for user in truth.users[:: len(truth.users) // COMPARED_RECIPES]:
             id = max(truth.owned[user["id"]])
             cookie = {"Cookie": f"session={truth.tokens[user['id']]}"}
-            bodies = [await get_json(http, app, id, cookie) for app in started]
-            expected = bodies[0]
-            for app, body in zip(started[1:], bodies[1:]):
-                found = clients.difference(body, expected)
+            expected = {"time_zone": COMMON_TIME_ZONE, "user": user, **truth.recipe(COMMON_TIME_ZONE, id)}
+            expected["recipe"]["reaction_count"] = truth.reaction_counts[id]
+            for app in started:
+                async with http.get(f"{app.url}/api/v1/recipes", params={"id": id}, headers=cookie) as reply:
+                    text = await reply.text()
+                found = clients.difference(json.loads(text), expected) if reply.status == 200 else text
                 if found:
-                    failures.append(f"recipe {id}: {app.name} and {started[0].name} differ: {found}")
-            count = expected[1]["recipe"].pop("reaction_count")
-            plain = {"time_zone": COMMON_TIME_ZONE, "user": user, **truth.recipe(COMMON_TIME_ZONE, id)}
-            found = clients.difference(expected, [200, plain])
-            if found or count != truth.reaction_counts[id]:
-                failures.append(f"recipe {id}: not what PostgreSQL says: {found or f'{count} reactions'}")
+                    failures.append(f"{app.name} alone, recipe {id}: status {reply.status}: {found[:300]}")
     return failures
 
 
-async def get_json(http, app, id, headers):
-    async with http.get(f"{app.url}/api/v1/recipes", params={"id": id}, headers=headers) as reply:
-        return [reply.status, await reply.json()]
-
-
 async def share(options, truth, reactions, http):
-    """The load on all three at once: the result of each by its name, and the seconds it took."""
+    """The load on all three at once: the result of each by its name, and the seconds that were timed."""
     made = apps.make(options.pooled, TIME_ZONES, options.axum, options.django_workers)
     async with apps.running(made, http) as started:
-        began = time.monotonic()
-        results = await asyncio.gather(*(
-            clients.drive(app, truth, reactions, options.clients, options.seconds) for app in started
-        ))
-        return {app.name: result for app, result in zip(started, results)}, time.monotonic() - began
+        timed_from = time.monotonic() + clients.WARM_UP
+        results = await asyncio.gather(
+            *(clients.drive(app, truth, reactions, options.clients, options.seconds) for app in started)
+        )
+        return {app.name: result for app, result in zip(started, results, strict=True)}, time.monotonic() - timed_from
 
 
 def check_writes(options, reactions):
@@ -121,15 +113,21 @@ def check_servers(options, sampler):
 
 
 def report(results, sampler, reactions, elapsed):
-    print(f"{'application':<12}{'time zone':<18}{'requests':>9}{'per s':>8}{'p50 ms':>8}{'p99 ms':>8}{'max ms':>8}{'errors':>7}  statuses")
+    columns = "{:<12}{:<18}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}  {}"
+    print(
+        columns.format("application", "time zone", "timed", "per s", "p50 ms", "p99 ms", "max ms", "errors", "replies")
+    )
     for name, result in results.items():
         times = sorted(result.latencies) or [float("nan")]
-        at = lambda share: 1000 * times[min(len(times) - 1, int(len(times) * share))]
-        statuses = " ".join(f"{status}:{count}" for status, count in sorted(result.statuses.items()))
-        print(f"{name:<12}{TIME_ZONES[name]:<18}{len(result.latencies):>9}{len(result.latencies) / elapsed:>8.0f}"
-              f"{at(.5):>8.0f}{at(.99):>8.0f}{1000 * times[-1]:>8.0f}{result.error_count:>7}  {statuses}")
-    print(f"servers: at most {sampler.most} in {sampler.samples} samples (longest gap {sampler.longest_gap:.2f} s); "
-          f"reactions written: {len(reactions.posted)}")
+        quantiles = [round(1000 * times[int((len(times) - 1) * share)], 1) for share in (0.5, 0.99, 1)]
+        rate = round(len(result.latencies) / elapsed)
+        replies = " ".join(f"{status}:{count}" for status, count in sorted(result.statuses.items()))
+        errors = result.error_count
+        print(columns.format(name, TIME_ZONES[name], len(result.latencies), rate, *quantiles, errors, replies))
+    print(
+        f"servers: at most {sampler.most} in {sampler.samples} samples (longest gap {sampler.longest_gap:.2f} s); "
+        f"reactions written: {len(reactions.posted)}"
+    )
     for result in results.values():
         for error in result.errors:
             print(f"  {error}")
@@ -139,12 +137,15 @@ async def run(options):
     truth = postgres.Truth(options.direct, [COMMON_TIME_ZONE, *TIME_ZONES.values()])
     reactions = clients.Reactions(truth.reaction_counts)
     with servers.Sampler(options.direct) as sampler:
-        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+        timeout = aiohttp.ClientTimeout(total=clients.REQUEST_TIMEOUT)
+        async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as http:
             failures = await same_json(options, truth, http)
             print(f"same JSON from the three for {COMPARED_RECIPES} recipes: {'NO' if failures else 'yes'}", flush=True)
             results, elapsed = await share(options, truth, reactions, http)
     report(results, sampler, reactions, elapsed)
-    return failures + check_results(options, results) + check_writes(options, reactions) + check_servers(options, sampler)
+    failures += check_results(options, results)
+    failures += check_writes(options, reactions)
+    return failures + check_servers(options, sampler)
 
 
 async def until_signalled(work):
@@ -167,8 +168,8 @@ def main():
         failures = asyncio.run(until_signalled(run(options)))
     except asyncio.CancelledError:
         raise SystemExit("sharing: interrupted") from None
-    except RuntimeError as error:
-        failures = [str(error)]
+    except (TimeoutError, RuntimeError, aiohttp.ClientError) as error:
+        failures = [str(error) or type(error).__name__]
     for failure in failures[:30]:
         print(f"FAILED: {failure}", file=sys.stderr)
     print("sharing: failed" if failures else "sharing: ok")

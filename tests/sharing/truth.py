@@ -62,8 +62,8 @@ def connect(url):
 def load(url):
     """Fills the database with the demo application's tables; refuses one that holds anything else."""
     with connect(url) as cursor:
-        cursor.execute("SELECT to_regclass('public.recipes'), obj_description(to_regclass('public.recipes'), 'pg_class')")
-        _, mark = cursor.fetchone()
+        cursor.execute("SELECT obj_description(to_regclass('public.recipes'), 'pg_class')")
+        (mark,) = cursor.fetchone()
         cursor.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
         if cursor.fetchone()[0] > 0 and mark != MARK:
             raise SystemExit("sharing: the database holds other tables; give an empty one")

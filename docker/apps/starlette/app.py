@@ -97,7 +97,12 @@ def with_reactions(rows):
         {
             **note,
             "reactions": [
-                {"id": row["reaction_id"], "user_id": row["user_id"], "emoji": row["emoji"], "created_at": row["reacted_at"]}
+                {
+                    "id": row["reaction_id"],
+                    "user_id": row["user_id"],
+                    "emoji": row["emoji"],
+                    "created_at": row["reacted_at"],
+                }
                 for row in joined
                 if row["reaction_id"] is not None
             ],

@@ -68,7 +68,14 @@ def recipe(request, user):
     found = (
         recipes.order_by("?")
         .values(
-            "id", "owner_user_id", "owner_team_id", "title", "description", "servings", "reaction_count", "created_at",
+            "id",
+            "owner_user_id",
+            "owner_team_id",
+            "title",
+            "description",
+            "servings",
+            "reaction_count",
+            "created_at",
             time_zone=TIME_ZONE,
         )
         .first()
@@ -104,8 +111,8 @@ def notes(recipe_id):
     )
     return [
         {
-            **dict(zip(note, head)),
-            "reactions": [dict(zip(reaction, row[4:])) for row in joined if row[4] is not None],
+            **dict(zip(note, head, strict=True)),
+            "reactions": [dict(zip(reaction, row[4:], strict=True)) for row in joined if row[4] is not None],
         }
         for head, joined in groupby(rows, key=lambda row: row[:4])
     ]
