@@ -28,26 +28,28 @@ enum Item {
     Broken(&'static str),
 }
 
-/// Reads a file and those that it includes.
-pub(super) fn load(path: &Path, report: &mut Report) -> Document {
+/// Reads a file and those that it includes; `None` when it can't be read.
+pub(super) fn load(path: &Path, report: &mut Report) -> Option<Document> {
     match read_text(path) {
         Ok(text) => parse(&text, path, report),
         Err(message) => {
             report.error(&KeyPath::default(), message);
-            Document::default()
+            None
         }
     }
 }
 
 /// Reads a text that stands in `file`.
-pub(super) fn parse(text: &str, file: &Path, report: &mut Report) -> Document {
+///
+/// It is `Some` whatever the text, as each line can be told from the others.
+pub(super) fn parse(text: &str, file: &Path, report: &mut Report) -> Option<Document> {
     let document = Document::default();
     let mut reader = Reader { document, section: None, has_main: false, files: Vec::new(), report };
     reader.file(file, text);
     if !reader.has_main {
         reader.report.error(&KeyPath::default(), "has no section [pgbouncer]");
     }
-    reader.document
+    Some(reader.document)
 }
 
 struct Reader<'r> {

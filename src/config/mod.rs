@@ -42,7 +42,6 @@ use crate::names::{DatabaseName, UserName};
 
 pub use report::{ConfigError, ConfigErrors};
 
-use document::Document;
 use report::{KeyPath, Report};
 
 /// A pool without a size of its own (PgBouncer's 0, `"unlimited"` in TOML).
@@ -333,7 +332,7 @@ pub struct User {
     pub password: Option<Secret>,
     /// Overrides the database's and the global mode.
     pub pool_mode: Option<PoolMode>,
-    /// Cap of this user's servers in one pool; takes the place of the database's `user_pool_size`.
+    /// Cap of this user's servers in one pool.
     pub pool_size: Option<u32>,
     /// Client connections of this user; 0: no limit.
     pub max_client_connections: u32,
@@ -446,13 +445,10 @@ impl Config {
             Some("ini") => (ini::load(path, &mut report), Format::Ini),
             _ => {
                 report.error(&KeyPath::default(), "the name of a configuration ends in .toml or .ini");
-                (Document::default(), Format::Toml)
+                (None, Format::Toml)
             }
         };
-        // What an unreadable text is taken for says nothing of what its author meant.
-        if !report.is_clean() {
-            return Err(report.into_errors());
-        }
+        let Some(document) = document else { return Err(report.into_errors()) };
         build::build(document, format, report)
     }
 

@@ -74,7 +74,7 @@ macro_rules! user {
 pub(super) static USER: &[Setting<User>] = &[
     user!(password, Kind::Secret, "Password, in plain, as md5… or as SCRAM-SHA-256$….").unset("").ini_name(None),
     user!(pool_mode, Kind::PoolMode, "When a server is free again, whatever the database says."),
-    user!(pool_size, Kind::Size, "Server connections in one pool at most, in place of its user_pool_size."),
+    user!(pool_size, Kind::Size, "Server connections in one pool at most."),
     user!(max_user_connections, Kind::ANY_NUMBER, "Server connections over all databases at most. 0: no limit.")
         .ini_zero_inherits(),
     user!(max_client_connections, Kind::ANY_NUMBER, "Client connections at most. 0: no limit.")

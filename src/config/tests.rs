@@ -13,15 +13,13 @@ use super::*;
 
 /// Loads a text of this format.
 fn load(text: &str, format: Format) -> Result<Config, ConfigErrors> {
-    let (name, parse): (_, fn(&str, &Path, &mut Report) -> Document) = match format {
-        Format::Toml => ("c.toml", toml_file::parse),
-        Format::Ini => ("c.ini", ini::parse),
+    let file = Path::new(if format == Format::Toml { "c.toml" } else { "c.ini" });
+    let mut report = Report::new(file);
+    let document = match format {
+        Format::Toml => toml_file::parse(text, file, &mut report),
+        Format::Ini => ini::parse(text, file, &mut report),
     };
-    let mut report = Report::new(Path::new(name));
-    let document = parse(text, Path::new(name), &mut report);
-    if !report.is_clean() {
-        return Err(report.into_errors());
-    }
+    let Some(document) = document else { return Err(report.into_errors()) };
     build::build(document, format, report)
 }
 

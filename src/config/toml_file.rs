@@ -12,19 +12,19 @@ use super::report::{KeyPath, Place, Report};
 /// The sections that there are.
 const SECTIONS: [&str; 4] = ["pooler", "databases", "users", "peers"];
 
-/// Reads a file.
-pub(super) fn load(path: &Path, report: &mut Report) -> Document {
+/// Reads a file; `None` when nothing can be said of what it means.
+pub(super) fn load(path: &Path, report: &mut Report) -> Option<Document> {
     match read_text(path) {
         Ok(text) => parse(&text, path, report),
         Err(message) => {
             report.error(&KeyPath::default(), message);
-            Document::default()
+            None
         }
     }
 }
 
-/// Reads a text that stands in `file`.
-pub(super) fn parse(text: &str, file: &Path, report: &mut Report) -> Document {
+/// Reads a text that stands in `file`; `None` when it isn't TOML.
+pub(super) fn parse(text: &str, file: &Path, report: &mut Report) -> Option<Document> {
     let mut reader = Reader { lines: Lines::new(text), file: file.into(), report };
     let (top, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
@@ -32,10 +32,10 @@ pub(super) fn parse(text: &str, file: &Path, report: &mut Report) -> Document {
         // The message is the grammar's; the line itself isn't shown, as there may be a password in it.
         reader.report.error_at(&place, &KeyPath::default(), error.message());
     }
-    let mut document = Document::default();
     if !errors.is_empty() {
-        return document;
+        return None;
     }
+    let mut document = Document::default();
     for (key, value) in top.get_ref() {
         let path = reader.key(&KeyPath::default(), key);
         match (key.get_ref().as_ref(), value.get_ref()) {
@@ -52,7 +52,7 @@ pub(super) fn parse(text: &str, file: &Path, report: &mut Report) -> Document {
             }
         }
     }
-    document
+    Some(document)
 }
 
 struct Reader<'r> {

@@ -243,6 +243,7 @@ e = host=h user_pool_size=3
 [users]
 u = password=x
 v = pool_mode=x
+!
 ";
     let expected = [
         "c.ini:2: pgbouncer.listen_port: expected a whole number",
@@ -261,6 +262,7 @@ v = pool_mode=x
         "c.ini:13: databases.e.user_pool_size: unknown setting; did you mean pool_size?",
         "c.ini:15: users.u.password: unknown setting",
         "c.ini:16: users.v.pool_mode: \"x\" is not one of session, transaction, statement",
+        "c.ini:17: expected key = value, [section], %include or a comment",
     ];
     assert_eq!(ini_errors(text), expected);
 }
