@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use carpool::config::{Config, ConfigErrors, Pooler};
 use carpool::pooler::{self, Origin, Overrides, Source};
 use clap::{Parser, Subcommand};
-use tracing::error;
+use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 
 /// The exit code for a bad configuration, `EX_USAGE` of sysexits.h.
@@ -54,16 +54,18 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match &arguments.command {
-        Some(Command::Check { config }) => report(Config::load(config), |_| println!("{}: ok", config.display())),
-        Some(Command::Convert { file }) => report(Config::load(file), |config| print!("{}", config.to_toml())),
+        Some(Command::Check { config }) => report(Config::load(config), || println!("{}: ok", config.display())),
+        Some(Command::Convert { file }) => convert(file),
         None => serve(&arguments),
     }
 }
 
-fn report(loaded: Result<Config, ConfigErrors>, print: impl FnOnce(&Config)) -> ExitCode {
+/// Says all there is to say about a configuration.
+fn report(loaded: Result<Config, ConfigErrors>, good: impl FnOnce()) -> ExitCode {
     match loaded {
         Ok(config) => {
-            print(&config);
+            print_warnings(&config);
+            good();
             ExitCode::SUCCESS
         }
         Err(errors) => {
@@ -71,6 +73,18 @@ fn report(loaded: Result<Config, ConfigErrors>, print: impl FnOnce(&Config)) -> 
             ExitCode::from(BAD_CONFIG)
         }
     }
+}
+
+fn print_warnings(config: &Config) {
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+}
+
+fn convert(file: &Path) -> ExitCode {
+    let loaded = Config::load(file);
+    let toml = loaded.as_ref().map(Config::to_toml).unwrap_or_default();
+    report(loaded, || print!("{toml}"))
 }
 
 fn serve(arguments: &Arguments) -> ExitCode {
@@ -86,6 +100,9 @@ fn serve(arguments: &Arguments) -> ExitCode {
         }
     };
     start_log(arguments, &config.pooler);
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
     // As many descriptors as the system lets us have; what is missing shows when they run out.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         error!("cannot raise the limit of open files: {error}");
