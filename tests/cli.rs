@@ -1,5 +1,7 @@
 //! The commands that check and convert a configuration, as an operator runs them.
 
+#![allow(clippy::unwrap_used, reason = "test code")]
+
 use std::path::PathBuf;
 use std::process::Command;
 

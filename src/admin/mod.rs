@@ -151,7 +151,6 @@ pub async fn keep_statistics(admin: Arc<Admin>) {
 mod tests {
     use super::*;
     use crate::config::{Config, Database, Pooler};
-    use std::collections::BTreeMap;
 
     /// An [`Admin`] with the other ends of what it holds.
     pub(super) struct Stand {
@@ -165,7 +164,7 @@ mod tests {
         pub(super) fn new(names: &[&str]) -> Self {
             let databases = names.iter().map(|name| ((*name).into(), Database::default())).collect();
             let (pooler, fallback) = (Pooler::default(), Some(Database::default()));
-            let context = Arc::new(Context::new(Config { pooler, databases, fallback, users: BTreeMap::new() }));
+            let context = Arc::new(Context::new(Config { pooler, databases, fallback, ..Config::default() }));
             let (control, orders) = Control::new();
             let stopping = watch::Sender::new(false);
             let admin = Arc::new(Admin::new(context, control, stopping.subscribe()));

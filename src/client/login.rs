@@ -126,7 +126,7 @@ pub async fn login(
         let identity = identity(&request, io, kind);
         return super::replication::enter(admission, handshake, login, identity).await;
     }
-    let share = config.users.get(&server_user).and_then(|u| u.pool_size);
+    let share = config.user_share(&server_user);
     let user = pool.user(&server_user, credentials, share);
     let (welcome, settings) = initial_settings(&pool, &user, settings).await?;
     let identity = identity(&request, io, ClientKind::Pooled);
@@ -201,7 +201,8 @@ async fn authenticate(
 }
 
 fn check_limits(context: &Context, config: &Config, database: &Database, request: &Request) -> Result<(), ClientError> {
-    let of_user = config.users.get(&request.user).map_or(0, |u| u.max_client_connections);
+    let of_user = config.users.get(&request.user);
+    let of_user = of_user.map_or(config.pooler.max_user_client_connections, |u| u.max_client_connections);
     let of_database = database.max_client_connections;
     if of_user == 0 && of_database == 0 {
         return Ok(());

@@ -350,7 +350,7 @@ impl Relay {
         let pool = context.pools.get(self.shared().database.as_str(), &config);
         let Some(pool) = pool.filter(|p| !p.is_retired()) else { return Err(pool_gone(&self.pool).into()) };
         let credentials = self.user.credentials.lock().clone();
-        let share = config.users.get(&self.user.name).and_then(|u| u.pool_size);
+        let share = config.user_share(&self.user.name);
         self.user = pool.user(&self.user.name, credentials, share);
         let settings = pool.tables.settings.intern((*self.state.settings).clone());
         self.state.set_settings(settings, &pool.tables.settings);

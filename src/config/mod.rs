@@ -461,6 +461,16 @@ impl Config {
         url::load(url)
     }
 
+    /// A server user's own cap of servers in one pool, if it has one. `max_user_connections` counts as one: it
+    /// is kept in each pool, not over all of them.
+    #[must_use]
+    pub fn user_share(&self, name: &UserName) -> Option<u32> {
+        let user = self.users.get(name);
+        let most = user.map_or(self.pooler.max_user_connections, |u| u.max_user_connections);
+        let caps = [user.and_then(|u| u.pool_size), (most > 0).then_some(most)];
+        caps.into_iter().flatten().min()
+    }
+
     /// What the configuration says of the database that clients call `name`: its own entry, else the `*`
     /// fallback (then `true`).
     #[must_use]

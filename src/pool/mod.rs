@@ -113,8 +113,11 @@ pub struct PoolUser {
     /// What its servers said at their login, from the first one on.
     pub welcome: ArcSwapOption<Welcome>,
     /// What startup parameters, as clients spell them, come to.
-    canonical: Mutex<HashMap<Vec<(String, String)>, Arc<Settings>>>,
+    canonical: Mutex<Canonical>,
 }
+
+/// Startup parameters as given, and the settings that they come to.
+type Canonical = HashMap<Vec<(String, String)>, Arc<Settings>>;
 
 /// The bound of [`PoolUser::canonical`].
 const CANONICAL_LIMIT: usize = 1024;
@@ -294,12 +297,12 @@ impl Pool {
             }
         }
         let retired = self.retired.load(Ordering::Relaxed);
-        let expired = |pooled: &Box<Pooled>, since: Instant| {
+        let expired = |pooled: &Pooled, since: Instant| {
             let idle = !spec.idle_timeout.is_zero() && now.duration_since(since) > spec.idle_timeout;
             idle || retired || pooled.server.expires.is_some_and(|at| at <= now)
         };
         let keep = if retired { 0 } else { spec.min_size };
-        let expired = self.queue.lock().take_expired(keep, expired);
+        let expired = self.queue.lock().take_expired(keep, |pooled, since| expired(pooled, since));
         for (_, pooled) in expired {
             background::close(pooled, background::Slot::Closing);
         }

@@ -68,7 +68,7 @@ struct User<S, W> {
     slots: u32,
     logins: u32,
     closing: u32,
-    limit: u32,
+    limit: Option<u32>,
 }
 
 impl<S, W: Waiter> User<S, W> {
@@ -130,9 +130,8 @@ impl<S, W: Waiter> Queue<S, W> {
         Self { users: Vec::new(), limits, slots: 0, logins: 0, closing: 0, next_number: 0 }
     }
 
-    /// Adds a user; `limit` caps its slots below the pool's own cap.
+    /// Adds a user; `limit` caps its slots in place of the pool's cap for each user.
     pub fn add_user(&mut self, limit: Option<u32>) -> UserIndex {
-        let limit = limit.unwrap_or(u32::MAX);
         self.users.push(User {
             idle: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -146,7 +145,7 @@ impl<S, W: Waiter> Queue<S, W> {
 
     /// Changes a user's own cap.
     pub fn set_user_limit(&mut self, user: UserIndex, limit: Option<u32>) {
-        self.users[user.0].limit = limit.unwrap_or(u32::MAX);
+        self.users[user.0].limit = limit;
     }
 
     /// Changes the bounds. Slots over a lower size are closed as they come free.
@@ -233,7 +232,7 @@ impl<S, W: Waiter> Queue<S, W> {
     }
 
     fn per_user(&self, user: &User<S, W>) -> u32 {
-        user.limit.min(self.limits.per_user)
+        user.limit.unwrap_or(self.limits.per_user)
     }
 
     fn login_ended(&mut self, user: UserIndex) {

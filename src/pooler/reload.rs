@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{Origin, Source};
 use crate::client::Context;
@@ -23,6 +23,9 @@ pub fn reload(context: &Arc<Context>, source: &Source) -> Result<(), String> {
     };
     match source.load() {
         Ok(config) => {
+            for warning in &config.warnings {
+                warn!("{warning}");
+            }
             apply(context, config);
             info!("reloaded {}", path.display());
             Ok(())
