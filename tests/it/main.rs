@@ -3,4 +3,5 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::too_many_lines, reason = "test code")]
 
 mod basics;
+mod differential;
 mod harness;
