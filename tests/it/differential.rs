@@ -6,7 +6,7 @@ mod script;
 
 use crate::harness::proxy::Proxy;
 use crate::harness::raw::{bind, close, execute, parse, sync};
-use crate::harness::{Carpool, Message, Postgres, Raw, Setup};
+use crate::harness::{Carpool, Message, Postgres, Raw, Setup, eventually};
 use script::{Cut, Script};
 
 const TABLES: &str = "create table items (id int primary key, name text, at timestamptz);
@@ -114,23 +114,39 @@ fn same(direct: &Message, pooled: &Message) -> bool {
     normal(direct) == normal(pooled)
 }
 
-fn compare(script: &Script, how: &str, direct: &[Message], pooled: &[Message]) {
+/// What is different, if anything is.
+fn difference(direct: &[Message], pooled: &[Message]) -> Option<String> {
     for (i, (direct_one, pooled_one)) in direct.iter().zip(pooled).enumerate() {
         if !same(direct_one, pooled_one) {
             let from = i.saturating_sub(5);
             let shown = |messages: &[Message]| format!("{:?}", &messages[from..messages.len().min(i + 4)]);
-            panic!(
-                "{} ({how}): reply {i} differs\ndirect: {:.3000}\npooled: {:.3000}",
-                script.name,
+            return Some(format!(
+                "reply {i} differs\ndirect: {:.3000}\npooled: {:.3000}",
                 shown(direct),
                 shown(pooled)
-            );
+            ));
         }
     }
-    assert_eq!(direct.len(), pooled.len(), "{} ({how}): number of replies", script.name);
+    let (expected, got) = (direct.len(), pooled.len());
+    (expected != got).then(|| format!("{got} replies instead of {expected}: {:?}", pooled.last()))
 }
 
 /// The direct connection and the pooled one, in front of the same database.
+/// Scripts that are known to fail, each with a test of its own below.
+const OPEN: [&str; 6] = [
+    "deallocate and more",
+    "deallocate twice",
+    "deallocate all, executed behind another portal",
+    "deallocate all that is bound and not executed",
+    "statements read under other settings than they run under",
+    "extended copy in, all in one write with two Syncs",
+];
+
+/// All scripts but [`OPEN`].
+fn scripts() -> Vec<Script> {
+    corpus::all().into_iter().filter(|s| !OPEN.contains(&s.name)).collect()
+}
+
 struct Pair {
     postgres: &'static Postgres,
     carpool: Carpool,
@@ -146,29 +162,41 @@ impl Pair {
 
     /// Runs each script both ways. `idle` is called between the transactions of the pooled run.
     fn check(&self, how: &str, scripts: &[Script], cut: Cut, mut idle: impl FnMut()) {
+        let failures: Vec<_> = scripts.iter().filter_map(|s| self.check_one(s, cut, &mut idle)).collect();
+        assert!(
+            failures.is_empty(),
+            "{how}: {} of {} scripts:\n{}",
+            failures.len(),
+            scripts.len(),
+            failures.join("\n")
+        );
+    }
+
+    fn check_one(&self, script: &Script, cut: Cut, idle: &mut impl FnMut()) -> Option<String> {
         let database = self.carpool.database.as_str();
-        let mut clean = Raw::login(self.postgres.port, "postgres", database);
-        for script in scripts {
-            clean.query("truncate scratch");
-            let direct = script.run(self.postgres.port, database, Cut::Whole, || ());
-            clean.query("truncate scratch");
-            let pooled = script.run(self.carpool.port, database, cut, &mut idle);
-            compare(script, how, &direct, &pooled);
-        }
+        let clean = [("user", "postgres"), ("database", database), ("application_name", "clean")];
+        let mut clean = Raw::login_with(self.postgres.port, &clean);
+        clean.query("truncate scratch");
+        let direct = script.run(self.postgres.port, database, Cut::Whole, || ());
+        let direct = direct.unwrap_or_else(|error| panic!("{}, direct: {error}", script.name));
+        clean.query("truncate scratch");
+        let pooled = script.run(self.carpool.port, database, cut, idle);
+        let difference = pooled.map_or_else(Some, |pooled| difference(&direct, &pooled));
+        difference.map(|difference| format!("--- {}: {difference}", script.name))
     }
 }
 
 #[test]
 fn alone() {
     let pair = Pair::new(&Setup::default());
-    pair.check("alone", &corpus::all(), Cut::Whole, || ());
+    pair.check("alone", &scripts(), Cut::Whole, || ());
 }
 
 #[test]
 fn with_an_intruder_on_the_same_server() {
     let pair = Pair::new(&Setup::default().database("pool_size = 1"));
     let mut intruder = Intruder::new(&pair.carpool);
-    pair.check("same server", &corpus::all(), Cut::Whole, || intruder.intrude());
+    pair.check("same server", &scripts(), Cut::Whole, || intruder.intrude());
 }
 
 #[test]
@@ -186,14 +214,14 @@ fn with_an_intruder_and_two_servers_by_turns() {
         blocker.query(if blocking { "commit" } else { "begin" });
         blocking = !blocking;
     };
-    pair.check("two servers", &corpus::all(), Cut::Whole, idle);
-    assert_eq!(pids.len(), 2, "the servers didn't take turns");
+    pair.check("two servers", &scripts(), Cut::Whole, idle);
+    assert!(pids.len() >= 2, "the servers didn't take turns");
 }
 
 #[test]
 fn with_a_new_server_for_each_transaction() {
     let pair = Pair::new(&Setup::pooler("server_lifetime = 0.001").database("pool_size = 1"));
-    pair.check("new servers", &corpus::all(), Cut::Whole, || ());
+    pair.check("new servers", &scripts(), Cut::Whole, || ());
 }
 
 #[test]
@@ -201,28 +229,19 @@ fn with_the_idle_server_terminated_after_each_transaction() {
     let pair = Pair::new(&Setup::default().database("pool_size = 1"));
     let database = pair.carpool.database.clone();
     let mut admin = Raw::login(pair.postgres.port, "postgres", "postgres");
-    // Waits for the end: a server that is just being terminated takes its client with it, direct or not.
-    let kill = format!(
-        "select count(pg_terminate_backend(pid, 10000)) from pg_stat_activity
-         where datname = '{database}'"
-    );
-    let scripts = corpus::all();
-    let scripts: Vec<_> = scripts.into_iter().step_by(3).collect();
-    let clean = pair.postgres;
-    for script in &scripts {
-        clean.sql(&database, "truncate scratch");
-        let direct = script.run(clean.port, &database, Cut::Whole, || ());
-        clean.sql(&database, "truncate scratch");
-        let pooled = script.run(pair.carpool.port, &database, Cut::Whole, || drop(admin.value(&kill)));
-        compare(script, "terminated servers", &direct, &pooled);
-    }
+    let servers = format!("from pg_stat_activity where datname = '{database}' and application_name <> 'clean'");
+    let idle = || {
+        admin.query(&format!("select pg_terminate_backend(pid) {servers}"));
+        eventually("the servers end", || (admin.value(&format!("select count(*) {servers}")) == "0").then_some(()));
+    };
+    pair.check("terminated servers", &scripts(), Cut::Whole, idle);
 }
 
 #[test]
 fn byte_by_byte() {
     let pair = Pair::new(&Setup::default().database("pool_size = 1"));
     let mut intruder = Intruder::new(&pair.carpool);
-    pair.check("bytes", &corpus::all(), Cut::Bytes, || intruder.intrude());
+    pair.check("bytes", &scripts(), Cut::Bytes, || intruder.intrude());
 }
 
 #[test]
@@ -235,5 +254,43 @@ fn in_odd_pieces_both_ways() {
     let carpool = Carpool::before(postgres, &database, &Setup::default().database(&lines));
     let pair = Pair { postgres, carpool };
     let mut intruder = Intruder::new(&pair.carpool);
-    pair.check("pieces", &corpus::all(), Cut::Pieces, || intruder.intrude());
+    pair.check("pieces", &scripts(), Cut::Pieces, || intruder.intrude());
+}
+
+/// What the script named so gets, alone and on other servers each time.
+fn check_script(name: &str) {
+    let script: Vec<_> = corpus::all().into_iter().filter(|s| s.name == name).collect();
+    assert_eq!(script.len(), 1);
+    let pair = Pair::new(&Setup::default().database("pool_size = 1"));
+    pair.check("alone", &script, Cut::Whole, || ());
+    let mut intruder = Intruder::new(&pair.carpool);
+    pair.check("same server", &script, Cut::Whole, || intruder.intrude());
+    let pair = Pair::new(&Setup::pooler("server_lifetime = 0.001").database("pool_size = 1"));
+    pair.check("new servers", &script, Cut::Whole, || ());
+}
+
+#[test]
+fn deallocate_among_several_statements() {
+    check_script("deallocate and more");
+    check_script("deallocate twice");
+}
+
+#[test]
+fn deallocate_all_behind_another_portal() {
+    check_script("deallocate all, executed behind another portal");
+}
+
+#[test]
+fn deallocate_all_bound_and_not_executed() {
+    check_script("deallocate all that is bound and not executed");
+}
+
+#[test]
+fn statements_keep_the_settings_they_were_read_under() {
+    check_script("statements read under other settings than they run under");
+}
+
+#[test]
+fn two_syncs_in_copy_free_the_server() {
+    check_script("extended copy in, all in one write with two Syncs");
 }

@@ -143,42 +143,42 @@ impl Cut {
 impl Script {
     /// Runs it and gives all replies, those of the login first. `idle` is called whenever the client has been
     /// answered and is in no transaction.
-    pub fn run(&self, port: u16, database: &str, cut: Cut, mut idle: impl FnMut()) -> Vec<Message> {
+    pub fn run(&self, port: u16, database: &str, cut: Cut, mut idle: impl FnMut()) -> Result<Vec<Message>, String> {
         let mut parameters = vec![("user", "postgres"), ("database", database)];
         parameters.extend(&self.parameters);
         let mut client = Raw::connect(port);
         cut.send(&mut client, &startup(V3_0, &parameters));
         let mut replies = Vec::new();
-        read_until(&mut client, &mut replies, b'Z', 1);
+        read_until(&mut client, &mut replies, b'Z', 1)?;
         idle();
         for step in &self.steps {
             match step {
                 Step::Ready(bytes, count) => {
                     cut.send(&mut client, bytes);
-                    read_until(&mut client, &mut replies, b'Z', *count);
+                    read_until(&mut client, &mut replies, b'Z', *count)?;
                     if replies.last().is_some_and(|m| m.body == b"I") {
                         idle();
                     }
                 }
                 Step::Until(bytes, tag) => {
                     cut.send(&mut client, bytes);
-                    read_until(&mut client, &mut replies, *tag, 1);
+                    read_until(&mut client, &mut replies, *tag, 1)?;
                 }
                 Step::Closed(bytes) => {
                     cut.send(&mut client, bytes);
                     replies.extend(client.until_closed());
-                    return replies;
+                    return Ok(replies);
                 }
             }
         }
         // What was sent too much would show up here.
         client.send(&query("select 'the end'"));
-        read_until(&mut client, &mut replies, b'Z', 1);
-        replies
+        read_until(&mut client, &mut replies, b'Z', 1)?;
+        Ok(replies)
     }
 }
 
-fn read_until(client: &mut Raw, replies: &mut Vec<Message>, tag: u8, count: usize) {
+fn read_until(client: &mut Raw, replies: &mut Vec<Message>, tag: u8, count: usize) -> Result<(), String> {
     let mut left = count;
     while left > 0 {
         match client.try_read() {
@@ -186,7 +186,11 @@ fn read_until(client: &mut Raw, replies: &mut Vec<Message>, tag: u8, count: usiz
                 left -= usize::from(message.tag == tag);
                 replies.push(message);
             }
-            Err(error) => panic!("{error} after {replies:?}"),
+            Err(error) => {
+                let last = &replies[replies.len().saturating_sub(6)..];
+                return Err(format!("{error} after {last:?}"));
+            }
         }
     }
+    Ok(())
 }
