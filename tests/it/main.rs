@@ -4,5 +4,6 @@
 
 mod basics;
 mod cancel;
+mod console;
 mod differential;
 mod harness;
