@@ -81,6 +81,10 @@ pub(super) fn tidy(pooled: Box<Pooled>) {
             }
             tokio::time::sleep(CANCEL_POLL).await;
         }
+        if pooled.server.shared.doomed.load(Ordering::Acquire) {
+            info!(server = %pooled.server.shared.id, "closing because: a cancel request for it may still come");
+            return;
+        }
         if !pooled.server.is_at_boundary() || !pooled.server.state.pipeline.is_answered() {
             return;
         }
