@@ -91,7 +91,7 @@ fn simple() -> Vec<Script> {
             ])
         }),
         script("terminate", vec![round(&[query("select 1")]), Step::Closed(message('X', b""))]),
-        script("terminate behind a query", { vec![Step::Closed([query("select 1"), message('X', b"")].concat())] }),
+        script("terminate behind a query", vec![Step::Closed([query("select 1"), message('X', b"")].concat())]),
         script("a message of an unknown type", vec![Step::Closed(message('!', b"what"))]),
         script("copy messages when there is no copy", {
             vec![
