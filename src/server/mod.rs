@@ -191,6 +191,8 @@ impl Server {
             frontend::put_empty(&mut message, frontend::tag::SYNC);
         } else {
             frontend::put_query(&mut message, sql.as_bytes());
+            // A simple query drops it.
+            self.state.statements.unnamed = None;
         }
         self.state
             .pipeline
