@@ -7,3 +7,4 @@ mod cancel;
 mod console;
 mod differential;
 mod harness;
+mod isolation;
