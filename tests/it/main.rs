@@ -8,3 +8,4 @@ mod console;
 mod differential;
 mod harness;
 mod isolation;
+mod startup;
