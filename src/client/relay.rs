@@ -147,6 +147,9 @@ pub struct Relay {
     starved: bool,
     /// `carry` can't be taken before replies come.
     blocked: bool,
+    /// The client has said goodbye behind requests that are still running: they run to their end, as they would
+    /// on a connection of its own.
+    leaving: bool,
 }
 
 impl Relay {
@@ -169,6 +172,7 @@ impl Relay {
             max_packet_size,
             starved: false,
             blocked: false,
+            leaving: false,
         }
     }
 
@@ -192,7 +196,10 @@ impl Relay {
                 }
             }
             if self.flush(cx).is_err() {
-                return Poll::Ready(End::Left("client connection lost"));
+                if !self.leaving {
+                    return Poll::Ready(End::Left("client connection lost"));
+                }
+                self.out = Outbox::default();
             }
             let step = match self.work {
                 Work::Idle => ready!(self.poll_idle(cx, scratch)),
@@ -320,7 +327,13 @@ impl Relay {
                     self.blocked = true;
                     return Ok(at);
                 }
-                request::Step::Terminate => return Err(End::Left("client close request")),
+                request::Step::Terminate => {
+                    self.leaving = server.state.pipeline.awaits_ready();
+                    if self.leaving {
+                        return Ok(input.len());
+                    }
+                    return Err(End::Left("client close request"));
+                }
             }
         }
         Ok(at)
@@ -438,7 +451,7 @@ impl Relay {
     fn poll_active(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
         let Work::Active(active) = &mut self.work else { return Poll::Ready(Ok(())) };
         let mut progress = active.flush(cx);
-        if active.can_take() && !self.blocked {
+        if active.can_take() && !self.blocked && !self.leaving {
             match self.poll_client(cx, scratch) {
                 Poll::Ready(Ok(())) => progress = true,
                 Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
@@ -510,7 +523,18 @@ impl Relay {
         active.fatal |= events.fatal;
         self.note(events);
         self.release_if_free()?;
-        self.send_to_client(cx, out.to_client.bytes(input))
+        let sent = self.send_to_client(cx, out.to_client.bytes(input));
+        if self.leaving { self.leave_when_answered() } else { sent }
+    }
+
+    /// Ends the session of one who has said goodbye once nothing that was asked is unanswered. Whether anybody
+    /// still reads the answers doesn't matter.
+    fn leave_when_answered(&mut self) -> Result<(), End> {
+        let Work::Active(active) = &mut self.work else { return Err(End::Left("client close request")) };
+        match active.lease.server() {
+            Some(server) if server.state.pipeline.awaits_ready() => Ok(()),
+            _ => Err(End::Left("client close request")),
+        }
     }
 
     fn note(&mut self, events: Events) {

@@ -11,6 +11,7 @@ use super::queue::UserIndex;
 use super::spec::Spec;
 use super::{Pool, PoolUser, Pooled, Welcome};
 use crate::auth::ServerCredentials;
+use crate::net::stream::IdleState;
 use crate::server::connect::{self, LoggedIn, Login, LoginError};
 use crate::server::{QueryError, Server};
 
@@ -80,6 +81,10 @@ pub(super) fn tidy(pooled: Box<Pooled>) {
             }
             tokio::time::sleep(CANCEL_POLL).await;
         }
+        if pooled.server.shared.doomed.load(Ordering::Acquire) {
+            info!(server = %pooled.server.shared.id, "closing because: a cancel request for it may still come");
+            return;
+        }
         if !pooled.server.is_at_boundary() || !pooled.server.state.pipeline.is_answered() {
             return;
         }
@@ -89,9 +94,7 @@ pub(super) fn tidy(pooled: Box<Pooled>) {
             warn!(server = %pooled.server.shared.id, database = %pool.name, "closing because: reset query failed: {error}");
             return;
         }
-        if let Some(pooled) = lost.0.take() {
-            Pool::offer(pooled, Instant::now(), false);
-        }
+        lost.offer();
     });
 }
 
@@ -111,6 +114,21 @@ async fn restore(server: &mut Server, spec: &Spec, pool: &Pool) -> Result<(), Qu
 /// Closes the server when dropped.
 struct Abandoned(Option<Box<Pooled>>);
 
+impl Abandoned {
+    /// Hands the server on, unless it has said something unasked behind its last answer, as one does that was
+    /// terminated meanwhile: a waiting client would get it without a further look.
+    fn offer(mut self) {
+        let fit = |pooled: &mut Box<Pooled>| {
+            pooled.server.is_at_boundary() && pooled.server.stream.idle_state() == IdleState::Quiet
+        };
+        if self.0.as_mut().is_some_and(fit) {
+            if let Some(pooled) = self.0.take() {
+                Pool::offer(pooled, Instant::now(), false);
+            }
+        }
+    }
+}
+
 impl Drop for Abandoned {
     fn drop(&mut self) {
         if let Some(pooled) = self.0.take() {
@@ -129,9 +147,7 @@ pub(super) fn check(pooled: Box<Pooled>) {
             info!(server = %pooled.server.shared.id, database = %pool.name, "closing because: server check failed: {error}");
             return;
         }
-        if let Some(pooled) = lost.0.take() {
-            Pool::offer(pooled, Instant::now(), false);
-        }
+        lost.offer();
     });
 }
 

@@ -8,7 +8,7 @@ pub mod connect;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -51,6 +51,8 @@ pub struct ServerShared {
     pub prepared: AtomicU32,
     /// Cancel requests on their way to it. It changes hands only at 0.
     pub cancels: AtomicU32,
+    /// A cancel request for it was sent whose end nobody saw: it must not change hands any more.
+    pub doomed: AtomicBool,
     /// Who has it, since when.
     pub holder: Mutex<Option<Holder>>,
 }
@@ -189,6 +191,8 @@ impl Server {
             frontend::put_empty(&mut message, frontend::tag::SYNC);
         } else {
             frontend::put_query(&mut message, sql.as_bytes());
+            // A simple query drops it.
+            self.state.statements.unnamed = None;
         }
         self.state
             .pipeline

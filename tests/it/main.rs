@@ -3,5 +3,9 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::expect_used, clippy::too_many_lines, clippy::unwrap_used, reason = "test code")]
 
 mod basics;
+mod cancel;
 mod console;
+mod differential;
 mod harness;
+mod isolation;
+mod startup;
