@@ -11,6 +11,7 @@ use super::queue::UserIndex;
 use super::spec::Spec;
 use super::{Pool, PoolUser, Pooled, Welcome};
 use crate::auth::ServerCredentials;
+use crate::protocol::Taint;
 use crate::server::connect::{self, LoggedIn, Login, LoginError};
 use crate::server::{QueryError, Server};
 
@@ -80,7 +81,8 @@ pub(super) fn tidy(pooled: Box<Pooled>) {
             }
             tokio::time::sleep(CANCEL_POLL).await;
         }
-        if !pooled.server.is_at_boundary() || !pooled.server.state.pipeline.is_answered() {
+        let lasting = pooled.server.state.taint == Some(Taint::Lasting);
+        if lasting || !pooled.server.is_at_boundary() || !pooled.server.state.pipeline.is_answered() {
             return;
         }
         let spec = pooled.pool.spec.load_full();
