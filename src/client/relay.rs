@@ -29,6 +29,9 @@ use crate::server::{Outbox, Remainder, Server};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frame, frontend};
 
+/// Requests that one client may have in flight. More aren't read until some are answered: records of them would
+/// cost memory without bound, and looking through them time.
+const MOST_REQUESTS: usize = 2048;
 /// What a worker thread reads into, bytes.
 const READ_BUFFER: usize = 64 * 1024;
 /// How much a client may send ahead while it waits for a server, bytes.
@@ -306,6 +309,10 @@ impl Relay {
                 },
             };
             let Some(server) = active.lease.server() else { return Ok(at) };
+            if server.state.pipeline.len() >= MOST_REQUESTS && is_crowded(server, input, out) {
+                self.blocked = true;
+                return Ok(at);
+            }
             let mut path = ClientPath {
                 client: &mut self.state,
                 server: &mut server.state,
@@ -409,12 +416,17 @@ impl Relay {
             };
             return Poll::Ready(self.granted(cx, lease, since, &mut scratch.out));
         }
-        // One who leaves while waiting is noticed, and what is sent ahead is kept, within bounds.
+        self.poll_ahead(cx, scratch)
+    }
+
+    /// Reads from a client whose messages can't be taken yet: one who leaves is noticed, and what is sent ahead is
+    /// kept, within bounds.
+    fn poll_ahead(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
         if self.carry.len() >= READ_AHEAD {
             return Poll::Pending;
         }
         match ready!(self.stream.poll_read_into(cx, &mut scratch.read)) {
-            Ok(0) | Err(_) => Poll::Ready(Err(End::Left("client gone while waiting for a server"))),
+            Ok(0) | Err(_) => Poll::Ready(Err(End::Left("client gone while waiting"))),
             Ok(n) => {
                 self.carry.extend_from_slice(&scratch.read[..n]);
                 Poll::Ready(Ok(()))
@@ -451,8 +463,9 @@ impl Relay {
     fn poll_active(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
         let Work::Active(active) = &mut self.work else { return Poll::Ready(Ok(())) };
         let mut progress = active.flush(cx);
-        if active.can_take() && !self.blocked && !self.leaving {
-            match self.poll_client(cx, scratch) {
+        if active.can_take() && !self.leaving {
+            let taken = if self.blocked { self.poll_ahead(cx, scratch) } else { self.poll_client(cx, scratch) };
+            match taken {
                 Poll::Ready(Ok(())) => progress = true,
                 Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
                 Poll::Pending => {}
@@ -511,6 +524,8 @@ impl Relay {
         let at = match taken {
             Ok(at) => at,
             Err(error) => {
+                // It may look idle, but has said what nobody asked for.
+                active.broken = true;
                 // What came before goes out, in front of the reason for the end.
                 self.out.push(out.to_client.bytes(input));
                 return Err(End::Error(error));
@@ -706,6 +721,20 @@ impl Relay {
         }
         mid_message
     }
+}
+
+/// Too many requests are in flight. Gives the replies that are due in the server's place, and says whether that
+/// wasn't enough: then the server is asked not to keep back what it has answered, as it may until Sync or Flush.
+fn is_crowded(server: &mut Server, input: &[u8], out: &mut Outputs) -> bool {
+    let pipeline = &mut server.state.pipeline;
+    while let Some(message) = pipeline.next_insert() {
+        backend::put_empty(&mut out.own, message);
+    }
+    let crowded = pipeline.len() >= MOST_REQUESTS;
+    if crowded && pipeline.is_open() {
+        frontend::put_empty(out.to_server.own(input), frontend::tag::FLUSH);
+    }
+    crowded
 }
 
 fn take_server_messages(

@@ -175,7 +175,9 @@ impl ClientPath<'_> {
                 self.server.pipeline.copy_end();
                 Some(self.pass_on(input, at, header))
             }
-            _ => None,
+            tag::TERMINATE => None,
+            // The server ends the connection over anything else.
+            _ => Some(self.pass_on(input, at, header)),
         }
     }
 

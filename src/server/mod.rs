@@ -265,17 +265,24 @@ impl Server {
     /// Says goodbye and waits until the server has hung up, so that it is gone from PostgreSQL's own count
     /// before its slot is used again.
     pub async fn close(mut self) {
+        // A server that doesn't hang up is left to itself.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.goodbye()).await;
+    }
+
+    /// Says goodbye and waits until the server has hung up. May be cancelled and called again.
+    pub async fn goodbye(&mut self) {
         let goodbye = async {
             let mut message = Vec::new();
             frontend::put_empty(&mut message, frontend::tag::TERMINATE);
-            self.stream.write_all(&message).await?;
-            self.stream.shutdown().await?;
+            // Fails where it was said before, or nobody listens any more: reading will tell.
+            let _ = self.stream.write_all(&message).await;
+            let _ = self.stream.shutdown().await;
             let mut sink = [0u8; 4096];
             while self.stream.read(&mut sink).await? > 0 {}
             io::Result::Ok(())
         };
-        // An error is an end as well; a server that doesn't hang up is left to itself.
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, goodbye).await;
+        // An error is an end as well.
+        let _ = goodbye.await;
     }
 }
 

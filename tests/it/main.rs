@@ -14,6 +14,7 @@ mod basics;
 mod cancel;
 mod console;
 mod differential;
+mod faults;
 mod harness;
 mod isolation;
 mod startup;
