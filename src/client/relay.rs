@@ -24,7 +24,8 @@ use crate::pool::{Checkout, Grant, Lease, Pool, PoolUser};
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::reply::{self, Events, ServerPath};
 use crate::protocol::request::{self, ClientPath, Local, Output};
-use crate::protocol::{ClientState, Taint};
+use crate::protocol::session::Taint;
+use crate::protocol::{ClientState, Parting};
 use crate::server::{Outbox, Remainder, Server};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frame, frontend};
@@ -537,7 +538,7 @@ impl Relay {
         }
         active.fatal |= events.fatal;
         self.note(events);
-        self.release_if_free()?;
+        self.release_if_free(cx)?;
         let sent = self.send_to_client(cx, out.to_client.bytes(input));
         if self.leaving { self.leave_when_answered() } else { sent }
     }
@@ -577,7 +578,7 @@ impl Relay {
     }
 
     /// Gives the server back when nothing ties the client to it.
-    fn release_if_free(&mut self) -> Result<(), End> {
+    fn release_if_free(&mut self, cx: &mut TaskContext<'_>) -> Result<(), End> {
         let Work::Active(active) = &mut self.work else { return Ok(()) };
         let Some(server) = active.lease.server() else { return Ok(()) };
         let pipeline = &server.state.pipeline;
@@ -590,16 +591,34 @@ impl Relay {
             let text = "transaction blocks not allowed in statement pooling mode";
             return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).hint("See pool_mode.").into());
         }
-        if free && self.mode != PoolMode::Session {
-            self.give_back();
-        } else if let Some(since) = active.query_since.take() {
-            // A query of a longer transaction, or of a session, has ended.
-            let now = Instant::now();
-            add_time(&server.shared.counters.query_time, since, now);
-            let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
-            self.set_phase(phase, now);
+        let parting = if free && self.mode != PoolMode::Session { server.state.parting() } else { Parting::Pinned };
+        match parting {
+            Parting::Free => self.give_back(),
+            Parting::Ask(sql) => self.ask(cx, &sql),
+            Parting::Pinned => self.rest(in_block),
         }
         Ok(())
+    }
+
+    /// Asks the server what ties the client to it. A cancel meanwhile isn't meant for this question.
+    fn ask(&mut self, cx: &mut TaskContext<'_>, sql: &str) {
+        let Work::Active(active) = &mut self.work else { return };
+        let Some(server) = active.lease.server().map(|s| Arc::clone(&s.shared)) else { return };
+        *self.registered.shared.cancel.lock() = CancelSlot::Replaying { server, wanted: false };
+        let mut message = Vec::new();
+        frontend::put_query(&mut message, sql.as_bytes());
+        active.send(cx, &message);
+    }
+
+    /// A query has ended and the client keeps the server.
+    fn rest(&mut self, in_block: bool) {
+        let Work::Active(active) = &mut self.work else { return };
+        let Some(since) = active.query_since.take() else { return };
+        let Some(server) = active.lease.server() else { return };
+        let now = Instant::now();
+        add_time(&server.shared.counters.query_time, since, now);
+        let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
+        self.set_phase(phase, now);
     }
 
     fn give_back(&mut self) {
@@ -639,7 +658,7 @@ impl Relay {
             Work::Active(active) => active.lease.server().is_some_and(|s| s.state.pipeline.is_answered()),
             _ => true,
         };
-        let idle = !matches!(self.work, Work::Active(_)) || (self.mode == PoolMode::Session && self.is_idle_session());
+        let idle = self.is_idle_session();
         let due = orders & order::END_NOW != 0
             || (orders & order::END_IDLE != 0 && idle)
             || (orders & order::END_QUERY != 0 && answered);
@@ -710,7 +729,7 @@ impl Relay {
         let usable = server.is_at_boundary() && server.state.pipeline.is_answered() && !server.state.pipeline.is_open();
         if usable && self.remainder.bytes == 0 && !active.broken && !active.fatal {
             if self.mode == PoolMode::Session {
-                server.state.note_taint(Some(Taint::Session));
+                server.state.touched |= Taint::Session;
             }
             drop(active);
         } else if active.broken || active.fatal || server.state.pipeline.is_answered() {

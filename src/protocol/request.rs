@@ -18,6 +18,7 @@ pub use output::Output;
 pub use retry::Retry;
 
 use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
+use super::session::Taints;
 use super::settings::SettingsTable;
 use super::sql::{self, Effect, Reading};
 use super::statements::{SERVER_PREFIX, StatementTable, significant};
@@ -222,7 +223,7 @@ impl ClientPath<'_> {
             }
         }
         self.server.retry.stop();
-        self.server.note_taint(reading.taint);
+        self.server.touch(reading.taint, reading.ends, &reading.names);
         self.server.unsettled |= reading.sets;
         let mut extra = Extra::default();
         let mut text = None;
@@ -238,6 +239,12 @@ impl ClientPath<'_> {
                     extra.error = Some(ErrorText::Name(name));
                 }
             }
+            Effect::Reset(name) => {
+                if self.client.startup.get(&name).is_some() {
+                    extra.resets_name = Some(name);
+                    self.server.hold = true;
+                }
+            }
             _ => {
                 extra.resets = reading.resets;
                 self.server.hold = true;
@@ -248,7 +255,7 @@ impl ClientPath<'_> {
             client: ClientUndo::Unnamed(self.client.statements.unnamed.take()),
             server: ServerUndo::Unnamed(self.server.statements.unnamed.take()),
         };
-        let plain = extra.forget.is_none() && extra.error.is_none() && !extra.resets;
+        let plain = extra.forget.is_none() && extra.error.is_none() && !extra.resets && extra.resets_name.is_none();
         let extra = (!plain).then(|| Box::new(extra));
         self.server.pipeline.push(Request { undo, extra, ..Request::forward(Kind::Query) });
         Ok(match text {
@@ -263,7 +270,7 @@ impl ClientPath<'_> {
     fn function_call(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
         let Some(start) = body(input, at, header.body_len.min(4)) else { return Ok(Step::More) };
         let oid = <[u8; 4]>::try_from(start).map(u32::from_be_bytes).unwrap_or_default();
-        self.server.note_taint(sql::taint_of_function(oid));
+        self.server.touch(sql::taint_of_function(oid), Taints::NONE, &[]);
         self.server.unsettled = true;
         self.server.pipeline.push(Request::forward(Kind::FunctionCall));
         Ok(self.forward(input, at, header, Kind::FunctionCall))

@@ -184,10 +184,10 @@ impl ClientPath<'_> {
 
     /// What running a statement does besides: taints, and what its outcome changes in the records.
     pub(super) fn prepare_to_run(&mut self, input: &[u8], statement: &Arc<Statement>, portal: &[u8]) {
-        self.server.note_taint(statement.taint);
+        self.server.touch(statement.taint, statement.ends, &statement.names);
         self.server.unsettled |= statement.sets;
         let runs = match &statement.effect {
-            Effect::None | Effect::ResetAll => return self.server.portals.forget(portal),
+            Effect::None | Effect::ResetAll | Effect::Reset(_) => return self.server.portals.forget(portal),
             Effect::ForgetAll | Effect::Several | Effect::CopyIn => Runs::AndWaits,
             Effect::Deallocate(name) if !self.client.statements.named.contains_key(significant(name)) => {
                 Runs::Renamed(name.clone())
