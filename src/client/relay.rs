@@ -710,7 +710,7 @@ impl Relay {
         let usable = server.is_at_boundary() && server.state.pipeline.is_answered() && !server.state.pipeline.is_open();
         if usable && self.remainder.bytes == 0 && !active.broken && !active.fatal {
             if self.mode == PoolMode::Session {
-                server.state.taint = server.state.taint.or(Some(Taint::Session));
+                server.state.note_taint(Some(Taint::Session));
             }
             drop(active);
         } else if active.broken || active.fatal || server.state.pipeline.is_answered() {

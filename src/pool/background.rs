@@ -12,6 +12,7 @@ use super::spec::Spec;
 use super::{Pool, PoolUser, Pooled, Welcome};
 use crate::auth::ServerCredentials;
 use crate::net::stream::IdleState;
+use crate::protocol::Taint;
 use crate::server::connect::{self, LoggedIn, Login, LoginError};
 use crate::server::{QueryError, Server};
 
@@ -85,7 +86,8 @@ pub(super) fn tidy(pooled: Box<Pooled>) {
             info!(server = %pooled.server.shared.id, "closing because: a cancel request for it may still come");
             return;
         }
-        if !pooled.server.is_at_boundary() || !pooled.server.state.pipeline.is_answered() {
+        let lasting = pooled.server.state.taint == Some(Taint::Lasting);
+        if lasting || !pooled.server.is_at_boundary() || !pooled.server.state.pipeline.is_answered() {
             return;
         }
         let spec = pooled.pool.spec.load_full();

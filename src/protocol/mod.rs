@@ -12,6 +12,7 @@ pub mod sql;
 pub mod statements;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pipeline::Pipeline;
 use settings::{Settings, SettingsTable};
@@ -26,6 +27,8 @@ pub struct ClientState {
     pub statements: ClientStatements,
     /// Its settings, complete: every reported parameter and those it asked for at startup.
     pub settings: Arc<Settings>,
+    /// What they were at startup: what RESET ALL and DISCARD ALL bring back.
+    pub startup: Arc<Settings>,
     /// The settings that matter when a text is parsed: all but `application_name`.
     pub context: Arc<Settings>,
     /// An error was answered without a server: everything up to Sync is dropped.
@@ -37,7 +40,16 @@ impl ClientState {
     #[must_use]
     pub fn new(settings: Arc<Settings>, table: &SettingsTable) -> Self {
         let context = table.intern(settings.without("application_name"));
-        Self { statements: ClientStatements::default(), settings, context, skipping: false }
+        let startup = Arc::clone(&settings);
+        Self { statements: ClientStatements::default(), settings, startup, context, skipping: false }
+    }
+
+    /// The settings that matter when a text is parsed, made to be nobody else's.
+    #[must_use]
+    pub fn unshared_context(&self) -> Arc<Settings> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let mark = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+        Arc::new(self.context.with("carpool.unshared", &mark))
     }
 
     /// Replaces the settings.
@@ -63,12 +75,20 @@ pub struct ServerState {
     pub schema_changed: bool,
     /// The bytes of a lone prepared execution, kept while it may have to be sent again.
     pub retry: request::Retry,
-    /// What the portal bound last does when executed.
-    pub bound: request::Bound,
+    /// The portals that change the records when executed.
+    pub portals: request::Portals,
     /// The client's next messages wait until all that is in flight is answered.
     pub hold: bool,
     /// Uses of named statements that are not in the statistics yet.
     pub counts: StatementCounts,
+    /// Requests went out that may have changed the settings, and their end isn't known: what is parsed now is
+    /// parsed under settings that aren't known either.
+    pub unsettled: bool,
+    /// A message is on its way to the client in parts: nothing may be put in between.
+    pub partial: bool,
+    /// A reset by the client has succeeded; what the server reports up to ReadyForQuery are its own defaults,
+    /// not the client's.
+    pub was_reset: bool,
 }
 
 impl ServerState {
@@ -82,10 +102,30 @@ impl ServerState {
             taint: None,
             schema_changed: false,
             retry: request::Retry::default(),
-            bound: request::Bound::default(),
+            portals: request::Portals::default(),
             hold: false,
             counts: StatementCounts::default(),
+            unsettled: false,
+            partial: false,
+            was_reset: false,
         }
+    }
+
+    /// All that was sent is answered.
+    pub fn settle(&mut self) {
+        if !self.pipeline.is_open() {
+            self.unsettled = false;
+            self.statements.settle();
+        }
+        if self.pipeline.is_idle() {
+            self.portals.clear();
+            self.retry.stop();
+        }
+    }
+
+    /// Notes that the server needs a reset.
+    pub fn note_taint(&mut self, taint: Option<Taint>) {
+        self.taint = Taint::worst(self.taint, taint);
     }
 }
 
@@ -106,6 +146,12 @@ pub enum Taint {
     SessionUser,
     /// A client had it for a whole session.
     Session,
+    /// A text that couldn't be read: too long, or in escapes.
+    Unread,
+    /// The fast-path protocol called a function that may do anything.
+    FunctionCall,
+    /// Something that no reset removes, so that the connection must be closed.
+    Lasting,
 }
 
 impl Taint {
@@ -120,6 +166,15 @@ impl Taint {
             Self::SessionObject => "a temporary object or held cursor was made",
             Self::SessionUser => "the session user was changed",
             Self::Session => "a client's session ended",
+            Self::Unread => "a query was too long or too odd to read",
+            Self::FunctionCall => "a function was called by fast path",
+            Self::Lasting => "something was begun that only the session's end ends",
         }
+    }
+
+    /// Both, in one: the one that a reset doesn't remove, else the first.
+    #[must_use]
+    pub fn worst(first: Option<Self>, second: Option<Self>) -> Option<Self> {
+        if second == Some(Self::Lasting) { second } else { first.or(second) }
     }
 }

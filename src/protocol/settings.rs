@@ -5,6 +5,7 @@
 //! of two becomes the SQL of the replay.
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -32,6 +33,17 @@ const LIST_QUOTED: [&str; 5] = [
 #[must_use]
 pub fn follows_client(name: &str) -> bool {
     !NOT_SETTABLE.iter().any(|n| n.eq_ignore_ascii_case(name))
+}
+
+/// A parameter's name as servers spell it, for one in lower case.
+#[must_use]
+pub fn canonical_name(name: &str) -> &str {
+    match name {
+        "datestyle" => "DateStyle",
+        "intervalstyle" => "IntervalStyle",
+        "timezone" => "TimeZone",
+        _ => name,
+    }
 }
 
 /// One parameter. Names compare without case, as PostgreSQL's do, and are kept in lower case.
@@ -158,17 +170,19 @@ fn put_identifier(sql: &mut String, name: &str) {
     }
 }
 
-/// Appends a string constant that reads the same whatever `standard_conforming_strings` is.
+/// Appends a string constant that reads the same whatever `standard_conforming_strings` and `client_encoding`
+/// are.
 fn put_literal(sql: &mut String, value: &str) {
-    if value.contains('\\') {
+    if value.contains('\\') || !value.is_ascii() {
         sql.push_str(" E");
     }
     sql.push('\'');
     for c in value.chars() {
-        if matches!(c, '\'' | '\\') {
-            sql.push(c);
+        match c {
+            '\'' | '\\' => sql.extend([c, c]),
+            c if c.is_ascii() => sql.push(c),
+            c => drop(write!(sql, "\\U{:08X}", u32::from(c))),
         }
-        sql.push(c);
     }
     sql.push('\'');
 }

@@ -206,6 +206,7 @@ impl Server {
                 tag::READY_FOR_QUERY => {
                     let status = backend::ready_for_query(&body)?;
                     self.state.pipeline.ready(status).map_err(|_| FrameError::Body(tag::READY_FOR_QUERY))?;
+                    self.state.settle();
                     break;
                 }
                 tag::ERROR_RESPONSE => {

@@ -157,6 +157,16 @@ impl<'a> Fields<'a> {
         Ok(byte)
     }
 
+    /// A 16-bit big-endian number.
+    ///
+    /// # Errors
+    /// [`FrameError::Body`] when fewer than two bytes are left.
+    pub fn u16(&mut self) -> Result<u16, FrameError> {
+        let (bytes, rest) = self.rest.split_first_chunk::<2>().ok_or(FrameError::Body(self.tag))?;
+        self.rest = rest;
+        Ok(u16::from_be_bytes(*bytes))
+    }
+
     /// A 32-bit big-endian number.
     ///
     /// # Errors
