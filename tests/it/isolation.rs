@@ -205,9 +205,7 @@ fn replayed_values_are_not_read_in_another_clients_encoding() {
     assert_eq!(one.value("show my.name"), "größe");
 }
 
-/// RESET goes back to what the client started with, as on a connection of its own.
-#[test]
-fn reset_goes_back_to_the_startup_parameters() {
+fn check_reset(resets: &[&str]) {
     let carpool = Carpool::start(&Setup::default().database("pool_size = 1"));
     let with = [
         ("user", "postgres"),
@@ -216,7 +214,7 @@ fn reset_goes_back_to_the_startup_parameters() {
         ("application_name", "mine"),
         ("options", "-c statement_timeout=77s"),
     ];
-    for reset in ["reset timezone", "reset all", "set timezone to default", "discard all"] {
+    for reset in resets {
         let mut client = Raw::login_with(carpool.port, &with);
         succeeds(&client.query("set timezone = 'CET'"));
         succeeds(&client.query(reset));
@@ -224,6 +222,17 @@ fn reset_goes_back_to_the_startup_parameters() {
         assert_eq!(client.value("show application_name"), "mine", "{reset}");
         assert_eq!(client.value("show statement_timeout"), "77s", "{reset}");
     }
+}
+
+/// RESET goes back to what the client started with, as on a connection of its own.
+#[test]
+fn reset_all_goes_back_to_the_startup_parameters() {
+    check_reset(&["reset all", "discard all"]);
+}
+
+#[test]
+fn reset_of_one_goes_back_to_its_startup_parameter() {
+    check_reset(&["reset timezone", "set timezone to default", "set time zone local"]);
 }
 
 /// COPY data is not held back by what precedes it in its own query text.

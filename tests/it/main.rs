@@ -17,4 +17,6 @@ mod differential;
 mod faults;
 mod harness;
 mod isolation;
+mod modes;
 mod startup;
+mod stopping;
