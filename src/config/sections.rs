@@ -52,7 +52,7 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
     database!(
         max_pinned,
         Kind::ANY_NUMBER,
-        "Servers at most that clients may keep between transactions for session state that can't be moved."
+        "Servers that clients may keep between transactions for what can't be moved (temporary tables, …). 0: none."
     ),
     database!(pool_mode, Kind::PoolMode, "When a server is free again."),
     database!(max_client_connections, Kind::ANY_NUMBER, "Client connections at most. 0: no limit.")

@@ -135,6 +135,13 @@ impl ClientPath<'_> {
                 return Ok(Step::Blocked);
             }
         }
+        if self.server.was_reset && self.server.pipeline.is_answered() && header.tag != tag::SYNC {
+            // What follows would begin on settings that aren't the client's. DISCARD ALL has committed already.
+            frontend::put_empty(self.to_server.own(input), tag::SYNC);
+            self.server.pipeline.push(Request::skip(Kind::Sync, ServerUndo::None));
+            self.server.hold = true;
+            return Ok(Step::Blocked);
+        }
         match header.tag {
             tag::QUERY => self.query(input, at, header),
             tag::PARSE => self.parse(input, at, header),
@@ -144,6 +151,7 @@ impl ClientPath<'_> {
             tag::EXECUTE => self.execute(input, at, header),
             tag::SYNC => {
                 self.server.pipeline.sync();
+                self.server.hold = self.server.was_reset;
                 Ok(self.forward(input, at, header, Kind::Sync))
             }
             tag::FLUSH => {
