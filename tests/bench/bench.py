@@ -10,6 +10,7 @@ removed at the end.
     tests/bench/bench.py --quick                       # a first impression, some minutes
     tests/bench/bench.py --output BENCHMARKS.md        # the full comparison
     tests/bench/bench.py --pgbouncer /opt/pgbouncer-1.25/pgbouncer --rows 'simple-*' --workers 1,2
+    tests/bench/bench.py --carpool /tmp/before --carpool target/release/carpool --rows 'simple-*'
     tests/bench/bench.py --list                        # the rows
 
 Needs pgbench and a PostgreSQL server, and a release build of Carpool (`cargo build --release`).
@@ -260,9 +261,9 @@ class PgBouncer:
 class Carpool:
     is_pooler = True
 
-    def __init__(self, bench: Bench, path: Path, workers: int | None):
+    def __init__(self, bench: Bench, path: Path, workers: int | None, label: str | None):
         self.bench, self.path, self.workers = bench, path, workers
-        name = version_of(path).strip().replace("carpool", "Carpool")
+        name = label or version_of(path).strip().replace("carpool", "Carpool")
         count = "" if workers is None else f" ({workers} worker{'s' if workers != 1 else ''})"
         self.name = f"{name}{count}"
 
@@ -415,15 +416,19 @@ class Bench:
         bouncers = [PgBouncer(self, path) for path in dict.fromkeys(paths)]
         bouncers.sort(key=lambda b: b.version)
         targets += [Direct(self), *bouncers]
-        if not Path(options.carpool).exists():
-            raise Failed(f"{options.carpool} is missing: run `cargo build --release`, or give --carpool")
-        path = Path(options.carpool).resolve()
+        for path in map(Path, options.carpool):
+            if not path.exists():
+                raise Failed(f"{path} is missing: run `cargo build --release`, or give --carpool")
+            # Of several builds the file's name tells which is which.
+            label = path.name if len(options.carpool) > 1 else None
+            targets += [Carpool(self, path.resolve(), workers, label) for workers in options.workers]
         if self.account:
-            # The directories above the binary may be closed to the user that it runs as.
-            path = Path(shutil.copy2(path, self.dir / "carpool"))
-            for bouncer in bouncers:
-                bouncer.path = Path(shutil.copy2(bouncer.path, self.dir / bouncer.name.replace(" ", "-").lower()))
-        targets += [Carpool(self, path, workers) for workers in options.workers]
+            # The directories above the binaries may be closed to the user that they run as.
+            for number_of_target, target in enumerate(targets[1:]):
+                target.path = Path(shutil.copy2(target.path, self.dir / f"pooler-{number_of_target}"))
+        names = [t.name for t in targets]
+        if len(set(names)) != len(names):
+            raise Failed(f"two targets have the same name: {', '.join(names)}")
         return targets
 
     def daemon(self, target: Target, auth: str) -> Daemon:
@@ -825,7 +830,7 @@ def worker_list(text: str) -> list[int]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--carpool", default=ROOT / "target/release/carpool", help="the binary to measure")
+    parser.add_argument("--carpool", action="append", metavar="PATH", help="the binary; several, named apart, are compared")
     parser.add_argument("--workers", type=worker_list, metavar="N[,N…]", help="Carpool's worker threads; each is a target")
     parser.add_argument("--pgbouncer", action="append", default=[], metavar="PATH", help="another PgBouncer; repeatable")
     parser.add_argument("--reference", metavar="NAME", help="target of the ratios (default: the newest PgBouncer)")
@@ -845,7 +850,7 @@ def parse() -> argparse.Namespace:
     options.rounds = options.rounds or (2 if options.quick else 6)
     options.seconds = options.seconds or (2 if options.quick else 5)
     options.workers = options.workers or [None]
-    options.carpool = str(options.carpool)
+    options.carpool = options.carpool or [ROOT / "target/release/carpool"]
     return options
 
 
