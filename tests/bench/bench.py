@@ -52,6 +52,8 @@ TICK = os.sysconf("SC_CLK_TCK")
 # open its servers and grow its buffers.
 MEMORY_WARM_UP = 200
 MEMORY_ROUNDS = 3
+# What ends the benchmark early, as Ctrl-C does: everything is stopped.
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Failed(Exception):
@@ -768,7 +770,8 @@ class Report:
             "",
             f"Transaction mode, {POOL_SIZE} server connections. Median (lowest–highest) of the rounds; a ratio is the",
             "median of the ratios to the reference in the same round. More is better for throughput, less for CPU,",
-            "latency and memory.",
+            "latency and memory. Where clients log in with SCRAM, pgbench's own share of it bounds the rate: look at the",
+            "pooler's CPU.",
             "",
         ]
         for row in self.rows:
@@ -882,6 +885,9 @@ def benchmark(options: argparse.Namespace) -> None:
             report = Report(bench, rows, targets, reference)
             text = report.text(started, load)
         finally:
+            # A second Ctrl-C must not leave anything behind.
+            for sig in ENDINGS:
+                signal.signal(sig, signal.SIG_IGN)
             bench.stop()
     print(text, end="")
     if options.output:
@@ -892,14 +898,19 @@ def benchmark(options: argparse.Namespace) -> None:
         raise Failed(f"{len(bench.results.failures)} measurements failed")
 
 
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> int:
     options = parse()
     if options.list:
         for row in ROWS:
             print(f"{row.key:14} {row.title}")
         return 0
-    # A kill ends as Ctrl-C does: everything is stopped.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Set even where the shell has us ignore SIGINT, in the background.
+    for sig in ENDINGS:
+        signal.signal(sig, interrupt)
     try:
         benchmark(options)
     except KeyboardInterrupt:
