@@ -47,11 +47,17 @@ USER = "bench"
 PASSWORD = "bench"
 POOL_SIZE = 25
 SCALE = 10
+# Set in the environment once the script runs in its own network namespace.
+NAMESPACE = "CARPOOL_BENCH_NAMESPACE"
 TICK = os.sysconf("SC_CLK_TCK")
 # Clients that are there already when the memory of the others begins to be counted: they have made the pooler
 # open its servers and grow its buffers.
 MEMORY_WARM_UP = 200
 MEMORY_ROUNDS = 3
+# A single transaction that takes longer than this, ms, is named in the report; so much longer than it should, s,
+# a whole run may take.
+STALL = 1000
+PATIENCE = 120
 # What ends the benchmark early, as Ctrl-C does: everything is stopped.
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -319,6 +325,7 @@ class Sample:
     # Milliseconds.
     p50: float | None = None
     p99: float | None = None
+    longest: float | None = None
     # KiB per client.
     rss: float | None = None
     pss: float | None = None
@@ -356,7 +363,10 @@ class Bench:
         return str(self.dir) if self.options.unix else "127.0.0.1"
 
     def run(self, command: list[str | Path], **kwargs: object) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, **kwargs)  # type: ignore[call-overload]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, **kwargs)  # type: ignore[call-overload]
+        except subprocess.TimeoutExpired as error:
+            raise Failed(f"{Path(command[0]).name} did not end within {error.timeout:.0f} s") from error
         if done.returncode != 0:
             raise Failed(f"{Path(command[0]).name} failed: {(done.stderr or done.stdout).strip()[-500:]}")
         return done.stdout
@@ -461,7 +471,8 @@ class Bench:
         if row.reconnect:
             command.append("-C")
         command += [*more, "scram" if row.auth == "scram" else "bench"]
-        out = self.run(command, cwd=self.dir, env={**os.environ, "PGPASSWORD": PASSWORD, "PGSSLMODE": "disable"})
+        env = {**os.environ, "PGPASSWORD": PASSWORD, "PGSSLMODE": "disable"}
+        out = self.run(command, cwd=self.dir, env=env, timeout=self.options.seconds + PATIENCE)
         daemon.check()
         return out
 
@@ -487,6 +498,7 @@ class Bench:
         shutil.rmtree(logs)
         if latencies:
             sample.p50, sample.p99 = percentile(latencies, 0.50), percentile(latencies, 0.99)
+            sample.longest = latencies[-1]
         return sample
 
     def memory(self, row: Row, target: Target) -> Sample:
@@ -746,6 +758,11 @@ class Report:
                 cells[0] += f" (failed in {missing} of {len(self.values(row, target, headings[1]))} rounds)"
             lines.append("| " + " | ".join(cells) + " |")
         for target in self.targets:
+            stalls = [v for v in self.known(row, target, "longest") if v > STALL]
+            if stalls:
+                rounds, worst = len(self.values(row, target, "longest")), max(stalls) / 1000
+                lines += ["", f"{target.name} stalled in {len(stalls)} of {rounds} rounds, for {worst:.1f} s at the longest."]
+        for target in self.targets:
             if failure := self.results.failures.get((row.key, target.name)):
                 lines += ["", f"{target.name} failed: {' '.join(failure.split())[:300]}"]
         return [*lines, ""]
@@ -760,6 +777,7 @@ class Report:
             ("Reference of the ratios", self.reference or "none: no PgBouncer found"),
             ("Server and load generator", f"{postgres}; {pgbench}, {options.jobs} threads"),
             ("Connections", "unix sockets" if options.unix else "TCP over loopback, no TLS"),
+            ("Network namespace", f"its own, without packet filter, {options.netns}" if options.netns else "the machine's"),
             ("Rounds", f"{options.rounds} of {options.seconds} s each, interleaved, order rotated"),
             *machine(),
             ("Load average", f"{load[0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end"),
@@ -845,6 +863,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="2 rounds of 2 s")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="threads of pgbench")
     parser.add_argument("--unix", action="store_true", help="unix sockets on both sides of the pooler")
+    parser.add_argument(
+        "--netns",
+        nargs="?",
+        const="reno",
+        metavar="CONTROL",
+        help="in a network namespace of its own, with this congestion control (default reno); needs root. bbr, "
+        "where the machine has it as its default, lets large transfers over loopback stall, poolers or not",
+    )
     parser.add_argument("--strace", action="store_true", help="count system calls as well (slow)")
     parser.add_argument("--output", metavar="FILE", help="write the report there as well")
     parser.add_argument("--json", metavar="FILE", help="write every sample there")
@@ -865,8 +891,22 @@ def chosen(patterns: list[str]) -> list[Row]:
     return [r for r in ROWS if not words or any(fnmatch.fnmatch(r.key, w) for w in words)]
 
 
+def enter_namespace(control: str) -> None:
+    """Starts this script anew in a network namespace of its own, and there makes the namespace ready."""
+    if os.environ.get(NAMESPACE) is None:
+        os.environ[NAMESPACE] = "1"
+        os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv])
+    try:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        Path("/proc/sys/net/ipv4/tcp_congestion_control").write_text(control)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Failed(f"no network namespace with congestion control {control}: {error}") from error
+
+
 def benchmark(options: argparse.Namespace) -> None:
     rows = chosen(options.rows)
+    if options.netns:
+        enter_namespace(options.netns)
     if options.pgbench is None or not Path(options.pg_bin, "initdb").exists():
         raise Failed("pgbench and a PostgreSQL server are needed (Debian: postgresql, postgresql-contrib)")
     started = datetime.datetime.now().astimezone()
