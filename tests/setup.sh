@@ -10,6 +10,7 @@ postgresql-client psql --version
 nodejs            node --version
 npm               npm --version
 python3-venv      python3 -c 'import venv, ensurepip'
+tzdata            test -e /usr/share/zoneinfo/Europe/Berlin
 util-linux        setpriv --version
 "
 

@@ -3,5 +3,6 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::too_many_lines, reason = "test code")]
 
 mod basics;
+mod drivers;
 mod harness;
 mod layers;
