@@ -43,12 +43,14 @@ python_environment() {
     local hash includes
     includes=$(sed -n 's/^-r *//p' tests/requirements.txt)
     # shellcheck disable=SC2086 # one file name a word
-    hash=$(python3 -c 'import sys; print(sys.executable, sys.version)' | (cd tests && hash_of requirements.txt $includes))
+    hash=$(python3 -c 'import sys; print(sys.executable, sys.version)' | (cd tests && hash_of requirements*.txt $includes))
     is_done .venv "$hash" && return
     echo "preparing .venv …"
     rm -rf .venv
     python3 -m venv .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --target .venv/psycopg3 \
+        --requirement tests/requirements-psycopg3.txt
     echo "$hash" >.venv/.stamp
 }
 

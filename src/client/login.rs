@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::info;
 
 use super::Context;
-use super::registry::{Admission, Identity, Registered, Registry};
+use super::registry::{Admission, ClientKind, Identity, Registered, Registry};
 use super::relay::Session;
 use super::startup::{Handshake, HandshakeError, requested_settings};
 use crate::auth::{self, Account, ClientAuth, ClientStep, Policy, Proven, ServerCredentials, StoredSecret};
@@ -121,13 +121,17 @@ pub async fn login(
     let settings = startup_settings(&config, database, &request.startup)?;
     if let Some(replication) = replication_mode(&request.startup) {
         let login = super::replication::login(&pool, server_user, credentials, replication, settings);
-        let identity = identity(&request, io);
+        let logical = replication == "database";
+        let kind = if logical { ClientKind::LogicalReplication } else { ClientKind::PhysicalReplication };
+        let identity = identity(&request, io, kind);
         return super::replication::enter(admission, handshake, login, identity).await;
     }
-    let share = config.users.get(&server_user).and_then(|u| u.pool_size);
+    let share = config.user_share(&server_user);
     let user = pool.user(&server_user, credentials, share);
     let (welcome, settings) = initial_settings(&pool, &user, settings).await?;
-    let registered = Registry::register(admission, identity(&request, io), Arc::clone(&settings));
+    let identity = identity(&request, io, ClientKind::Pooled);
+    let registered = Registry::register(admission, identity, Arc::clone(&settings));
+    pool.count_client_login();
     io.send(&greeting(&welcome, &settings, &registered)).await?;
     let Some(io) = handshake.take() else { return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()) };
     let (stream, unread) = io.into_parts();
@@ -137,10 +141,11 @@ pub async fn login(
     Ok(Entered::Session(Box::new(Session { stream, unread, registered, pool, user, state, mode, max_packet_size })))
 }
 
-fn identity(request: &Request, io: &Handshake) -> Identity {
+fn identity(request: &Request, io: &Handshake, kind: ClientKind) -> Identity {
     Identity {
         user: request.user.clone(),
         database: request.database.clone(),
+        kind,
         peer: request.peer,
         local: io.stream.addresses().0,
         protocol: request.startup.protocol,
@@ -196,7 +201,8 @@ async fn authenticate(
 }
 
 fn check_limits(context: &Context, config: &Config, database: &Database, request: &Request) -> Result<(), ClientError> {
-    let of_user = config.users.get(&request.user).map_or(0, |u| u.max_client_connections);
+    let of_user = config.users.get(&request.user);
+    let of_user = of_user.map_or(config.pooler.max_user_client_connections, |u| u.max_client_connections);
     let of_database = database.max_client_connections;
     if of_user == 0 && of_database == 0 {
         return Ok(());
@@ -387,7 +393,8 @@ async fn console(
     };
     let settings =
         Settings::from_pairs([(APPLICATION_NAME, request.startup.parameter(APPLICATION_NAME).unwrap_or(""))]);
-    let registered = Registry::register(admission, identity(&request, &io), Arc::new(settings));
+    let identity = identity(&request, &io, ClientKind::Console);
+    let registered = Registry::register(admission, identity, Arc::new(settings));
     let mut message = Vec::new();
     backend::put_authentication(&mut message, &[0; 4]);
     let version = concat!(env!("CARGO_PKG_VERSION"), "/carpool");

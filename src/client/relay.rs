@@ -350,7 +350,7 @@ impl Relay {
         let pool = context.pools.get(self.shared().database.as_str(), &config);
         let Some(pool) = pool.filter(|p| !p.is_retired()) else { return Err(pool_gone(&self.pool).into()) };
         let credentials = self.user.credentials.lock().clone();
-        let share = config.users.get(&self.user.name).and_then(|u| u.pool_size);
+        let share = config.user_share(&self.user.name);
         self.user = pool.user(&self.user.name, credentials, share);
         let settings = pool.tables.settings.intern((*self.state.settings).clone());
         self.state.set_settings(settings, &pool.tables.settings);
@@ -362,6 +362,7 @@ impl Relay {
     fn activate(&mut self, mut lease: Lease, now: Instant, input: &[u8], out: &mut Outputs) {
         let Some(server) = lease.server() else { return };
         let shared = Arc::clone(&server.shared);
+        shared.counters.assignments.add(1);
         let mut slot = CancelSlot::Running(Arc::clone(&shared));
         if !Arc::ptr_eq(&server.state.settings, &self.state.settings) {
             let sql = server.state.settings.replay(&self.state.settings);
@@ -531,6 +532,9 @@ impl Relay {
         let counters = &server.shared.counters;
         counters.queries.add(events.queries.into());
         counters.transactions.add(events.transactions.into());
+        counters.take(&mut server.state.counts);
+        server.shared.note_prepared(server.state.statements.len());
+        self.registered.shared.note_prepared(self.state.statements.named.len());
     }
 
     /// Gives the server back when nothing ties the client to it.
@@ -721,7 +725,7 @@ fn pool_gone(pool: &Pool) -> ClientError {
     ClientError::fatal(SqlState::ADMIN_SHUTDOWN, format!("database \"{}\" was removed", pool.name))
 }
 
-fn add_time(counter: &crate::server::Counter, since: Instant, now: Instant) {
+fn add_time(counter: &crate::stats::Counter, since: Instant, now: Instant) {
     let micros = now.saturating_duration_since(since).as_micros();
     counter.add(u64::try_from(micros).unwrap_or(u64::MAX));
 }
@@ -803,4 +807,17 @@ pub fn spawn(session: Session) {
             tokio::spawn(super::login::last_words(stream, out.pending().to_vec()));
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_client_is_small() {
+        // The task's future is the relay and little more; buffers belong to the worker thread.
+        let (relay, shared) = (size_of::<Relay>(), size_of::<ClientShared>());
+        assert!(relay <= 288, "a Relay has {relay} bytes");
+        assert!(shared <= 352, "a ClientShared has {shared} bytes");
+    }
 }

@@ -229,7 +229,7 @@ impl Pool {
     fn forget_server(&self, server: &crate::server::Server) {
         let mut servers = self.servers.lock();
         if servers.remove(&server.shared.id).is_some() {
-            self.past.lock().count(&server.shared);
+            self.past.lock().count(&server.shared.counters);
         }
     }
 }

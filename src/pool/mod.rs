@@ -26,6 +26,7 @@ use crate::protocol::request::Tables;
 use crate::protocol::settings::Settings;
 use crate::server::connect::LoginError;
 use crate::server::{Holder, Server, ServerShared};
+use crate::stats::Totals;
 use queue::{Counts, Plan, Queue, Released, UserIndex, Waiter};
 use spec::Spec;
 
@@ -112,8 +113,11 @@ pub struct PoolUser {
     /// What its servers said at their login, from the first one on.
     pub welcome: ArcSwapOption<Welcome>,
     /// What startup parameters, as clients spell them, come to.
-    canonical: Mutex<HashMap<Vec<(String, String)>, Arc<Settings>>>,
+    canonical: Mutex<Canonical>,
 }
+
+/// Startup parameters as given, and the settings that they come to.
+type Canonical = HashMap<Vec<(String, String)>, Arc<Settings>>;
 
 /// The bound of [`PoolUser::canonical`].
 const CANONICAL_LIMIT: usize = 1024;
@@ -130,56 +134,6 @@ struct Backoff {
     failures: u32,
     until: Option<Instant>,
     last: Option<Arc<LoginError>>,
-}
-
-/// Sums of a pool for SHOW STATS; times in microseconds.
-#[expect(missing_docs, reason = "named as in server::Counters")]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    pub transactions: u64,
-    pub queries: u64,
-    pub received: u64,
-    pub sent: u64,
-    pub transaction_time: u64,
-    pub query_time: u64,
-    pub wait_time: u64,
-    pub client_parses: u64,
-    pub binds: u64,
-    pub server_logins: u64,
-}
-
-impl Totals {
-    fn count(&mut self, server: &ServerShared) {
-        let c = &server.counters;
-        self.transactions += c.transactions.get();
-        self.queries += c.queries.get();
-        self.received += c.received.get();
-        self.sent += c.sent.get();
-        self.transaction_time += c.transaction_time.get();
-        self.query_time += c.query_time.get();
-        self.wait_time += c.wait_time.get();
-        self.client_parses += c.client_parses.get();
-        self.binds += c.binds.get();
-    }
-}
-
-impl std::ops::Add for Totals {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            transactions: self.transactions + other.transactions,
-            queries: self.queries + other.queries,
-            received: self.received + other.received,
-            sent: self.sent + other.sent,
-            transaction_time: self.transaction_time + other.transaction_time,
-            query_time: self.query_time + other.query_time,
-            wait_time: self.wait_time + other.wait_time,
-            client_parses: self.client_parses + other.client_parses,
-            binds: self.binds + other.binds,
-            server_logins: self.server_logins + other.server_logins,
-        }
-    }
 }
 
 /// The servers of one database.
@@ -343,12 +297,12 @@ impl Pool {
             }
         }
         let retired = self.retired.load(Ordering::Relaxed);
-        let expired = |pooled: &Box<Pooled>, since: Instant| {
+        let expired = |pooled: &Pooled, since: Instant| {
             let idle = !spec.idle_timeout.is_zero() && now.duration_since(since) > spec.idle_timeout;
             idle || retired || pooled.server.expires.is_some_and(|at| at <= now)
         };
         let keep = if retired { 0 } else { spec.min_size };
-        let expired = self.queue.lock().take_expired(keep, expired);
+        let expired = self.queue.lock().take_expired(keep, |pooled, since| expired(pooled, since));
         for (_, pooled) in expired {
             background::close(pooled, background::Slot::Closing);
         }
@@ -441,12 +395,23 @@ impl Pool {
         servers
     }
 
+    /// Its idle servers, and since when they are.
+    #[must_use]
+    pub fn idle_servers(&self) -> HashMap<ServerId, Instant> {
+        self.queue.lock().idle().map(|(pooled, since)| (pooled.server.shared.id, since)).collect()
+    }
+
+    /// Counts a client that has logged in.
+    pub fn count_client_login(&self) {
+        self.past.lock().client_logins += 1;
+    }
+
     /// Its statistics since the start.
     #[must_use]
     pub fn totals(&self) -> Totals {
         let servers = self.servers.lock();
         let mut totals = *self.past.lock();
-        servers.values().for_each(|s| totals.count(s));
+        servers.values().for_each(|s| totals.count(&s.counters));
         totals
     }
 

@@ -17,6 +17,8 @@ use pipeline::Pipeline;
 use settings::{Settings, SettingsTable};
 use statements::{ClientStatements, ServerStatements};
 
+use crate::stats::StatementCounts;
+
 /// What a client has set up and expects to find on every server.
 #[derive(Debug)]
 pub struct ClientState {
@@ -65,6 +67,8 @@ pub struct ServerState {
     pub bound: request::Bound,
     /// The client's next messages wait until all that is in flight is answered.
     pub hold: bool,
+    /// Uses of named statements that are not in the statistics yet.
+    pub counts: StatementCounts,
 }
 
 impl ServerState {
@@ -80,6 +84,7 @@ impl ServerState {
             retry: request::Retry::default(),
             bound: request::Bound::default(),
             hold: false,
+            counts: StatementCounts::default(),
         }
     }
 }

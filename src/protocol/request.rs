@@ -176,6 +176,7 @@ impl ServerState {
         frontend::put_parse(out, &name, statement.rest());
         self.pipeline.push(Request::skip(Kind::Parse, ServerUndo::Added(statement.id)));
         self.statements.insert(&statement, tables.statements.epoch());
+        self.counts.server_parses += 1;
         out.extend_from_slice(&self.retry.bytes);
         for kind in std::mem::take(&mut self.retry.kinds) {
             self.pipeline.push(Request::forward(kind));
@@ -370,6 +371,7 @@ impl ClientPath<'_> {
         if self.server.pipeline.uncertain(name, statement.id) {
             return Ok(Step::Blocked);
         }
+        self.server.counts.client_parses += 1;
         let undo = ClientUndo::Named(name.into(), None);
         let failed = self.server.pipeline.status() == TransactionStatus::Failed;
         let presence = self.server.statements.touch(&statement, self.tables.statements.epoch());
@@ -413,6 +415,7 @@ impl ClientPath<'_> {
             Found::Unknown => None,
             Found::Known(statement) => Some(statement),
         };
+        self.server.counts.binds += u32::from(!name.is_empty());
         if let Some(statement) = &statement {
             self.prepare_to_run(input, statement);
             let injected = if name.is_empty() { true } else { self.ensure_named(input, statement) };
@@ -601,6 +604,7 @@ impl ClientPath<'_> {
         let undo = Undo { client, server: ServerUndo::Added(statement.id) };
         self.server.pipeline.push(Request { fate, undo, ..Request::forward(Kind::Parse) });
         self.server.statements.insert(statement, self.tables.statements.epoch());
+        self.server.counts.server_parses += 1;
     }
 
     /// The Parse body after the name as the server must get it: `DEALLOCATE` of one of this client's statements

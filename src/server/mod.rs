@@ -8,7 +8,7 @@ pub mod connect;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -20,6 +20,7 @@ use crate::net::stream::Stream;
 use crate::protocol::ServerState;
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::settings::{Settings, SettingsTable, follows_client};
+use crate::stats::Counters;
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::frame::{self, FrameError};
 use crate::wire::frontend;
@@ -46,6 +47,8 @@ pub struct ServerShared {
     pub connected: SystemTime,
     /// Statistics.
     pub counters: Counters,
+    /// Named statements that it has.
+    pub prepared: AtomicU32,
     /// Cancel requests on their way to it. It changes hands only at 0.
     pub cancels: AtomicU32,
     /// Who has it, since when.
@@ -61,44 +64,10 @@ pub struct Holder {
     pub since: Instant,
 }
 
-/// Sums over the transactions that ran on one server. Each is written by one thread at a time, without
-/// read-modify-write instructions.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Transactions.
-    pub transactions: Counter,
-    /// Queries.
-    pub queries: Counter,
-    /// Bytes from clients.
-    pub received: Counter,
-    /// Bytes to clients.
-    pub sent: Counter,
-    /// Microseconds in transactions.
-    pub transaction_time: Counter,
-    /// Microseconds in queries.
-    pub query_time: Counter,
-    /// Microseconds that clients waited for a server.
-    pub wait_time: Counter,
-    /// Parse messages of clients.
-    pub client_parses: Counter,
-    /// Bind messages of clients.
-    pub binds: Counter,
-}
-
-/// A sum with a single writer at a time.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds to it.
-    pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-    }
-
-    /// Reads it.
-    #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+impl ServerShared {
+    /// Notes how many named statements it has.
+    pub fn note_prepared(&self, statements: usize) {
+        self.prepared.store(u32::try_from(statements).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 }
 

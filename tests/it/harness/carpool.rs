@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::{Postgres, Raw, eventually};
 
 /// What a Carpool is started with.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Setup {
     /// Lines of `[pooler]`.
     pub pooler: String,
@@ -17,12 +17,6 @@ pub struct Setup {
     pub sections: String,
     /// Further environment.
     pub environment: Vec<(String, String)>,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self { pooler: String::new(), database: String::new(), sections: String::new(), environment: Vec::new() }
-    }
 }
 
 impl Setup {
