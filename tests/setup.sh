@@ -65,7 +65,7 @@ node_modules() {
 
 postgres_versions() {
     local hash major package
-    hash=$(uname -m | hash_of tests/postgres/package.json tests/postgres/package-lock.json tests/setup.sh)
+    hash=$(uname -m | hash_of tests/postgres/package.json tests/postgres/package-lock.json)
     is_done .cache/postgres "$hash" && return
     echo "preparing .cache/postgres …"
     rm -rf .cache/postgres

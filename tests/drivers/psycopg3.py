@@ -87,14 +87,17 @@ def settings(conn, run, seen, worker):
         run("select current_setting(%s)", [name])
     seen.append((str(conn.info.timezone), conn.info.parameter_status("DateStyle"), conn.info.encoding))
     when = datetime.datetime(2024, 7, 1, 12, tzinfo=datetime.timezone.utc)
+    # A literal is read when the text is prepared: all workers prepare this one, each with its own settings.
+    literal = "select '2024-07-01 12:00'::timestamptz at time zone 'UTC', '01/02/03'::date - '2000-01-01'::date"
+    run(literal)
     for zone in ["Australia/Sydney", "UTC", worker.time_zone]:
         run("select set_config('TimeZone', %s, false)", [zone])
-        # A literal is read when the text is prepared.
-        run("select '2024-07-01 12:00'::timestamptz at time zone 'UTC', %s::timestamptz::text", [when])
+        run("select %s::timestamptz::text, current_setting('TimeZone')", [when])
+        run(literal, prepare=False)
     with conn.transaction():
         run("select set_config('TimeZone', 'Pacific/Auckland', true)")
-        run("select '2024-07-01 12:00'::timestamptz at time zone 'UTC'")
-    run("select '2024-07-01 12:00'::timestamptz at time zone 'UTC'")
+        run("select %s::timestamptz::text, current_setting('TimeZone')", [when])
+    run(literal)
 
 
 def repeated(conn, run, seen):
