@@ -3,6 +3,9 @@
 //!
 //! The scripts in `tests/drivers` do the same on a direct connection and compare.
 
+mod pgbench;
+mod rust;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -90,6 +93,8 @@ fn nuisance_round(client: &mut Raw, round: usize, number: usize, zone: &str) {
 /// Runs `work` in front of a new database with two servers, nuisances included.
 fn among_others(setup: Setup, work: impl FnOnce(&Carpool, &str)) {
     let carpool = Carpool::start(&setup.database("pool_size = 2"));
+    // asyncpg turns it off for its long query of types; that doesn't last in transaction mode, and costs seconds.
+    Postgres::shared().sql("postgres", &format!("alter database {} set jit = off", carpool.database));
     let nuisances: Vec<_> = (0..2).map(|n| Nuisance::start(&carpool, n)).collect();
     let direct = format!("postgresql://postgres@127.0.0.1:{}/{}", Postgres::shared().port, carpool.database);
     work(&carpool, &direct);
@@ -110,7 +115,7 @@ fn prepared(path: PathBuf) -> PathBuf {
 pub fn python() -> Command {
     let given = std::env::var_os("CARPOOL_TEST_PYTHON").map(PathBuf::from);
     let mut command = Command::new(prepared(given.unwrap_or_else(|| root().join(".venv/bin/python"))));
-    command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONWARNINGS", "error::ResourceWarning");
+    command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONPATH", root().join(".venv/psycopg3"));
     command
 }
 
@@ -141,4 +146,41 @@ fn python_script(name: &str, setup: Setup, further: &[&str]) {
 #[test]
 fn psycopg2() {
     python_script("psycopg2_.py", Setup::default(), &[]);
+}
+
+#[test]
+fn psycopg3() {
+    python_script("psycopg3.py", Setup::default(), &[]);
+}
+
+#[test]
+fn psycopg3_async() {
+    python_script("psycopg3_async.py", Setup::default(), &[]);
+}
+
+#[test]
+fn asyncpg() {
+    python_script("asyncpg_.py", Setup::default(), &[]);
+}
+
+#[test]
+fn asyncpg_pool_settings() {
+    python_script("asyncpg_pool_settings.py", Setup::default(), &[]);
+}
+
+#[test]
+fn django_with_psycopg2() {
+    python_script("django_.py", Setup::default(), &["psycopg2"]);
+}
+
+#[test]
+fn django_with_psycopg3() {
+    python_script("django_.py", Setup::default(), &["psycopg"]);
+}
+
+#[test]
+fn node_postgres() {
+    among_others(Setup::default(), |carpool, direct| {
+        script(node(), "pg.js", &[&carpool.url("postgres", "unused"), direct]);
+    });
 }
