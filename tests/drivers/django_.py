@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+import urllib.parse
 import zoneinfo
 from decimal import Decimal
 
@@ -18,27 +19,28 @@ def configure(url, worker, driver, **further):
     if driver == "psycopg2":
         # Django would rather have psycopg 3.
         sys.modules["psycopg"] = None
-    import urllib.parse
-
     import django
     from django.conf import settings
 
-    parts = urllib.parse.urlsplit(url)
-    database = {
-        "ENGINE": "django.db.backends.postgresql",
-        "HOST": parts.hostname,
-        "PORT": parts.port,
-        "USER": parts.username,
-        "PASSWORD": parts.password or "",
-        "NAME": parts.path[1:],
-        "TIME_ZONE": worker.time_zone,
-        "OPTIONS": {"options": worker.options, "application_name": worker.application_name},
-        **further,
-    }
-    if driver == "psycopg" and worker.number % 2:
-        database["OPTIONS"] |= {"server_side_binding": True, "prepare_threshold": 0}
+    def database(url):
+        parts = urllib.parse.urlsplit(url)
+        options = {"options": worker.options, "application_name": worker.application_name}
+        if driver == "psycopg" and worker.number % 2:
+            options |= {"server_side_binding": True, "prepare_threshold": 0}
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "HOST": parts.hostname,
+            "PORT": parts.port,
+            "USER": parts.username,
+            "PASSWORD": parts.password or "",
+            "NAME": parts.path[1:],
+            "TIME_ZONE": worker.time_zone,
+            "OPTIONS": options,
+            **further,
+        }
+
     settings.configure(
-        DATABASES={"default": database},
+        DATABASES={"default": database(url), "direct": database(urls()[1])},
         INSTALLED_APPS=["shop"],
         USE_TZ=True,
         TIME_ZONE="Europe/Paris",
@@ -219,8 +221,9 @@ def locks(seen):
         finally:
             connection.close()
 
-    with transaction.atomic():
-        Customer.objects.select_for_update().get(pk=target)
+    # Not pooled: one that holds a server while it waits for another may wait for ever.
+    with transaction.atomic(using="direct"):
+        Customer.objects.using("direct").select_for_update().get(pk=target)
         thread = threading.Thread(target=try_to_lock)
         thread.start()
         thread.join()

@@ -37,7 +37,9 @@ fn adds_up(arguments: &[&str]) {
         let (postgres, database) = (Postgres::shared(), carpool.database.as_str());
         pgbench(postgres.port, database, &["-i", "-q", "-I", "dtGp"]);
         let (clients, transactions) = (CLIENTS.to_string(), TRANSACTIONS.to_string());
-        let load = ["-n", "-c", &clients, "-j", "2", "-t", &transactions];
+        // A thread each: pgbench waits for one client's connection or PREPARE while another's transaction, of the
+        // same thread, holds a server.
+        let load = ["-n", "-c", &clients, "-j", &clients, "-t", &transactions];
         pgbench(carpool.port, database, &[&load, arguments].concat());
         let sums = postgres.sql(
             database,
