@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::harness::raw::{bind, describe, execute, parse, sync};
 use crate::harness::{Carpool, Postgres, Raw, Setup, eventually};
@@ -45,6 +46,8 @@ impl Nuisance {
                 nuisance_round(&mut client, round, number, zone);
                 round += 1;
                 count.store(round as u64, Ordering::Relaxed);
+                // A pace, so that many tests at once don't take the processor from each other.
+                std::thread::sleep(Duration::from_millis(2));
             }
         });
         Self { stop, done, thread: Some(thread) }

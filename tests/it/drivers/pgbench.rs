@@ -35,7 +35,7 @@ fn pgbench(port: u16, database: &str, arguments: &[&str]) {
 fn adds_up(arguments: &[&str]) {
     among_others(Setup::default(), |carpool, _| {
         let (postgres, database) = (Postgres::shared(), carpool.database.as_str());
-        pgbench(postgres.port, database, &["-i", "-q", "-I", "dtGp"]);
+        pgbench(postgres.port, database, &["-i", "-q", "-I", "dtgp"]);
         let (clients, transactions) = (CLIENTS.to_string(), TRANSACTIONS.to_string());
         // A thread each: pgbench waits for one client's connection or PREPARE while another's transaction, of the
         // same thread, holds a server.
