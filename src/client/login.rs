@@ -312,7 +312,10 @@ async fn judged_settings(
     }
     let table = &pool.tables.settings;
     let target = wanted.iter().fold((*welcome.baseline).clone(), |s, (name, value)| s.with(name, value));
-    let sql = server.state.settings.replay(&target);
+    // By way of the baseline: what a value like "german" comes to depends on what was there before, and that may
+    // be another client's.
+    let to_baseline = server.state.settings.replay(&welcome.baseline);
+    let sql = to_baseline + &welcome.baseline.replay(&target);
     if !sql.is_empty() {
         let timeout = pool.spec.load().connect_timeout;
         if let Err(error) = server.query(&sql, table, timeout).await {

@@ -24,11 +24,15 @@ use crate::pool::{Checkout, Grant, Lease, Pool, PoolUser};
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::reply::{self, Events, ServerPath};
 use crate::protocol::request::{self, ClientPath, Local, Output};
-use crate::protocol::{ClientState, Taint};
+use crate::protocol::session::Taint;
+use crate::protocol::{ClientState, Parting};
 use crate::server::{Outbox, Remainder, Server};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frame, frontend};
 
+/// Requests that one client may have in flight. More aren't read until some are answered: records of them would
+/// cost memory without bound, and looking through them time.
+const MOST_REQUESTS: usize = 2048;
 /// What a worker thread reads into, bytes.
 const READ_BUFFER: usize = 64 * 1024;
 /// How much a client may send ahead while it waits for a server, bytes.
@@ -147,6 +151,9 @@ pub struct Relay {
     starved: bool,
     /// `carry` can't be taken before replies come.
     blocked: bool,
+    /// The client has said goodbye behind requests that are still running: they run to their end, as they would
+    /// on a connection of its own.
+    leaving: bool,
 }
 
 impl Relay {
@@ -169,6 +176,7 @@ impl Relay {
             max_packet_size,
             starved: false,
             blocked: false,
+            leaving: false,
         }
     }
 
@@ -192,7 +200,10 @@ impl Relay {
                 }
             }
             if self.flush(cx).is_err() {
-                return Poll::Ready(End::Left("client connection lost"));
+                if !self.leaving {
+                    return Poll::Ready(End::Left("client connection lost"));
+                }
+                self.out = Outbox::default();
             }
             let step = match self.work {
                 Work::Idle => ready!(self.poll_idle(cx, scratch)),
@@ -299,6 +310,10 @@ impl Relay {
                 },
             };
             let Some(server) = active.lease.server() else { return Ok(at) };
+            if server.state.pipeline.len() >= MOST_REQUESTS && is_crowded(server, input, out) {
+                self.blocked = true;
+                return Ok(at);
+            }
             let mut path = ClientPath {
                 client: &mut self.state,
                 server: &mut server.state,
@@ -320,7 +335,13 @@ impl Relay {
                     self.blocked = true;
                     return Ok(at);
                 }
-                request::Step::Terminate => return Err(End::Left("client close request")),
+                request::Step::Terminate => {
+                    self.leaving = server.state.pipeline.awaits_ready();
+                    if self.leaving {
+                        return Ok(input.len());
+                    }
+                    return Err(End::Left("client close request"));
+                }
             }
         }
         Ok(at)
@@ -396,12 +417,17 @@ impl Relay {
             };
             return Poll::Ready(self.granted(cx, lease, since, &mut scratch.out));
         }
-        // One who leaves while waiting is noticed, and what is sent ahead is kept, within bounds.
+        self.poll_ahead(cx, scratch)
+    }
+
+    /// Reads from a client whose messages can't be taken yet: one who leaves is noticed, and what is sent ahead is
+    /// kept, within bounds.
+    fn poll_ahead(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
         if self.carry.len() >= READ_AHEAD {
             return Poll::Pending;
         }
         match ready!(self.stream.poll_read_into(cx, &mut scratch.read)) {
-            Ok(0) | Err(_) => Poll::Ready(Err(End::Left("client gone while waiting for a server"))),
+            Ok(0) | Err(_) => Poll::Ready(Err(End::Left("client gone while waiting"))),
             Ok(n) => {
                 self.carry.extend_from_slice(&scratch.read[..n]);
                 Poll::Ready(Ok(()))
@@ -438,8 +464,9 @@ impl Relay {
     fn poll_active(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
         let Work::Active(active) = &mut self.work else { return Poll::Ready(Ok(())) };
         let mut progress = active.flush(cx);
-        if active.can_take() && !self.blocked {
-            match self.poll_client(cx, scratch) {
+        if active.can_take() && !self.leaving {
+            let taken = if self.blocked { self.poll_ahead(cx, scratch) } else { self.poll_client(cx, scratch) };
+            match taken {
                 Poll::Ready(Ok(())) => progress = true,
                 Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
                 Poll::Pending => {}
@@ -498,6 +525,8 @@ impl Relay {
         let at = match taken {
             Ok(at) => at,
             Err(error) => {
+                // It may look idle, but has said what nobody asked for.
+                active.broken = true;
                 // What came before goes out, in front of the reason for the end.
                 self.out.push(out.to_client.bytes(input));
                 return Err(End::Error(error));
@@ -509,8 +538,19 @@ impl Relay {
         }
         active.fatal |= events.fatal;
         self.note(events);
-        self.release_if_free()?;
-        self.send_to_client(cx, out.to_client.bytes(input))
+        self.release_if_free(cx)?;
+        let sent = self.send_to_client(cx, out.to_client.bytes(input));
+        if self.leaving { self.leave_when_answered() } else { sent }
+    }
+
+    /// Ends the session of one who has said goodbye once nothing that was asked is unanswered. Whether anybody
+    /// still reads the answers doesn't matter.
+    fn leave_when_answered(&mut self) -> Result<(), End> {
+        let Work::Active(active) = &mut self.work else { return Err(End::Left("client close request")) };
+        match active.lease.server() {
+            Some(server) if server.state.pipeline.awaits_ready() => Ok(()),
+            _ => Err(End::Left("client close request")),
+        }
     }
 
     fn note(&mut self, events: Events) {
@@ -538,7 +578,7 @@ impl Relay {
     }
 
     /// Gives the server back when nothing ties the client to it.
-    fn release_if_free(&mut self) -> Result<(), End> {
+    fn release_if_free(&mut self, cx: &mut TaskContext<'_>) -> Result<(), End> {
         let Work::Active(active) = &mut self.work else { return Ok(()) };
         let Some(server) = active.lease.server() else { return Ok(()) };
         let pipeline = &server.state.pipeline;
@@ -551,16 +591,34 @@ impl Relay {
             let text = "transaction blocks not allowed in statement pooling mode";
             return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).hint("See pool_mode.").into());
         }
-        if free && self.mode != PoolMode::Session {
-            self.give_back();
-        } else if let Some(since) = active.query_since.take() {
-            // A query of a longer transaction, or of a session, has ended.
-            let now = Instant::now();
-            add_time(&server.shared.counters.query_time, since, now);
-            let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
-            self.set_phase(phase, now);
+        let parting = if free && self.mode != PoolMode::Session { server.state.parting() } else { Parting::Pinned };
+        match parting {
+            Parting::Free => self.give_back(),
+            Parting::Ask(sql) => self.ask(cx, &sql),
+            Parting::Pinned => self.rest(in_block),
         }
         Ok(())
+    }
+
+    /// Asks the server what ties the client to it. A cancel meanwhile isn't meant for this question.
+    fn ask(&mut self, cx: &mut TaskContext<'_>, sql: &str) {
+        let Work::Active(active) = &mut self.work else { return };
+        let Some(server) = active.lease.server().map(|s| Arc::clone(&s.shared)) else { return };
+        *self.registered.shared.cancel.lock() = CancelSlot::Replaying { server, wanted: false };
+        let mut message = Vec::new();
+        frontend::put_query(&mut message, sql.as_bytes());
+        active.send(cx, &message);
+    }
+
+    /// A query has ended and the client keeps the server.
+    fn rest(&mut self, in_block: bool) {
+        let Work::Active(active) = &mut self.work else { return };
+        let Some(since) = active.query_since.take() else { return };
+        let Some(server) = active.lease.server() else { return };
+        let now = Instant::now();
+        add_time(&server.shared.counters.query_time, since, now);
+        let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
+        self.set_phase(phase, now);
     }
 
     fn give_back(&mut self) {
@@ -600,7 +658,7 @@ impl Relay {
             Work::Active(active) => active.lease.server().is_some_and(|s| s.state.pipeline.is_answered()),
             _ => true,
         };
-        let idle = !matches!(self.work, Work::Active(_)) || (self.mode == PoolMode::Session && self.is_idle_session());
+        let idle = self.is_idle_session();
         let due = orders & order::END_NOW != 0
             || (orders & order::END_IDLE != 0 && idle)
             || (orders & order::END_QUERY != 0 && answered);
@@ -671,7 +729,7 @@ impl Relay {
         let usable = server.is_at_boundary() && server.state.pipeline.is_answered() && !server.state.pipeline.is_open();
         if usable && self.remainder.bytes == 0 && !active.broken && !active.fatal {
             if self.mode == PoolMode::Session {
-                server.state.taint = server.state.taint.or(Some(Taint::Session));
+                server.state.touched |= Taint::Session;
             }
             drop(active);
         } else if active.broken || active.fatal || server.state.pipeline.is_answered() {
@@ -682,6 +740,20 @@ impl Relay {
         }
         mid_message
     }
+}
+
+/// Too many requests are in flight. Gives the replies that are due in the server's place, and says whether that
+/// wasn't enough: then the server is asked not to keep back what it has answered, as it may until Sync or Flush.
+fn is_crowded(server: &mut Server, input: &[u8], out: &mut Outputs) -> bool {
+    let pipeline = &mut server.state.pipeline;
+    while let Some(message) = pipeline.next_insert() {
+        backend::put_empty(&mut out.own, message);
+    }
+    let crowded = pipeline.len() >= MOST_REQUESTS;
+    if crowded && pipeline.is_open() {
+        frontend::put_empty(out.to_server.own(input), frontend::tag::FLUSH);
+    }
+    crowded
 }
 
 fn take_server_messages(

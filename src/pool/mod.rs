@@ -229,7 +229,9 @@ impl Pool {
         *pooled.server.shared.holder.lock() = None;
         let server = &pooled.server;
         let worn_out = server.expires.is_some_and(|at| at <= now) || pooled.pool.retired.load(Ordering::Relaxed);
-        if server.shared.cancels.load(Ordering::Acquire) > 0 {
+        // Who cancels marks a doomed server before it takes its count back, so in this order nothing is missed.
+        let awaits_cancel = server.shared.cancels.load(Ordering::Acquire) > 0;
+        if awaits_cancel || server.shared.doomed.load(Ordering::Acquire) {
             background::tidy(pooled);
         } else if server.is_clean() && !worn_out && !pooled.pool.spec.load().reset_always {
             Self::offer(pooled, now, false);

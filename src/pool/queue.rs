@@ -184,7 +184,7 @@ impl<S, W: Waiter> Queue<S, W> {
         self.users.iter_mut().for_each(User::drop_gone);
         // A new server first serves one who waited for it: were it given away at once, two users could go on
         // trading a slot with nobody served.
-        if self.slots > self.limits.size || (!login && self.must_yield(user)) {
+        if self.is_oversized() || (!login && self.must_yield(user)) {
             self.begin_closing(user);
             return Released::Surplus(server);
         }
@@ -311,15 +311,20 @@ impl<S, W: Waiter> Queue<S, W> {
         free
     }
 
-    /// Takes the idle servers for which `expired` says so, longest idle first, leaving `keep` slots in the pool.
-    /// Each is to be closed and then reported by [`Queue::closed`].
+    /// More slots than there may be by now, without those becoming free.
+    const fn is_oversized(&self) -> bool {
+        self.slots - self.closing > self.limits.size
+    }
+
+    /// Takes the idle servers for which `expired` says so, longest idle first, leaving `keep` slots in the pool,
+    /// and those over the size. Each is to be closed and then reported by [`Queue::closed`].
     pub fn take_expired(&mut self, keep: u32, mut expired: impl FnMut(&S, Instant) -> bool) -> Vec<(UserIndex, S)> {
         let mut taken = Vec::new();
         for (at, user) in self.users.iter_mut().enumerate() {
             let mut kept = VecDeque::with_capacity(user.idle.len());
             for idle in user.idle.drain(..) {
-                let may_go = self.slots - self.closing > keep;
-                if may_go && expired(&idle.server, idle.since) {
+                let held = self.slots - self.closing;
+                if held > keep && (held > self.limits.size || expired(&idle.server, idle.since)) {
                     self.closing += 1;
                     user.closing += 1;
                     taken.push((UserIndex(at), idle.server));

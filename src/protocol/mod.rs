@@ -7,13 +7,16 @@
 pub mod pipeline;
 pub mod reply;
 pub mod request;
+pub mod session;
 pub mod settings;
 pub mod sql;
 pub mod statements;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use pipeline::Pipeline;
+use pipeline::{Kind, Pipeline, Request, ServerUndo};
+use session::{Probe, Taints};
 use settings::{Settings, SettingsTable};
 use statements::{ClientStatements, ServerStatements};
 
@@ -26,7 +29,9 @@ pub struct ClientState {
     pub statements: ClientStatements,
     /// Its settings, complete: every reported parameter and those it asked for at startup.
     pub settings: Arc<Settings>,
-    /// The settings that matter when a text is parsed: all but `application_name`.
+    /// What they were at startup: what RESET ALL and DISCARD ALL bring back.
+    pub startup: Arc<Settings>,
+    /// The settings that matter when a text is parsed, see [`Settings::when_parsing`].
     pub context: Arc<Settings>,
     /// An error was answered without a server: everything up to Sync is dropped.
     pub skipping: bool,
@@ -36,13 +41,22 @@ impl ClientState {
     /// A client with nothing prepared.
     #[must_use]
     pub fn new(settings: Arc<Settings>, table: &SettingsTable) -> Self {
-        let context = table.intern(settings.without("application_name"));
-        Self { statements: ClientStatements::default(), settings, context, skipping: false }
+        let context = table.intern(settings.when_parsing());
+        let startup = Arc::clone(&settings);
+        Self { statements: ClientStatements::default(), settings, startup, context, skipping: false }
+    }
+
+    /// The settings that matter when a text is parsed, made to be nobody else's.
+    #[must_use]
+    pub fn unshared_context(&self) -> Arc<Settings> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let mark = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+        Arc::new(self.context.with("carpool.unshared", &mark))
     }
 
     /// Replaces the settings.
     pub fn set_settings(&mut self, settings: Arc<Settings>, table: &SettingsTable) {
-        self.context = table.intern(settings.without("application_name"));
+        self.context = table.intern(settings.when_parsing());
         self.settings = settings;
     }
 }
@@ -56,19 +70,34 @@ pub struct ServerState {
     pub statements: ServerStatements,
     /// Its settings, by the same rule as the client's.
     pub settings: Arc<Settings>,
-    /// Session state that this layer can't follow was or may have been changed, and why: the server must be
-    /// reset before another client gets it.
-    pub taint: Option<Taint>,
+    /// What of the session may have been changed, beyond the reported settings, since it was last known.
+    pub touched: Taints,
+    /// The parameters that may have been, where their names are known.
+    pub touched_names: Vec<Box<str>>,
+    /// What is on the server that ties the client to it.
+    pub pins: Taints,
+    /// A question about the session under way.
+    pub probe: Option<Box<Probe>>,
     /// A schema change ran in the transaction at hand.
     pub schema_changed: bool,
     /// The bytes of a lone prepared execution, kept while it may have to be sent again.
     pub retry: request::Retry,
-    /// What the portal bound last does when executed.
-    pub bound: request::Bound,
+    /// The portals that change the records when executed.
+    pub portals: request::Portals,
     /// The client's next messages wait until all that is in flight is answered.
     pub hold: bool,
     /// Uses of named statements that are not in the statistics yet.
     pub counts: StatementCounts,
+    /// Requests went out that may have changed the settings, and their end isn't known: what is parsed now is
+    /// parsed under settings that aren't known either.
+    pub unsettled: bool,
+    /// A message is on its way to the client in parts: nothing may be put in between.
+    pub partial: bool,
+    /// A reset by the client has succeeded; what the server reports up to ReadyForQuery are its own defaults,
+    /// not the client's.
+    pub was_reset: bool,
+    /// The same for one parameter.
+    pub was_reset_name: Option<Box<str>>,
 }
 
 impl ServerState {
@@ -79,47 +108,85 @@ impl ServerState {
             pipeline: Pipeline::default(),
             statements: ServerStatements::new(max_prepared_statements),
             settings,
-            taint: None,
+            touched: Taints::NONE,
+            touched_names: Vec::new(),
+            pins: Taints::NONE,
+            probe: None,
             schema_changed: false,
             retry: request::Retry::default(),
-            bound: request::Bound::default(),
+            portals: request::Portals::default(),
             hold: false,
             counts: StatementCounts::default(),
+            unsettled: false,
+            partial: false,
+            was_reset: false,
+            was_reset_name: None,
         }
     }
-}
 
-/// Why a server needs a reset before its next client.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Taint {
-    /// SET or RESET of a parameter that isn't reported.
-    Setting,
-    /// SQL-level PREPARE.
-    SqlPrepare,
-    /// LISTEN.
-    Listen,
-    /// LOAD.
-    Load,
-    /// DECLARE … WITH HOLD, or a temporary object.
-    SessionObject,
-    /// The session user was changed.
-    SessionUser,
-    /// A client had it for a whole session.
-    Session,
-}
+    /// All that was sent is answered.
+    pub fn settle(&mut self) {
+        if !self.pipeline.is_open() {
+            self.unsettled = false;
+            self.statements.settle();
+        }
+        if self.pipeline.is_idle() {
+            self.portals.clear();
+            self.retry.stop();
+        }
+    }
 
-impl Taint {
-    /// For logs.
+    /// Notes what a request may do to the session.
+    pub fn touch(&mut self, taint: Taints, ends: Taints, names: &[Box<str>]) {
+        self.touched |= taint.or(ends.and(self.pins));
+        for name in names {
+            if !self.touched_names.contains(name) {
+                self.touched_names.push(name.clone());
+            }
+        }
+    }
+
+    /// What a reset must clear, or can't.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Setting => "a setting was changed",
-            Self::SqlPrepare => "PREPARE was used",
-            Self::Listen => "LISTEN was used",
-            Self::Load => "LOAD was used",
-            Self::SessionObject => "a temporary object or held cursor was made",
-            Self::SessionUser => "the session user was changed",
-            Self::Session => "a client's session ended",
-        }
+    pub const fn left(&self) -> Taints {
+        self.touched.or(self.pins)
     }
+
+    /// The session was reset (DISCARD ALL).
+    pub fn discarded(&mut self) {
+        self.touched = self.touched.and(Taints::LASTING);
+        self.pins = self.pins.and(Taints::LASTING);
+        self.touched_names.clear();
+    }
+
+    /// Whether the client may part from an idle server, and else what is to be done first.
+    pub fn parting(&mut self) -> Parting {
+        if self.left().is_empty() {
+            return Parting::Free;
+        }
+        self.pins |= self.touched.without(Taints::ASKABLE);
+        self.touched = self.touched.and(Taints::ASKABLE);
+        if self.touched.is_empty() {
+            return Parting::Pinned;
+        }
+        let (probe, sql) = Probe::new(self.left(), &std::mem::take(&mut self.touched_names));
+        self.touched = Taints::NONE;
+        self.probe = Some(Box::new(probe));
+        // What is parsed before the answer is parsed under settings that aren't known.
+        self.unsettled = true;
+        self.statements.unnamed = None;
+        self.pipeline.push(Request::skip(Kind::Query, ServerUndo::None));
+        Parting::Ask(sql)
+    }
+}
+
+/// See [`ServerState::parting`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Parting {
+    /// It may.
+    Free,
+    /// This query is to be sent; its answer will tell.
+    Ask(String),
+    /// It may not.
+    Pinned,
 }

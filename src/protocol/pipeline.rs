@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::statements::Statement;
+use super::statements::{Named, Shape, Statement};
 use crate::wire::backend::{TransactionStatus, tag};
 
 /// A request by the replies that end it.
@@ -65,7 +65,7 @@ pub enum ClientUndo {
     #[default]
     None,
     /// A name was given to, or taken from (`None` now) a statement: what it meant before.
-    Named(Box<[u8]>, Option<Arc<Statement>>),
+    Named(Box<[u8]>, Option<Named>),
     /// The unnamed statement changed: what it was.
     Unnamed(Option<Arc<Statement>>),
 }
@@ -82,15 +82,45 @@ pub enum ServerUndo {
     Removed(u64),
     /// The unnamed statement changed: what it was.
     Unnamed(Option<u64>),
+    /// Nothing; the request uses this statement.
+    Uses(u64),
 }
 
-/// What a successful command does to the records, known by its CommandComplete.
+/// What few requests need to have noted.
+#[derive(Debug, Default)]
+pub struct Extra {
+    /// For DEALLOCATE of one statement: the client's name of it, which goes when the command succeeds.
+    pub forget: Option<Box<[u8]>>,
+    /// What the client must read in an error, since the request isn't as the client sent it.
+    pub error: Option<ErrorText>,
+    /// For Describe of a statement.
+    pub describes: Option<Describes>,
+    /// For a query that ends in RESET ALL: if it succeeds, the session is as after login.
+    pub resets: bool,
+    /// For a query that resets one parameter which the client gave at startup.
+    pub resets_name: Option<Box<str>>,
+}
+
+/// What an error must say.
 #[derive(Debug)]
-pub struct Forget {
-    /// The client's name.
-    pub name: Box<[u8]>,
-    /// The statement on the server.
-    pub id: u64,
+pub enum ErrorText {
+    /// The client's name of the statement.
+    Name(Box<[u8]>),
+    /// That the statement's parameters or rows are no longer those that the client was told.
+    Changed,
+}
+
+/// A Describe of a statement in flight.
+#[derive(Debug)]
+pub struct Describes {
+    /// Of this one.
+    pub statement: Arc<Statement>,
+    /// The client's name of it, when the client asked.
+    pub name: Option<Box<[u8]>>,
+    /// What must come out, because an execution that relies on it has been sent.
+    pub expected: Option<Shape>,
+    /// What has come so far.
+    pub shape: Vec<u8>,
 }
 
 /// One request in flight.
@@ -102,17 +132,34 @@ pub struct Request {
     pub fate: Fate,
     /// How to take it back.
     pub undo: Undo,
-    /// For DEALLOCATE of one statement.
-    pub forget: Option<Box<Forget>>,
-    /// For a Parse of a name that the client already has: its error must carry the client's name.
-    pub duplicate: Option<Box<[u8]>>,
+    /// What few need.
+    pub extra: Option<Box<Extra>>,
 }
 
 impl Request {
     /// A request of the client's that changes nothing in the records.
     #[must_use]
     pub fn forward(kind: Kind) -> Self {
-        Self { kind, fate: Fate::Forward, undo: Undo::default(), forget: None, duplicate: None }
+        Self { kind, fate: Fate::Forward, undo: Undo::default(), extra: None }
+    }
+
+    /// As [`Request::forward`], with a name for errors.
+    #[must_use]
+    pub fn renamed(kind: Kind, name: &[u8]) -> Self {
+        let error = Some(ErrorText::Name(name.into()));
+        Self::forward(kind).with(Extra { error, ..Extra::default() })
+    }
+
+    /// With an extra.
+    #[must_use]
+    pub fn with(self, extra: Extra) -> Self {
+        Self { extra: Some(Box::new(extra)), ..self }
+    }
+
+    /// Whether the session is as after login when it succeeds.
+    #[must_use]
+    pub fn resets(&self) -> bool {
+        self.extra.as_ref().is_some_and(|e| e.resets)
     }
 
     /// A request of Carpool's own.
@@ -130,6 +177,17 @@ impl Request {
             ..Self::forward(Kind::Close)
         }
     }
+
+    /// It changed the records about named statements.
+    const fn changes_named(&self) -> bool {
+        matches!(self.undo.client, ClientUndo::Named(..))
+            || matches!(self.undo.server, ServerUndo::Added(_) | ServerUndo::Removed(_))
+    }
+
+    /// It changed the records about the unnamed statement.
+    const fn changes_unnamed(&self) -> bool {
+        matches!(self.undo.client, ClientUndo::Unnamed(_)) || matches!(self.undo.server, ServerUndo::Unnamed(_))
+    }
 }
 
 /// A reply that answers nothing that was asked. The server connection can't be trusted any more.
@@ -146,6 +204,14 @@ pub struct Failure {
     pub undone: Vec<Request>,
     /// A simple query of Carpool's own failed: the client's state could not be restored.
     pub own_query: bool,
+    /// A COPY failed, and whether the server had read a Sync as copy data or will yet answer it can't be known.
+    pub doubtful: bool,
+}
+
+impl Failure {
+    const fn new(forward: bool) -> Self {
+        Self { forward, undone: Vec::new(), own_query: false, doubtful: false }
+    }
 }
 
 /// A COPY FROM STDIN under way.
@@ -165,31 +231,77 @@ pub struct Pipeline {
     requests: VecDeque<Request>,
     status: TransactionStatus,
     copy_in: CopyIn,
+    /// Syncs sent ahead of the COPY under way, which the server drops unless the COPY fails before it reads them.
+    dropped_syncs: usize,
     /// Extended-protocol messages went out since the last Sync.
     open: bool,
     /// The server skips everything up to the next Sync.
     skipping: bool,
-    /// Requests that end in ReadyForQuery and haven't been answered.
-    owed_ready: usize,
+    /// How many of `requests` are of a kind.
+    count: Counts,
+    /// The unnamed statement was changed since the last Sync went out.
+    unnamed_changed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// End in ReadyForQuery.
+    ready: usize,
+    /// Are Syncs.
+    syncs: usize,
+    /// Changed the records about named statements.
+    named: usize,
+    /// Changed the records about the unnamed statement.
+    unnamed: usize,
+}
+
+impl Counts {
+    fn each(&mut self, request: &Request, change: impl Fn(&mut usize)) {
+        if matches!(request.kind, Kind::Sync | Kind::Query | Kind::FunctionCall) {
+            change(&mut self.ready);
+        }
+        if request.kind == Kind::Sync {
+            change(&mut self.syncs);
+        }
+        if request.changes_named() {
+            change(&mut self.named);
+        }
+        if request.changes_unnamed() {
+            change(&mut self.unnamed);
+        }
+    }
 }
 
 impl Pipeline {
+    /// The most requests in flight. PostgreSQL sends its replies on at the latest when they fill 8 KiB, so that
+    /// one who waits for the number to fall doesn't wait for ever.
+    pub const LIMIT: usize = 4096;
+
     /// Records a request that goes out now.
     pub fn push(&mut self, request: Request) {
-        match request.kind {
-            Kind::Sync | Kind::Query | Kind::FunctionCall => {
-                self.open = false;
-                self.owed_ready += 1;
-            }
-            _ => self.open = true,
+        self.open = !matches!(request.kind, Kind::Sync | Kind::Query | Kind::FunctionCall);
+        if request.kind == Kind::Sync {
+            self.unnamed_changed = false;
         }
+        self.unnamed_changed |= request.changes_unnamed();
+        self.add(request);
+    }
+
+    fn add(&mut self, request: Request) {
+        self.count.each(&request, |n| *n += 1);
         self.requests.push_back(request);
     }
 
-    /// The client sends Sync. Says whether to send it on: during COPY FROM STDIN the server drops it without
-    /// an answer.
+    fn pop(&mut self) -> Option<Request> {
+        let request = self.requests.pop_front()?;
+        self.count.each(&request, |n| *n -= 1);
+        Some(request)
+    }
+
+    /// The client sends Sync. Says whether to send it on: while the server reads copy data it would drop it
+    /// without an answer, or answer it if the COPY has failed meanwhile; not sent, it can't do the latter.
     pub fn sync(&mut self) -> bool {
-        if self.copy_in == CopyIn::Open {
+        if self.reads_copy_data() {
             return false;
         }
         self.skipping = false;
@@ -197,12 +309,18 @@ impl Pipeline {
         true
     }
 
+    /// A COPY FROM STDIN is under way, and the client has not ended its data.
+    #[must_use]
+    pub fn reads_copy_data(&self) -> bool {
+        self.copy_in == CopyIn::Open
+    }
+
     /// The client ends its copy data.
     pub fn copy_end(&mut self) {
         if self.copy_in == CopyIn::Open {
             self.copy_in = CopyIn::Ended;
         } else if !self.requests.is_empty() {
-            self.requests.push_back(Request::forward(Kind::CopyEnd));
+            self.add(Request::forward(Kind::CopyEnd));
         }
     }
 
@@ -230,11 +348,16 @@ impl Pipeline {
         self.requests.is_empty()
     }
 
-    /// A request is unanswered that ends in ReadyForQuery: what was sent before it may yet turn out otherwise
-    /// than recorded.
+    /// As many requests are in flight as may be.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.requests.len() >= Self::LIMIT
+    }
+
+    /// A request is unanswered that ends in ReadyForQuery: the transaction's state may change yet.
     #[must_use]
     pub const fn awaits_ready(&self) -> bool {
-        self.owed_ready > 0
+        self.count.ready > 0
     }
 
     /// Extended-protocol messages went out since the last Sync.
@@ -243,19 +366,24 @@ impl Pipeline {
         self.open
     }
 
-    /// What the records say of a client's statement `name` or of statement `id` may yet be taken back, because
-    /// a request before the last Sync or Query in flight changed it.
+    /// What the records say of a client's statement `name` or of statement `id` may yet be taken back without
+    /// that the request that relies on it is skipped: something before the last Sync in flight changed it.
     #[must_use]
     pub fn uncertain(&self, name: &[u8], id: u64) -> bool {
-        if !self.awaits_ready() {
+        if self.count.syncs == 0 || self.count.named == 0 {
             return false;
         }
-        let settles = |r: &Request| matches!(r.kind, Kind::Sync | Kind::Query | Kind::FunctionCall);
-        let last = self.requests.iter().rposition(settles).unwrap_or(0);
+        let last = self.requests.iter().rposition(|r| r.kind == Kind::Sync).unwrap_or(0);
         self.requests.iter().take(last).any(|r| {
             matches!(&r.undo.client, ClientUndo::Named(n, _) if **n == *name)
                 || matches!(r.undo.server, ServerUndo::Added(i) | ServerUndo::Removed(i) if i == id)
         })
+    }
+
+    /// As [`Pipeline::uncertain`], for the unnamed statement.
+    #[must_use]
+    pub const fn unnamed_uncertain(&self) -> bool {
+        self.count.syncs > 0 && self.count.unnamed > 0 && !self.unnamed_changed
     }
 
     /// The request at the front, whose replies come next.
@@ -280,7 +408,7 @@ impl Pipeline {
         self.drop_markers();
         match self.requests.front()?.fate {
             Fate::Insert(message) => {
-                self.requests.pop_front();
+                self.pop();
                 Some(message)
             }
             _ => None,
@@ -289,7 +417,7 @@ impl Pipeline {
 
     fn drop_markers(&mut self) {
         while self.requests.front().is_some_and(|r| r.kind == Kind::CopyEnd) {
-            self.requests.pop_front();
+            self.pop();
         }
     }
 
@@ -319,9 +447,9 @@ impl Pipeline {
             _ => return Err(Unexpected(message)),
         };
         if message == tag::COMMAND_COMPLETE {
-            self.copy_in = CopyIn::No;
+            self.end_copy();
         }
-        Ok((forward, if ends { self.requests.pop_front() } else { None }))
+        Ok((forward, if ends { self.pop() } else { None }))
     }
 
     /// The server now reads copy data: it drops each Sync that was sent before the CopyDone or CopyFail.
@@ -331,12 +459,12 @@ impl Pipeline {
             match request.kind {
                 Kind::CopyEnd => {
                     self.copy_in = CopyIn::Ended;
-                    self.requests.remove(at);
+                    self.remove(at);
                     return;
                 }
                 Kind::Sync => {
-                    self.requests.remove(at);
-                    self.owed_ready -= 1;
+                    self.remove(at);
+                    self.dropped_syncs += 1;
                     self.open = true;
                 }
                 _ => at += 1,
@@ -345,28 +473,46 @@ impl Pipeline {
         self.copy_in = CopyIn::Open;
     }
 
-    /// An ErrorResponse. A simple query ends with the ReadyForQuery that follows; of the extended protocol
-    /// everything up to Sync is undone.
-    pub fn error(&mut self) -> Failure {
-        self.copy_in = CopyIn::No;
-        self.drop_markers();
-        let front = self.requests.front().map(|r| (r.kind, r.fate));
-        match front {
-            None => Failure { forward: true, undone: Vec::new(), own_query: false },
-            Some((Kind::Query | Kind::FunctionCall | Kind::Sync, fate)) => {
-                Failure { forward: fate == Fate::Forward, undone: Vec::new(), own_query: fate != Fate::Forward }
-            }
-            Some(_) => Failure { forward: true, undone: self.undo_to_sync(), own_query: false },
+    fn remove(&mut self, at: usize) {
+        if let Some(request) = self.requests.remove(at) {
+            self.count.each(&request, |n| *n -= 1);
         }
+    }
+
+    fn end_copy(&mut self) {
+        self.copy_in = CopyIn::No;
+        self.dropped_syncs = 0;
+    }
+
+    /// An ErrorResponse. A simple query ends with the ReadyForQuery that follows; of the extended protocol
+    /// everything up to Sync is undone. Inserts at the front must have been taken.
+    pub fn error(&mut self) -> Failure {
+        let doubtful = self.dropped_syncs > 0;
+        self.end_copy();
+        self.drop_markers();
+        let mut failure = match self.requests.front_mut() {
+            None => Failure::new(true),
+            Some(front) if matches!(front.kind, Kind::Query | Kind::FunctionCall | Kind::Sync) => {
+                if let Some(extra) = &mut front.extra {
+                    extra.resets = false;
+                }
+                let forward = front.fate == Fate::Forward;
+                Failure { own_query: !forward, ..Failure::new(forward) }
+            }
+            Some(_) => Failure { undone: self.undo_to_sync(), ..Failure::new(true) },
+        };
+        failure.doubtful = doubtful;
+        failure
     }
 
     fn undo_to_sync(&mut self) -> Vec<Request> {
         let sync = self.requests.iter().position(|r| r.kind == Kind::Sync);
-        let end = sync.unwrap_or(self.requests.len());
         self.skipping = sync.is_none();
-        let mut undone: Vec<_> = self.requests.drain(..end).collect();
+        let mut undone = Vec::new();
         // Queries that stood before the Sync are skipped like the rest.
-        self.owed_ready -= undone.iter().filter(|r| matches!(r.kind, Kind::Query | Kind::FunctionCall)).count();
+        for _ in 0..sync.unwrap_or(self.requests.len()) {
+            undone.extend(self.pop());
+        }
         undone.reverse();
         undone
     }
@@ -377,13 +523,12 @@ impl Pipeline {
     /// [`Unexpected`] when none was owed.
     pub fn ready(&mut self, status: TransactionStatus) -> Result<Request, Unexpected> {
         self.drop_markers();
-        self.copy_in = CopyIn::No;
+        self.end_copy();
         match self.requests.front() {
             Some(r) if matches!(r.kind, Kind::Sync | Kind::Query | Kind::FunctionCall) => {}
             _ => return Err(Unexpected(tag::READY_FOR_QUERY)),
         }
-        let request = self.requests.pop_front().ok_or(Unexpected(tag::READY_FOR_QUERY))?;
-        self.owed_ready -= 1;
+        let request = self.pop().ok_or(Unexpected(tag::READY_FOR_QUERY))?;
         self.status = status;
         self.drop_markers();
         Ok(request)

@@ -4,21 +4,23 @@
 //! Rows and other bulk go on unread, by their headers. Bodies are read only of ErrorResponse, ReadyForQuery,
 //! ParameterStatus and CommandComplete.
 
-use super::pipeline::{ClientUndo, Fate, Kind, Request, ServerUndo, Unexpected};
+use std::sync::Arc;
+
+use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Request, ServerUndo, Unexpected};
 use super::request::{Output, Tables};
-use super::settings::follows_client;
-use super::statements::SERVER_PREFIX;
-use super::{ClientState, ServerState, Taint};
-use crate::error::{ClientError, SqlState};
+use super::session::{Findings, Taint, Taints};
+use super::settings::{ROLE, SESSION_AUTHORIZATION, canonical_name, follows_client};
+use super::statements::{DUMMY, SERVER_PREFIX};
+use super::{ClientState, ServerState};
+use crate::error::SqlState;
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
+use crate::wire::frontend;
 
 /// How much of a long error is looked at, bytes.
 const ERROR_INSPECTED: usize = 8 * 1024;
-/// How much of a command tag is looked at, bytes. The longest are about 40.
-const COMMAND_INSPECTED: usize = 64;
-/// The longest ParameterStatus, bytes.
-const PARAMETER_LIMIT: usize = 1024 * 1024;
+/// The longest message that must be held whole, bytes.
+const WHOLE_LIMIT: usize = 1024 * 1024;
 
 /// Why a server connection can't be used any more.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -32,6 +34,12 @@ pub enum ServerFault {
     /// A query of Carpool's own failed, so the client's settings are not in force.
     #[error("the client's settings could not be restored: {0}")]
     Replay(String),
+    /// A COPY failed when it had been sent a Sync, which may or may not be answered.
+    #[error("a COPY failed in a way that leaves open what the server will answer")]
+    Copy,
+    /// A statement that had to be prepared anew isn't what the client was told, and its execution has been sent.
+    #[error("a prepared statement's parameters or rows have changed")]
+    Changed,
 }
 
 /// What became of a message.
@@ -90,31 +98,25 @@ impl ServerPath<'_> {
     /// When the server can't be trusted any more; it must be closed.
     pub fn message(&mut self, input: &[u8], at: usize) -> Result<Step, ServerFault> {
         let Some(header) = frame::peek(&input[at..])? else { return Ok(Step::More) };
-        let inspected = match header.tag {
-            tag::PARAMETER_STATUS if header.body_len > PARAMETER_LIMIT => {
-                return Err(FrameError::Body(header.tag).into());
-            }
-            tag::READY_FOR_QUERY if header.body_len != 1 => return Err(FrameError::Body(header.tag).into()),
-            tag::READY_FOR_QUERY | tag::PARAMETER_STATUS => header.body_len,
-            tag::ERROR_RESPONSE => header.body_len.min(ERROR_INSPECTED),
-            tag::COMMAND_COMPLETE => header.body_len.min(COMMAND_INSPECTED),
-            _ => 0,
-        };
         let start = at + HEADER_LEN;
-        let Some(body) = input.get(start..start + inspected) else { return Ok(Step::More) };
+        let found = header.tag == tag::DATA_ROW && self.server.probe.is_some() && self.is_own();
+        let wanted = if found { header.body_len.min(WHOLE_LIMIT) } else { inspected(header)? };
+        let Some(body) = input.get(start..start + wanted) else { return Ok(Step::More) };
+        self.inserts(input);
         let forward = match header.tag {
             // These may come at any time; those of Carpool's own requests are nobody's business.
             tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE => !self.is_own(),
             tag::PARAMETER_STATUS => self.parameter_status(body)?,
-            tag::ERROR_RESPONSE => self.error(input, body)?,
+            tag::ERROR_RESPONSE => self.error(input, header, body)?,
             tag::READY_FOR_QUERY => self.ready(input, body)?,
-            _ => self.reply(input, header, body)?,
+            _ => self.reply(header, body)?,
         };
         let consumed = header.total_len().min(input.len() - at);
         if forward {
             self.to_client.forward(input, at..at + consumed);
         }
         let remaining = header.total_len() - consumed;
+        self.server.partial = remaining > 0;
         if remaining == 0 {
             self.inserts(input);
         }
@@ -132,16 +134,57 @@ impl ServerPath<'_> {
         self.server.pipeline.front().is_some_and(|r| r.fate == Fate::Skip)
     }
 
-    fn reply(&mut self, input: &[u8], header: Header, body: &[u8]) -> Result<bool, ServerFault> {
-        self.inserts(input);
-        if header.tag == tag::COMMAND_COMPLETE {
-            self.command_complete(body);
+    fn reply(&mut self, header: Header, body: &[u8]) -> Result<bool, ServerFault> {
+        match header.tag {
+            tag::DATA_ROW if self.is_own() => {
+                if let Some(probe) = &mut self.server.probe {
+                    probe.row(header.tag, body)?;
+                }
+            }
+            tag::COMMAND_COMPLETE => self.command_complete(body),
+            tag::PARAMETER_DESCRIPTION | tag::ROW_DESCRIPTION => self.describe(header.tag, body)?,
+            _ => {}
         }
         let (forward, ended) = self.server.pipeline.reply(header.tag)?;
-        if ended.is_some() && self.server.pipeline.is_answered() {
+        let copies = header.tag == tag::COPY_IN_RESPONSE;
+        if let Some(describes) = ended.and_then(|r| r.extra).and_then(|e| e.describes) {
+            self.described(describes)?;
+        }
+        // A simple query goes on after its COPY.
+        let executes = copies && self.server.pipeline.front().is_some_and(|r| r.kind == Kind::Execute);
+        if executes || self.server.pipeline.is_answered() {
             self.server.hold = false;
         }
         Ok(forward)
+    }
+
+    /// Collects what a statement looks like.
+    fn describe(&mut self, message: u8, body: &[u8]) -> Result<(), ServerFault> {
+        let extra = self.server.pipeline.front().and_then(|r| r.extra.as_mut());
+        if let Some(describes) = extra.and_then(|e| e.describes.as_mut()) {
+            describes.shape.push(message);
+            match message {
+                tag::ROW_DESCRIPTION => backend::put_row_shape(&mut describes.shape, body)?,
+                _ => describes.shape.extend_from_slice(body),
+            }
+        }
+        Ok(())
+    }
+
+    /// A statement's description is complete.
+    fn described(&mut self, describes: Describes) -> Result<(), ServerFault> {
+        let Describes { statement, name, expected, shape } = describes;
+        let shape = statement.shape(&shape, self.tables.statements.epoch());
+        self.server.statements.set_shape(statement.id, shape);
+        if expected.is_some() && shape != expected {
+            self.tables.statements.schema_changed();
+            return Err(ServerFault::Changed);
+        }
+        let named = name.and_then(|name| self.client.statements.named.get_mut(&name));
+        if let Some(named) = named.filter(|n| Arc::ptr_eq(&n.statement, &statement)) {
+            named.told = shape;
+        }
+        Ok(())
     }
 
     /// Applies what the front request, now known to have succeeded, does to the records.
@@ -156,16 +199,20 @@ impl ServerPath<'_> {
                 self.client.statements.named.clear();
                 self.server.statements.clear_named();
                 if command == b"DISCARD ALL" {
-                    let left = self.server.settings.only_reported();
-                    self.server.settings = self.tables.settings.intern(left);
-                    self.server.taint = None;
+                    let settings = self.server.settings.without(ROLE);
+                    self.server.settings = self.tables.settings.intern(settings);
+                    self.server.was_reset = true;
+                    self.server.discarded();
                 }
             }
             b"DEALLOCATE" => {
-                if let Some(forget) = front.forget.take() {
-                    self.client.statements.named.remove(&forget.name);
-                    self.server.statements.remove(forget.id);
+                if let Some(name) = front.extra.as_mut().and_then(|e| e.forget.take()) {
+                    self.client.statements.named.remove(&name);
                 }
+            }
+            b"RESET" | b"SET" => {
+                self.server.was_reset |= front.resets();
+                self.server.was_reset_name = front.extra.as_mut().and_then(|e| e.resets_name.take());
             }
             _ if [&b"ALTER "[..], b"CREATE ", b"DROP "].iter().any(|p| command.starts_with(p)) => {
                 self.server.schema_changed = true;
@@ -182,80 +229,125 @@ impl ServerPath<'_> {
         };
         let own = self.is_own();
         if !follows_client(name) {
-            if name == "session_authorization" {
-                self.server.taint = self.server.taint.or(Some(Taint::SessionUser));
-            }
             return Ok(!own);
         }
         if self.server.settings.get(name) != Some(value) {
             let settings = self.server.settings.with_reported(name, value);
             self.server.settings = self.tables.settings.intern(settings);
         }
+        let of_one = self.server.was_reset_name.as_deref().is_some_and(|reset| reset.eq_ignore_ascii_case(name));
+        if self.server.was_reset || of_one {
+            // Of the server's own defaults; what the client gets back is settled at ReadyForQuery.
+            return Ok(false);
+        }
         // In a replay the server may spell a value its own way: that spelling is the client's from now on, or
         // the two would differ for ever.
         if self.client.settings.get(name) != Some(value) {
+            let context = Arc::clone(&self.client.context);
             let settings = self.tables.settings.intern(self.client.settings.with_reported(name, value));
             self.client.set_settings(settings, &self.tables.settings);
             self.events.settings_changed = true;
+            let unforeseen = !own && !self.server.unsettled && !Arc::ptr_eq(&context, &self.client.context);
+            if unforeseen {
+                self.server.statements.distrust_recent();
+            }
         }
         Ok(!own)
     }
 
-    fn error(&mut self, input: &[u8], body: &[u8]) -> Result<bool, ServerFault> {
-        self.inserts(input);
+    fn error(&mut self, input: &[u8], header: Header, body: &[u8]) -> Result<bool, ServerFault> {
         let code = backend::error_field(body, b'C').unwrap_or(b"XX000");
         let fatal = backend::is_fatal(body);
         let stale_plan = code == b"0A000" && backend::error_field(body, b'R') == Some(b"RevalidateCachedQuery");
         let again = stale_plan && self.stale_plan();
+        let extra = self.server.pipeline.front().and_then(|r| r.extra.as_mut());
+        let text = extra.and_then(|e| e.error.take());
         let failure = self.server.pipeline.error();
+        if failure.own_query && !fatal && self.server.probe.take().is_some() {
+            // What there is can't be told, so the client keeps the server.
+            self.server.pins |= Taint::Unknown;
+            return Ok(false);
+        }
         if failure.own_query && !fatal {
             let message = backend::error_field(body, b'M').unwrap_or(b"unknown error");
             return Err(ServerFault::Replay(String::from_utf8_lossy(message).into_owned()));
         }
-        let duplicate = failure.undone.last().and_then(|r| r.duplicate.clone()).filter(|_| code == b"42P05");
+        if failure.doubtful {
+            return Err(ServerFault::Copy);
+        }
         let failed_at = failure.undone.len();
         for (i, request) in failure.undone.into_iter().enumerate() {
             self.undo(request, i + 1 == failed_at);
         }
         if again {
-            self.server.send_again(self.tables, self.to_server);
+            self.server.send_again(self.to_server);
             return Ok(false);
         }
-        self.server.retry = super::request::Retry::default();
-        self.server.bound = super::request::Bound::Plain;
+        self.server.retry.stop();
+        if std::mem::take(&mut self.server.was_reset) {
+            // It may be rolled back.
+            self.server.touched |= Taint::Setting;
+        }
+        self.server.was_reset_name = None;
         if self.server.pipeline.is_answered() {
             self.server.hold = false;
         }
-        self.note_unknown_statement(code, body);
         self.events.fatal |= fatal;
-        if let Some(name) = duplicate {
-            let name = String::from_utf8_lossy(&name);
-            let text = format!("prepared statement \"{name}\" already exists");
-            let error = ClientError::error(SqlState::DUPLICATE_STATEMENT, text);
-            backend::put_error(self.to_client.own(input), &error);
-            return Ok(false);
-        }
-        Ok(failure.forward || fatal)
+        let forward = failure.forward || fatal;
+        Ok(forward && !(header.body_len == body.len() && self.put_for_client(input, code, body, text.as_ref())))
     }
 
-    /// A plan can't be used any more since what it returns has changed. Says whether to send the execution again.
+    /// A plan can't be used any more since what it takes or returns has changed. Says whether to send the
+    /// execution again.
     fn stale_plan(&mut self) -> bool {
-        match self.server.retry.statement() {
-            Some(statement) => statement.mark_stale(),
-            None => self.tables.statements.schema_changed(),
+        self.tables.statements.schema_changed();
+        let Some(front) = self.server.pipeline.front() else { return false };
+        let forwarded_bind = front.kind == Kind::Bind && front.fate == Fate::Forward;
+        let used = match (&front.undo.server, front.extra.as_ref().and_then(|e| e.describes.as_ref())) {
+            (_, Some(describes)) => describes.statement.id,
+            (ServerUndo::Uses(id), None) => *id,
+            _ => return false,
+        };
+        if let Some(named) = self.client.statements.named.values().find(|n| n.statement.id == used) {
+            named.statement.mark_stale();
         }
-        let bind_failed = self.server.pipeline.front().is_some_and(|r| r.kind == Kind::Bind && r.fate == Fate::Forward);
-        bind_failed && self.server.retry.is_safe()
+        forwarded_bind && self.server.retry.is_safe()
     }
 
-    /// The server lacks a statement that it should have: what it has is unknown.
-    fn note_unknown_statement(&mut self, code: &[u8], body: &[u8]) {
-        let message = backend::error_field(body, b'M').unwrap_or_default();
-        if code == SqlState::INVALID_STATEMENT_NAME.0.as_bytes()
-            && memchr::memmem::find(message, &[b"\"", SERVER_PREFIX].concat()).is_some()
-        {
-            self.server.taint = self.server.taint.or(Some(Taint::SqlPrepare));
-        }
+    /// Gives the client an error about a statement that has another name on the server, in the client's words.
+    /// Says whether it did; else the error may go on as it is.
+    fn put_for_client(&mut self, input: &[u8], code: &[u8], body: &[u8], text: Option<&ErrorText>) -> bool {
+        let about_names = [&b"26000"[..], b"42P05", b"08P01"].contains(&code);
+        let Some(message) = backend::error_field(body, b'M').filter(|_| about_names) else { return false };
+        let (sent, name) = match text {
+            Some(ErrorText::Changed) => {
+                backend::put_changed(self.to_client.own(input));
+                return true;
+            }
+            Some(ErrorText::Name(name)) => {
+                let sent = if code == SqlState::DUPLICATE_STATEMENT.0.as_bytes() {
+                    DUMMY.to_vec()
+                } else {
+                    [b"?", &**name].concat()
+                };
+                (sent, name.clone())
+            }
+            None => {
+                let Some(id) = server_id(message) else { return false };
+                if code == SqlState::INVALID_STATEMENT_NAME.0.as_bytes() {
+                    // The server lacks a statement that it should have: what it has is unknown.
+                    self.server.touched |= Taint::SqlPrepare;
+                    self.server.pins |= Taint::Unknown;
+                }
+                let named = self.client.statements.named.iter().find(|(_, named)| named.statement.id == id);
+                let Some((name, _)) = named else { return false };
+                ([SERVER_PREFIX, id.to_string().as_bytes()].concat(), name.clone())
+            }
+        };
+        let Some(at) = memchr::memmem::find(message, &sent) else { return false };
+        let message = [&message[..at], &name, &message[at + sent.len()..]].concat();
+        backend::put_error_with_message(self.to_client.own(input), body, &message);
+        true
     }
 
     /// Takes a request back that failed (`failed`) or was skipped.
@@ -271,7 +363,7 @@ impl ServerPath<'_> {
         }
         let statements = &mut self.server.statements;
         match request.undo.server {
-            ServerUndo::None => {}
+            ServerUndo::None | ServerUndo::Uses(_) => {}
             ServerUndo::Added(id) => statements.remove(id),
             ServerUndo::Removed(id) => statements.restore(id),
             ServerUndo::Unnamed(_) if failed => statements.unnamed = None,
@@ -280,7 +372,6 @@ impl ServerPath<'_> {
     }
 
     fn ready(&mut self, input: &[u8], body: &[u8]) -> Result<bool, ServerFault> {
-        self.inserts(input);
         let status = backend::ready_for_query(body)?;
         let request = self.server.pipeline.ready(status)?;
         let forward = request.fate == Fate::Forward;
@@ -288,6 +379,14 @@ impl ServerPath<'_> {
             self.events.queries += 1;
         } else if request.kind == Kind::Query {
             self.events.replayed = true;
+            if let Some(probe) = self.server.probe.take() {
+                let asked = probe.asked();
+                self.apply_findings(asked, probe.finish());
+            }
+        }
+        if request.resets() && status != TransactionStatus::Idle {
+            // It may yet be rolled back.
+            self.server.touched |= Taint::Setting;
         }
         if status == TransactionStatus::Idle {
             self.events.transactions += u32::from(forward);
@@ -295,9 +394,140 @@ impl ServerPath<'_> {
                 self.tables.statements.schema_changed();
             }
         }
+        if std::mem::take(&mut self.server.was_reset) {
+            self.settle_reset(input, status);
+        }
+        if let Some(name) = self.server.was_reset_name.take() {
+            self.settle_reset_of(input, &name);
+        }
         if self.server.pipeline.is_answered() {
             self.server.hold = false;
+            self.server.settle();
         }
         Ok(forward)
     }
+
+    /// What a probe found: settings are the client's from now on, and everything else ties it to the server.
+    fn apply_findings(&mut self, asked: Taints, findings: Findings) {
+        let pins = self.server.pins.without(asked).or(findings.present);
+        self.server.pins = pins;
+        let mut settings = (*self.client.settings).clone();
+        if findings.complete {
+            settings = settings.retain(|name, reported| reported || name.contains('.') || name == ROLE);
+        }
+        for (name, value) in findings.settings {
+            match value {
+                _ if settings.reported(&name) => {}
+                Some(value) if name != ROLE || value != "none" => settings = settings.with(&name, &value),
+                _ => settings = settings.without(&name),
+            }
+        }
+        let settings = self.tables.settings.intern(settings);
+        self.events.settings_changed |= !Arc::ptr_eq(&settings, &self.client.settings);
+        self.client.set_settings(Arc::clone(&settings), &self.tables.settings);
+        self.server.settings = settings;
+    }
+
+    /// As [`Self::settle_reset`], for one parameter.
+    fn settle_reset_of(&mut self, input: &[u8], name: &str) {
+        let Some(value) = self.client.startup.get(name).map(str::to_owned) else { return };
+        let reported = self.client.startup.reported(name);
+        let was = self.client.settings.get(name);
+        if reported && was != Some(&value) {
+            backend::put_parameter_status(self.to_client.own(input), canonical_name(name).as_bytes(), value.as_bytes());
+        }
+        let settings = &self.client.settings;
+        let settings = if reported { settings.with_reported(name, &value) } else { settings.with(name, &value) };
+        let settings = self.tables.settings.intern(settings);
+        self.events.settings_changed |= !Arc::ptr_eq(&settings, &self.client.settings);
+        self.client.set_settings(settings, &self.tables.settings);
+        if !reported {
+            let server = self.server.settings.without(name);
+            self.server.settings = self.tables.settings.intern(server);
+        }
+        self.replay();
+    }
+
+    /// The client has reset its session. On a connection of its own that brings back what it asked for at
+    /// startup, where the server only knows its own defaults.
+    fn settle_reset(&mut self, input: &[u8], status: TransactionStatus) {
+        let idle = status == TransactionStatus::Idle;
+        if idle {
+            let left = self.server.settings.only_reported().with_that_of(&self.server.settings, ROLE);
+            self.server.settings = self.tables.settings.intern(left);
+        }
+        let back = Arc::clone(if idle { &self.client.startup } else { &self.server.settings });
+        let mut settings = if idle { (*back).clone() } else { (*self.client.settings).clone() };
+        for (name, value) in back.iter().filter(|(name, _)| back.reported(name)) {
+            if self.client.settings.get(name) != Some(value) {
+                let out = self.to_client.own(input);
+                backend::put_parameter_status(out, canonical_name(name).as_bytes(), value.as_bytes());
+            }
+            settings = settings.with_reported(name, value);
+        }
+        // RESET ALL leaves these two alone, and what DISCARD ALL makes of them is known.
+        for name in [ROLE, SESSION_AUTHORIZATION] {
+            settings = settings.with_that_of(&self.server.settings, name);
+        }
+        let settings = self.tables.settings.intern(settings);
+        self.events.settings_changed |= !Arc::ptr_eq(&settings, &self.client.settings);
+        self.client.set_settings(settings, &self.tables.settings);
+        if idle {
+            self.replay();
+        }
+    }
+
+    /// Has the server's settings be the client's, now.
+    fn replay(&mut self) {
+        let sql = self.server.settings.replay(&self.client.settings);
+        if !sql.is_empty() {
+            frontend::put_query(self.to_server, sql.as_bytes());
+            self.server.pipeline.push(Request::skip(Kind::Query, ServerUndo::None));
+            self.server.statements.unnamed = None;
+            self.server.hold = true;
+        }
+        self.server.settings = Arc::clone(&self.client.settings);
+    }
+}
+
+/// How much of a message's body is looked at. Those that end a request are held whole, so that nothing can be
+/// put into them.
+fn inspected(header: Header) -> Result<usize, FrameError> {
+    let len = header.body_len;
+    match header.tag {
+        tag::READY_FOR_QUERY if len == 1 => Ok(len),
+        tag::PARSE_COMPLETE
+        | tag::BIND_COMPLETE
+        | tag::CLOSE_COMPLETE
+        | tag::NO_DATA
+        | tag::EMPTY_QUERY_RESPONSE
+        | tag::PORTAL_SUSPENDED
+            if len == 0 =>
+        {
+            Ok(len)
+        }
+        tag::PARAMETER_STATUS | tag::PARAMETER_DESCRIPTION | tag::ROW_DESCRIPTION | tag::COMMAND_COMPLETE
+            if len <= WHOLE_LIMIT =>
+        {
+            Ok(len)
+        }
+        tag::ERROR_RESPONSE => Ok(len.min(ERROR_INSPECTED)),
+        tag::DATA_ROW
+        | tag::COPY_DATA
+        | tag::COPY_DONE
+        | tag::COPY_IN_RESPONSE
+        | tag::COPY_OUT_RESPONSE
+        | tag::FUNCTION_CALL_RESPONSE
+        | tag::NOTICE_RESPONSE
+        | tag::NOTIFICATION_RESPONSE => Ok(0),
+        other => Err(FrameError::Body(other)),
+    }
+}
+
+/// The id in one of Carpool's names that stands in an error's text.
+fn server_id(message: &[u8]) -> Option<u64> {
+    let at = memchr::memmem::find(message, &[b"\"", SERVER_PREFIX].concat())?;
+    let digits = &message[at + 1 + SERVER_PREFIX.len()..];
+    let len = digits.iter().position(|b| !b.is_ascii_digit())?;
+    std::str::from_utf8(&digits[..len]).ok()?.parse().ok()
 }

@@ -2,7 +2,7 @@
 //! statements end. It follows PostgreSQL's lexical rules (`scan.l`) for comments, strings, quoted identifiers
 //! and dollar quotes, so that a keyword inside one is never taken for a command.
 
-use super::Taint;
+use super::session::{Taint, Taints};
 use super::settings::Settings;
 
 /// A lexical token; white space and comments are passed over.
@@ -22,13 +22,21 @@ pub enum Token<'a> {
 #[derive(Clone, Debug)]
 pub struct Lexer<'a> {
     rest: &'a [u8],
+    backslashes: bool,
 }
 
 impl<'a> Lexer<'a> {
     /// A lexer over `text`.
     #[must_use]
     pub const fn new(text: &'a [u8]) -> Self {
-        Self { rest: text }
+        Self { rest: text, backslashes: false }
+    }
+
+    /// A lexer over `text` as it reads under `standard_conforming_strings = off`, where a backslash escapes in
+    /// every string.
+    #[must_use]
+    pub const fn with_backslashes(text: &'a [u8]) -> Self {
+        Self { rest: text, backslashes: true }
     }
 
     fn take(&mut self, len: usize) -> &'a [u8] {
@@ -62,11 +70,8 @@ impl<'a> Iterator for Lexer<'a> {
         self.skip_blank();
         let token = match *self.rest.first()? {
             b'"' => Token::Quoted(self.take(quoted_len(self.rest, b'"', false))),
-            b'\'' => Token::Text(self.take(quoted_len(self.rest, b'\'', false))),
-            b'e' | b'E' if self.rest.get(1) == Some(&b'\'') => {
-                let len = 1 + quoted_len(&self.rest[1..], b'\'', true);
-                Token::Text(self.take(len))
-            }
+            b'\'' => Token::Text(self.take(quoted_len(self.rest, b'\'', self.backslashes))),
+            b'e' | b'E' if self.rest.get(1) == Some(&b'\'') => Token::Text(self.take(escape_string_len(self.rest))),
             b'$' => match dollar_len(self.rest) {
                 Some(len) => Token::Text(self.take(len)),
                 None => Token::Symbol(self.take(1)[0]),
@@ -121,6 +126,30 @@ fn quoted_len(text: &[u8], quote: u8, backslash: bool) -> usize {
     text.len()
 }
 
+/// Length of an `E'…'` string that starts `text`, with what continues it behind a line break (only white space
+/// and `--` comments between): escapes work there, too.
+fn escape_string_len(text: &[u8]) -> usize {
+    let mut len = 1 + quoted_len(&text[1..], b'\'', true);
+    while let Some(blank) = continuation(&text[len..]) {
+        len += blank + quoted_len(&text[len + blank..], b'\'', true);
+    }
+    len
+}
+
+/// How far it is to the quote that continues a string which ended just before `text`.
+fn continuation(text: &[u8]) -> Option<usize> {
+    let (mut at, mut newline) = (0, false);
+    loop {
+        match text.get(at..)? {
+            [b'\n' | b'\r', ..] => (at, newline) = (at + 1, true),
+            [b' ' | b'\t' | b'\x0b' | b'\x0c', ..] => at += 1,
+            [b'-', b'-', rest @ ..] => at += 2 + rest.iter().position(|&b| matches!(b, b'\n' | b'\r'))?,
+            [b'\'', ..] if newline => return Some(at),
+            _ => return None,
+        }
+    }
+}
+
 /// Length of a dollar-quoted constant that starts `text`; `None` when it isn't one (`$1`).
 fn dollar_len(text: &[u8]) -> Option<usize> {
     let tag_end = 1 + text[1..].iter().position(|&b| b == b'$' || !is_word_part(b))?;
@@ -143,56 +172,200 @@ pub enum Effect {
     Deallocate(Box<[u8]>),
     /// `DEALLOCATE ALL` or `DISCARD ALL`: later requests wait for its outcome.
     ForgetAll,
+    /// `RESET ALL`: as before.
+    ResetAll,
+    /// `RESET name`, `SET name TO DEFAULT`: as before, if the client gave the parameter at startup.
+    Reset(Box<str>),
+    /// `COPY … FROM STDIN`: what a Sync means depends on whether it begins.
+    CopyIn,
     /// Several statements, one of them of the above kinds: later requests wait for its outcome.
     Several,
 }
 
-/// Reads the [`Effect`] of a text. Cheap when its first letter rules everything out.
-#[must_use]
-pub fn effect(text: &[u8]) -> Effect {
-    let start = text.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(text.len());
-    let several = memchr::memchr(b';', text).is_some_and(|at| text[at + 1..].iter().any(|b| !b.is_ascii_whitespace()));
-    match text.get(start) {
-        Some(b'd' | b'D' | b'-' | b'/') => {}
-        _ if several => {}
-        _ => return Effect::None,
-    }
-    if several { effect_of_several(text) } else { effect_of_one(&mut Lexer::new(text)) }
+/// What is read from a text.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Reading {
+    /// What it does to state kept for the client.
+    pub effect: Effect,
+    /// Session state that running it may leave on the server beyond what [`Settings`] follows. `RESET ALL` at the
+    /// end isn't counted, see [`Reading::resets`].
+    pub taint: Taints,
+    /// Session state that may be gone once it has run.
+    pub ends: Taints,
+    /// The parameters that [`Taint::Named`] is about, in lower case.
+    pub names: Vec<Box<str>>,
+    /// It ends in `RESET ALL`: settings changed before it don't matter.
+    pub resets: bool,
+    /// It may change settings that [`Settings`] follows, at once or by ending a transaction.
+    pub sets: bool,
 }
 
-fn effect_of_several(text: &[u8]) -> Effect {
-    let mut lexer = Lexer::new(text);
-    loop {
-        if effect_of_one(&mut lexer) != Effect::None {
-            return Effect::Several;
+impl Reading {
+    /// Of a text that can't be read: it may do anything.
+    #[must_use]
+    pub fn unreadable() -> Self {
+        Self { effect: Effect::Several, taint: Taints::ASKABLE, sets: true, ..Self::default() }
+    }
+
+    fn or(mut self, other: Self) -> Self {
+        self.names.extend(other.names);
+        Self {
+            effect: if self.effect == other.effect { self.effect } else { Effect::Several },
+            taint: self.taint.or(other.taint),
+            ends: self.ends.or(other.ends),
+            names: self.names,
+            resets: self.resets && other.resets,
+            sets: self.sets || other.sets,
         }
-        // `effect_of_one` stops at or before the statement's end.
-        loop {
-            match lexer.next() {
-                None => return Effect::None,
-                Some(Token::Symbol(b';')) => break,
-                Some(_) => {}
+    }
+}
+
+/// Client encodings in which a byte that looks like a backslash may be part of a character.
+const UNSAFE_ENCODINGS: [&str; 7] = ["SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "UHC", "GB18030", "JOHAB"];
+
+/// Reads a text, run under the settings `tracked` (which follow the client). Read from the words, so it may say
+/// yes too often (a word in another role) but misses only what is out of sight (inside functions and DO
+/// blocks).
+#[must_use]
+pub fn read(text: &[u8], tracked: &Settings) -> Reading {
+    let mut reading = read_statements(Lexer::new(text), text, tracked);
+    if memchr::memchr(b'\\', text).is_some() {
+        // `standard_conforming_strings` may be changed on the way, by the text itself even: both readings count.
+        let encoding = tracked.get("client_encoding").unwrap_or_default();
+        if !text.is_ascii() && UNSAFE_ENCODINGS.iter().any(|e| e.eq_ignore_ascii_case(encoding)) {
+            return Reading::unreadable();
+        }
+        reading = reading.or(read_statements(Lexer::with_backslashes(text), text, tracked));
+    }
+    calls(text, tracked, &mut reading);
+    if creates_temporary(text) {
+        reading.taint |= Taint::Temporary;
+    }
+    reading
+}
+
+fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
+    let mut whole = Reading::default();
+    let mut rest = text;
+    let mut statements = 0u32;
+    loop {
+        let one = read_one(&mut lexer, tracked);
+        statements += 1;
+        // Most texts are one statement: look for another only where a semicolon stands.
+        let next = memchr::memchr(b';', rest).and_then(|at| {
+            rest = &rest[at + 1..];
+            next_statement(&mut lexer)
+        });
+        whole.sets |= one.sets;
+        whole.taint |= one.taint;
+        whole.ends |= one.ends;
+        whole.names.extend(one.names);
+        if one.resets && next.is_some() {
+            whole.taint |= Taint::Setting;
+        }
+        whole.resets = one.resets;
+        whole.effect = match (std::mem::take(&mut whole.effect), one.effect) {
+            (Effect::None, effect) if statements == 1 && next.is_none() => effect,
+            (Effect::None, Effect::None) => Effect::None,
+            _ => Effect::Several,
+        };
+        if next.is_none() {
+            return whole;
+        }
+    }
+}
+
+/// Passes over the end of the statement at hand; `None` when nothing but blank follows.
+fn next_statement(lexer: &mut Lexer<'_>) -> Option<()> {
+    while lexer.next()? != Token::Symbol(b';') {}
+    loop {
+        lexer.skip_blank();
+        match lexer.rest.first()? {
+            b';' => lexer.take(1),
+            _ => return Some(()),
+        };
+    }
+}
+
+/// The statement at the lexer's place; leaves the lexer within it.
+fn read_one(lexer: &mut Lexer<'_>, tracked: &Settings) -> Reading {
+    let mut reading = Reading::default();
+    lexer.skip_blank();
+    // INSERT, UPDATE, WITH and so on end here.
+    let first = lexer.rest.first().map_or(0, u8::to_ascii_lowercase);
+    if !b"sreplcdau".contains(&first) {
+        return reading;
+    }
+    let mut ahead = lexer.clone();
+    let Some(Token::Word(first)) = ahead.next() else { return reading };
+    if first.len() > 10 {
+        return reading;
+    }
+    match first.to_ascii_lowercase().as_slice() {
+        b"set" => {
+            reading.sets = true;
+            read_set(&mut ahead, tracked, &mut reading);
+        }
+        b"reset" => {
+            reading.sets = true;
+            match parameter(&mut ahead).as_deref() {
+                Some("all") => {
+                    reading.resets = true;
+                    reading.effect = Effect::ResetAll;
+                }
+                Some("session") => reading.taint |= Taint::SessionUser,
+                Some("time") => reading.effect = Effect::Reset("timezone".into()),
+                name => {
+                    reading.note_parameter(name, tracked);
+                    reading.effect = name.map_or(Effect::None, |name| Effect::Reset(name.into()));
+                }
             }
         }
+        b"prepare" => {
+            let two_phase = is_word(ahead.next(), &[b"transaction"]) && matches!(ahead.next(), Some(Token::Text(_)));
+            reading.sets = two_phase;
+            if !two_phase {
+                reading.taint |= Taint::SqlPrepare;
+            }
+        }
+        b"listen" => reading.taint |= Taint::Listen,
+        b"unlisten" => reading.ends |= Taint::Listen,
+        b"load" => reading.taint |= Taint::Unknown,
+        b"declare" if has_word(ahead.clone(), &[b"hold"]) => reading.taint |= Taint::HeldCursor,
+        b"close" => reading.ends |= Taint::HeldCursor,
+        b"drop" => reading.ends |= Taint::Temporary,
+        b"discard" | b"deallocate" => {
+            reading.ends = Taints::ASKABLE;
+            reading.effect = forgets(first, ahead);
+            reading.sets = first.eq_ignore_ascii_case(b"discard");
+        }
+        b"copy" if has_word(ahead.clone(), &[b"stdin"]) => reading.effect = Effect::CopyIn,
+        b"commit" | b"end" | b"rollback" | b"abort" => reading.sets = true,
+        // What they run isn't here to be read.
+        b"do" | b"call" | b"execute" => (reading.taint, reading.sets) = (Taints::ASKABLE, true),
+        _ => {}
     }
+    reading
 }
 
-fn effect_of_one(lexer: &mut Lexer<'_>) -> Effect {
-    let is =
-        |token: Option<Token<'_>>, word: &[u8]| matches!(token, Some(Token::Word(w)) if w.eq_ignore_ascii_case(word));
-    let mut ahead = lexer.clone();
-    let first = ahead.next();
-    if is(first, b"discard") {
-        return if is(ahead.next(), b"all") { Effect::ForgetAll } else { Effect::None };
+/// What DISCARD or DEALLOCATE does, `ahead` being behind that word.
+fn forgets(first: &[u8], mut ahead: Lexer<'_>) -> Effect {
+    let mut tokens = [ahead.next(), ahead.next(), ahead.next()];
+    for at in 0..tokens.len() {
+        if tokens[at] == Some(Token::Symbol(b';')) {
+            tokens[at..].fill(None);
+        }
     }
-    if !is(first, b"deallocate") {
-        return Effect::None;
+    if first.eq_ignore_ascii_case(b"discard") {
+        let all = is_word(tokens[0], &[b"all"]) && tokens[1].is_none();
+        return if all { Effect::ForgetAll } else { Effect::None };
     }
-    let mut name = ahead.next();
-    if is(name, b"prepare") {
-        // `DEALLOCATE PREPARE x`; a statement that is itself named "prepare" must be quoted.
-        name = ahead.next();
-    }
+    // `DEALLOCATE PREPARE x`, but also `DEALLOCATE prepare`.
+    let name = match tokens {
+        [name, None, None] => name,
+        [prepare, name, None] if is_word(prepare, &[b"prepare"]) => name,
+        _ => return Effect::None,
+    };
     match name {
         Some(Token::Word(word)) if word.eq_ignore_ascii_case(b"all") => Effect::ForgetAll,
         Some(Token::Word(word)) => Effect::Deallocate(word.to_ascii_lowercase().into()),
@@ -216,187 +389,213 @@ fn unquote(quoted: &[u8]) -> Vec<u8> {
     name
 }
 
-/// Session state that running `text` leaves on the server beyond what [`Settings`] follows: read from the
-/// words, so it may say yes too often (a word in another role) but misses only what is out of sight (inside
-/// functions and DO blocks). `tracked` are the parameters that follow the client anyway.
-#[must_use]
-pub fn taint(text: &[u8], tracked: &Settings) -> Option<Taint> {
-    if let Some(taint) = taint_of_calls(text) {
-        return Some(taint);
-    }
-    let mut lexer = Lexer::new(text);
-    let mut rest = text;
-    loop {
-        if let Some(taint) = taint_of_one(&mut lexer, tracked) {
-            return Some(taint);
+/// Appends a double-quoted identifier.
+pub fn put_identifier(out: &mut Vec<u8>, name: &[u8]) {
+    out.push(b'"');
+    for &byte in name {
+        out.push(byte);
+        if byte == b'"' {
+            out.push(byte);
         }
-        // Most texts are one statement: look for another only where a semicolon stands.
-        let at = memchr::memchr(b';', rest)?;
-        rest = &rest[at + 1..];
-        loop {
-            match lexer.next()? {
-                Token::Symbol(b';') => break,
+    }
+    out.push(b'"');
+}
+
+/// A parameter's name in SET or RESET, in lower case: words or quoted identifiers with dots between. `None`:
+/// something else.
+fn parameter(tokens: &mut Lexer<'_>) -> Option<String> {
+    let mut name = Vec::new();
+    loop {
+        match tokens.next()? {
+            Token::Word(word) => name.extend_from_slice(word),
+            Token::Quoted(quoted) => name.extend(unquote(quoted)),
+            _ => return None,
+        }
+        let mut ahead = tokens.clone();
+        if ahead.next() != Some(Token::Symbol(b'.')) {
+            break;
+        }
+        *tokens = ahead;
+        name.push(b'.');
+    }
+    String::from_utf8(name).ok().map(|name| name.to_ascii_lowercase())
+}
+
+/// What follows SET.
+fn read_set(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading) {
+    let mut name = parameter(tokens);
+    if matches!(name.as_deref(), Some("local" | "transaction" | "constraints")) {
+        return;
+    }
+    if name.as_deref() == Some("session") {
+        name = parameter(tokens);
+        match name.as_deref() {
+            Some("authorization") => {
+                reading.taint |= Taint::SessionUser;
+                return;
+            }
+            Some("characteristics") => name = None,
+            _ => {}
+        }
+    }
+    let name = match name.as_deref() {
+        Some("time") => {
+            // SET TIME ZONE …
+            tokens.next();
+            Some("timezone")
+        }
+        Some("names") => Some("client_encoding"),
+        Some("schema") => Some("search_path"),
+        Some("xml") => Some("xmloption"),
+        other => other,
+    };
+    reading.note_parameter(name, tracked);
+    let value = tokens.find(|&token| token != Token::Symbol(b'=') && !is_word(Some(token), &[b"to"]));
+    if let (Some(name), true) = (name, is_word(value, &[b"default", b"local"])) {
+        reading.effect = Effect::Reset(name.into());
+    }
+}
+
+impl Reading {
+    /// A parameter is set or reset; `None` is one whose name can't be told.
+    fn note_parameter(&mut self, name: Option<&str>, tracked: &Settings) {
+        match name {
+            Some("role" | "session_authorization") => self.taint |= Taint::SessionUser,
+            Some("seed") => self.taint |= Taint::Unknown,
+            Some(name) if tracked.reported(name) => {}
+            // One that needs more than plain quotes isn't worth the care.
+            Some(name) if !name.contains(['\\', '\'']) => {
+                self.taint |= Taint::Named;
+                self.names.push(name.into());
+            }
+            _ => self.taint |= Taint::Setting,
+        }
+    }
+}
+
+/// A word that taints wherever it stands, in strings as well: they may be run. All have an underscore, which is
+/// what is looked for.
+struct Call {
+    word: &'static [u8],
+    /// Where in the word its first underscore is.
+    at: usize,
+    taint: Taint,
+}
+
+const CALLS: [Call; 12] = [
+    Call { word: b"set_config", at: 3, taint: Taint::Setting },
+    Call { word: b"set_limit", at: 3, taint: Taint::Setting },
+    Call { word: b"pg_settings", at: 2, taint: Taint::Setting },
+    Call { word: b"pg_advisory_lock", at: 2, taint: Taint::AdvisoryLock },
+    Call { word: b"pg_try_advisory_lock", at: 2, taint: Taint::AdvisoryLock },
+    Call { word: b"pg_advisory_unlock", at: 2, taint: Taint::AdvisoryLock },
+    Call { word: b"pg_temp", at: 2, taint: Taint::Temporary },
+    Call { word: b"dblink_connect", at: 6, taint: Taint::Lasting },
+    Call { word: b"pg_replication_origin_session_setup", at: 2, taint: Taint::Lasting },
+    Call { word: b"pg_backup_start", at: 2, taint: Taint::Lasting },
+    Call { word: b"pg_start_backup", at: 2, taint: Taint::Lasting },
+    // Carpool's names of statements.
+    Call { word: b"carpool_", at: 7, taint: Taint::SqlPrepare },
+];
+
+/// Looks for [`CALLS`] and for identifiers that are written in escapes.
+fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
+    for at in memchr::memchr_iter(b'_', text) {
+        for call in &CALLS {
+            let Some(start) = at.checked_sub(call.at) else { continue };
+            let Some(found) = text.get(start..start + call.word.len()) else { continue };
+            let inside = start > 0 && is_word_part(text[start - 1]);
+            if inside || !found.eq_ignore_ascii_case(call.word) {
+                continue;
+            }
+            let behind = &text[start + call.word.len()..];
+            match call.word {
+                b"set_config" => {
+                    reading.sets = true;
+                    reading.note_parameter(configured(behind).as_deref(), tracked);
+                    continue;
+                }
+                b"pg_advisory_unlock" => {
+                    reading.ends |= call.taint;
+                    continue;
+                }
+                // A view that can be updated, to the same effect as SET.
+                b"pg_settings" if !has_update(text) => continue,
                 _ => {}
             }
+            reading.taint |= call.taint;
         }
     }
+    let escaped = |at: usize| matches!(text[..at].last(), Some(b'u' | b'U')) && text.get(at + 1) == Some(&b'"');
+    if memchr::memchr_iter(b'&', text).any(escaped) {
+        reading.taint |= Taints::ASKABLE;
+        reading.sets = true;
+    }
 }
 
-/// Words that may stand anywhere in a statement.
-fn taint_of_calls(text: &[u8]) -> Option<Taint> {
-    let has = |words: &[&[u8]]| words.iter().any(|word| memchr::memmem::find(text, word).is_some());
-    if has(&[b"temp", b"TEMP", b"Temp"]) && has_word(text, &[b"temp", b"temporary"]) {
-        return Some(Taint::SessionObject);
-    }
-    if has(&[b"advisory_lock", b"ADVISORY_LOCK"]) {
-        return Some(Taint::SessionObject);
-    }
-    if has(&[b"set_config", b"SET_CONFIG"]) {
-        return Some(Taint::Setting);
-    }
-    None
+/// The parameter's name where what follows `set_config` is `('name',`.
+fn configured(behind: &[u8]) -> Option<String> {
+    let mut tokens = Lexer::new(behind);
+    let (Some(Token::Symbol(b'(')), Some(Token::Text(name)), Some(Token::Symbol(b','))) =
+        (tokens.next(), tokens.next(), tokens.next())
+    else {
+        return None;
+    };
+    let name = name.strip_prefix(b"'")?.strip_suffix(b"'")?;
+    String::from_utf8(name.to_ascii_lowercase()).ok()
 }
 
-fn has_word(text: &[u8], words: &[&[u8]]) -> bool {
-    Lexer::new(text).any(|token| is_word(Some(token), words))
+fn has_update(text: &[u8]) -> bool {
+    text.windows(6).any(|w| w.eq_ignore_ascii_case(b"update"))
+}
+
+/// Whether TEMP or TEMPORARY stands where it makes what is created temporary: after CREATE, with OR REPLACE,
+/// LOCAL or GLOBAL between, or after SELECT … INTO.
+fn creates_temporary(text: &[u8]) -> bool {
+    let near = |at: usize| {
+        let start = at.checked_sub(2)?;
+        text.get(start..start + 4).map(|w| w.eq_ignore_ascii_case(b"temp"))
+    };
+    if !memchr::memchr2_iter(b'm', b'M', text).any(|at| near(at).unwrap_or(false)) {
+        return false;
+    }
+    let backslashes = memchr::memchr(b'\\', text).is_some();
+    temporary_in(Lexer::new(text)) || (backslashes && temporary_in(Lexer::with_backslashes(text)))
+}
+
+fn temporary_in(lexer: Lexer<'_>) -> bool {
+    const MAKES: [&[u8]; 5] = [b"create", b"replace", b"local", b"global", b"into"];
+    let (mut before, mut last) = (None, None);
+    for token in lexer {
+        let temporary = is_word(Some(token), &[b"temp", b"temporary"]) && is_word(last, &MAKES);
+        let plain_insert = is_word(last, &[b"into"]) && is_word(before, &[b"insert", b"merge"]);
+        if temporary && !plain_insert {
+            return true;
+        }
+        (before, last) = (last, Some(token));
+    }
+    false
+}
+
+/// Whether one of `words` stands in the rest of the statement.
+fn has_word(lexer: Lexer<'_>, words: &[&[u8]]) -> bool {
+    lexer.take_while(|&token| token != Token::Symbol(b';')).any(|token| is_word(Some(token), words))
 }
 
 fn is_word(token: Option<Token<'_>>, words: &[&[u8]]) -> bool {
     matches!(token, Some(Token::Word(w)) if words.iter().any(|x| w.eq_ignore_ascii_case(x)))
 }
 
-/// The statement at the lexer's place; leaves the lexer at or before the statement's end.
-fn taint_of_one(lexer: &mut Lexer<'_>, tracked: &Settings) -> Option<Taint> {
-    lexer.skip_blank();
-    // SELECT, INSERT, UPDATE, BEGIN and so on end here.
-    if !matches!(lexer.rest.first()?, b's' | b'S' | b'r' | b'R' | b'p' | b'P' | b'l' | b'L' | b'd' | b'D') {
-        return None;
-    }
-    let mut ahead = lexer.clone();
-    let Some(Token::Word(first)) = ahead.next() else { return None };
-    let first = first.to_ascii_lowercase();
-    match first.as_slice() {
-        b"set" => taint_of_set(&mut ahead, tracked),
-        b"reset" => match ahead.next() {
-            Some(Token::Word(name)) if names_tracked(name, tracked) => None,
-            Some(Token::Word(name)) if name.eq_ignore_ascii_case(b"session") => Some(Taint::SessionUser),
-            _ => Some(Taint::Setting),
-        },
-        b"prepare" if is_word(ahead.next(), &[b"transaction"]) => None,
-        b"prepare" => Some(Taint::SqlPrepare),
-        b"listen" => Some(Taint::Listen),
-        b"load" => Some(Taint::Load),
-        b"declare" if has_word(ahead.rest, &[b"hold"]) => Some(Taint::SessionObject),
-        _ => None,
-    }
-}
+/// Functions that the fast-path protocol is there for, by their OIDs (`pg_proc.dat`): those of large objects,
+/// whose descriptors don't outlive a transaction.
+const LARGE_OBJECT_FUNCTIONS: [u32; 16] =
+    [715, 764, 765, 767, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172];
 
-/// What follows SET.
-fn taint_of_set(tokens: &mut Lexer<'_>, tracked: &Settings) -> Option<Taint> {
-    let mut name = tokens.next();
-    if is_word(name, &[b"local", b"transaction", b"constraints"]) {
-        return None;
-    }
-    if is_word(name, &[b"session"]) {
-        name = tokens.next();
-        if is_word(name, &[b"authorization"]) {
-            return Some(Taint::SessionUser);
-        }
-    }
-    match name {
-        Some(Token::Word(word)) if word.eq_ignore_ascii_case(b"time") || word.eq_ignore_ascii_case(b"names") => None,
-        Some(Token::Word(word)) if word.eq_ignore_ascii_case(b"role") => Some(Taint::SessionUser),
-        Some(Token::Word(word)) if names_tracked(word, tracked) => None,
-        _ => Some(Taint::Setting),
-    }
-}
-
-fn names_tracked(word: &[u8], tracked: &Settings) -> bool {
-    std::str::from_utf8(word).is_ok_and(|name| tracked.reported(name))
+/// What a FunctionCall of the function `oid` may leave behind.
+#[must_use]
+pub fn taint_of_function(oid: u32) -> Taints {
+    if LARGE_OBJECT_FUNCTIONS.contains(&oid) { Taints::NONE } else { Taints::ASKABLE }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn deallocate(name: &str) -> Effect {
-        Effect::Deallocate(name.as_bytes().into())
-    }
-
-    #[test]
-    fn effects() {
-        for (text, want) in [
-            ("select 1", Effect::None),
-            ("DEALLOCATE ALL", Effect::ForgetAll),
-            (" -- x\n/* a /* b */ */ deallocate prepare all;", Effect::ForgetAll),
-            ("discard all ; ", Effect::ForgetAll),
-            ("DISCARD PLANS", Effect::None),
-            ("deallocate Foo", deallocate("foo")),
-            ("deallocate \"Fo\"\"o\"", deallocate("Fo\"o")),
-            ("deallocate prepare s1;", deallocate("s1")),
-            ("select 1; discard all", Effect::Several),
-            ("select '; discard all'", Effect::None),
-            ("select $$;$$; select $a$; discard all $a$", Effect::None),
-            ("select E'\\'; discard all'", Effect::None),
-            ("deallocate s1; select 1", Effect::Several),
-            ("deallocate", Effect::None),
-            ("", Effect::None),
-        ] {
-            assert_eq!(effect(text.as_bytes()), want, "{text}");
-        }
-    }
-
-    #[test]
-    fn taints() {
-        let tracked = Settings::from_reported([("TimeZone", "UTC"), ("DateStyle", "ISO")]);
-        for none in [
-            "select 1",
-            "SET LOCAL x = 1",
-            "set transaction read only",
-            "/**/ set constraints all deferred",
-            "SET TIME ZONE 'UTC'",
-            "set timezone to 'UTC'",
-            "SET SESSION DateStyle = 'ISO'",
-            "reset timezone",
-            "select 'temp', \"temporary\" -- temp",
-            "declare c cursor for select 1",
-            "prepare transaction 'x'",
-            "begin; set local x = 1; commit",
-        ] {
-            assert_eq!(taint(none.as_bytes(), &tracked), None, "{none}");
-        }
-        for (text, want) in [
-            ("SET statement_timeout = 1", Taint::Setting),
-            ("set session geqo = off", Taint::Setting),
-            ("reset all", Taint::Setting),
-            ("SET ROLE x", Taint::SessionUser),
-            ("set session authorization x", Taint::SessionUser),
-            ("reset session authorization", Taint::SessionUser),
-            ("prepare s as select 1", Taint::SqlPrepare),
-            ("-- c\nlisten x", Taint::Listen),
-            ("begin; listen x; commit", Taint::Listen),
-            ("select ';'; set x = 1", Taint::Setting),
-            ("create temp table t(i int)", Taint::SessionObject),
-            ("CREATE /**/ TEMPORARY view v", Taint::SessionObject),
-            ("declare c cursor with hold for select 1", Taint::SessionObject),
-            ("select pg_advisory_lock(1)", Taint::SessionObject),
-            ("select set_config('a', 'b', false)", Taint::Setting),
-        ] {
-            assert_eq!(taint(text.as_bytes(), &tracked), Some(want), "{text}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn lexing_ends_and_never_panics(text: Vec<u8>) {
-            let _ = (effect(&text), taint(&text, &Settings::default()));
-            prop_assert!(Lexer::new(&text).count() <= text.len());
-        }
-
-        #[test]
-        fn dense_quotes_and_comments(text in r#"[-/*'"$aE;\\ \n]{0,40}"#) {
-            prop_assert!(Lexer::new(text.as_bytes()).count() <= text.len());
-        }
-    }
-}
+mod tests;

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::Taint;
+use super::session::{Taint, Taints};
 use super::settings::Settings;
-use super::sql::{self, Effect};
+use super::sql::{self, Effect, Reading};
 
 /// One text with its parameter types, as Parse gave them.
 #[derive(Debug)]
@@ -25,9 +25,31 @@ pub struct Statement {
     key: Key,
     /// What running it does to state kept here.
     pub effect: Effect,
-    /// Whether running it leaves session state behind.
-    pub taint: Option<Taint>,
+    /// What session state running it may leave behind.
+    pub taint: Taints,
+    /// What session state may be gone once it has run.
+    pub ends: Taints,
+    /// The parameters that it sets.
+    pub names: Vec<Box<str>>,
+    /// Whether running it may change settings that follow the client.
+    pub sets: bool,
     generation: AtomicU32,
+    shapes: Mutex<Shapes>,
+}
+
+/// What a statement's parameters and rows look like: one of those that it was ever described with. PostgreSQL
+/// holds a connection to the first: "cached plan must not change result type".
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape(u16);
+
+/// How many shapes of a statement are known apart.
+const SHAPES_LIMIT: usize = 32;
+
+#[derive(Debug, Default)]
+struct Shapes {
+    known: Vec<Box<[u8]>>,
+    /// The schema epoch in which the newest was seen last.
+    seen: u32,
 }
 
 /// What makes two statements the same.
@@ -106,6 +128,12 @@ impl Statement {
         Arc::ptr_eq(&self.key.context, context) && *self.key.rest == *rest
     }
 
+    /// The settings that it was parsed under.
+    #[must_use]
+    pub fn context(&self) -> &Arc<Settings> {
+        &self.key.context
+    }
+
     /// Appends its name on servers.
     pub fn put_server_name(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(SERVER_PREFIX);
@@ -120,6 +148,39 @@ impl Statement {
         name
     }
 
+    /// Notes a shape that it was described with in schema epoch `epoch`; `None` for one too many.
+    #[must_use]
+    pub fn shape(&self, described: &[u8], epoch: u32) -> Option<Shape> {
+        let mut shapes = self.shapes.lock();
+        let at = shapes.known.iter().position(|known| **known == *described);
+        if at.is_none() && shapes.known.len() >= SHAPES_LIMIT {
+            return None;
+        }
+        let at = at.unwrap_or_else(|| {
+            shapes.known.push(described.into());
+            shapes.known.len() - 1
+        });
+        shapes.seen = epoch;
+        u16::try_from(at).ok().map(Shape)
+    }
+
+    /// Another statement's `shape` among this one's. They have the same text.
+    #[must_use]
+    pub fn shape_of(&self, other: &Self, shape: Shape) -> Option<Shape> {
+        let (described, seen) = {
+            let shapes = other.shapes.lock();
+            (shapes.known.get(usize::from(shape.0))?.clone(), shapes.seen)
+        };
+        self.shape(&described, seen)
+    }
+
+    /// Whether it has only ever had one shape, and the schema has not been seen to change since it was last seen.
+    #[must_use]
+    pub fn is_steady(&self, epoch: u32) -> bool {
+        let shapes = self.shapes.lock();
+        shapes.known.len() == 1 && shapes.seen == epoch
+    }
+
     /// Servers prepared before this call must prepare it again before using it.
     pub fn mark_stale(&self) {
         self.generation.fetch_add(1, Ordering::Relaxed);
@@ -129,11 +190,24 @@ impl Statement {
 /// Every name that Carpool prepares on servers starts so; clients' own names are never sent.
 pub const SERVER_PREFIX: &[u8] = b"carpool_";
 
+/// A statement prepared only to be deallocated, in the place of one that the client deallocates: that one may
+/// be others', too.
+pub const DUMMY: &[u8] = b"carpool_0";
+
+/// How many bytes of a statement's name PostgreSQL looks at (`NAMEDATALEN - 1`).
+const NAME_LIMIT: usize = 63;
+
+/// A statement's name as far as it counts.
+#[must_use]
+pub fn significant(name: &[u8]) -> &[u8] {
+    &name[..name.len().min(NAME_LIMIT)]
+}
+
 /// All statements of one pool, shared by text.
 #[derive(Debug, Default)]
 pub struct StatementTable {
     known: Mutex<HashSet<ByKey>>,
-    /// Raised by schema changes: what servers prepared before is prepared again.
+    /// Raised by schema changes: whether statements are what they were must be asked again.
     epoch: AtomicU32,
 }
 
@@ -152,18 +226,26 @@ impl StatementTable {
             known.retain(|s| Arc::strong_count(&s.0) > 1);
         }
         let text = rest.split(|&b| b == 0).next().unwrap_or_default();
+        let Reading { effect, mut taint, ends, names, resets, sets } = sql::read(text, context);
+        if resets {
+            taint |= Taint::Setting;
+        }
         let statement = Arc::new(Statement {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            effect: sql::effect(text),
-            taint: sql::taint(text, context),
+            effect,
+            taint,
+            ends,
+            names,
+            sets,
             key: Key { rest: rest.into(), context: Arc::clone(context) },
             generation: AtomicU32::new(0),
+            shapes: Mutex::default(),
         });
         known.insert(ByKey(Arc::clone(&statement)));
         statement
     }
 
-    /// A schema change was committed.
+    /// A schema change was committed, or found out.
     pub fn schema_changed(&self) {
         self.epoch.fetch_add(1, Ordering::Relaxed);
     }
@@ -187,27 +269,43 @@ impl StatementTable {
     }
 }
 
+/// What one name means to a client.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// The statement.
+    pub statement: Arc<Statement>,
+    /// As the client was told it is.
+    pub told: Option<Shape>,
+}
+
 /// One client's statements by its own names.
 #[derive(Debug, Default)]
 pub struct ClientStatements {
     /// Named ones.
-    pub named: HashMap<Box<[u8]>, Arc<Statement>>,
+    pub named: HashMap<Box<[u8]>, Named>,
     /// The unnamed one, which lives until the next Parse of it or simple query.
     pub unnamed: Option<Arc<Statement>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
+    added: u64,
     last_used: u64,
-    generation: u32,
-    epoch: u32,
+    /// [`Statement::mark_stale`]; `None`: must be prepared again.
+    generation: Option<u32>,
+    shape: Option<Shape>,
 }
+
+/// An id that no statement has: an unnamed statement that nobody may use.
+const NOBODYS: u64 = 0;
 
 /// Which statements one server has, least recently used first out.
 #[derive(Debug)]
 pub struct ServerStatements {
     slots: HashMap<u64, Slot>,
     clock: u64,
+    /// When all that had been sent was answered.
+    settled: u64,
     limit: usize,
     /// What its unnamed statement is; `None`: none that anybody may use.
     pub unnamed: Option<u64>,
@@ -217,30 +315,48 @@ impl ServerStatements {
     /// For at most `limit` named statements (at least one).
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { slots: HashMap::new(), clock: 0, limit: limit.max(1), unnamed: None }
+        Self { slots: HashMap::new(), clock: 0, settled: 0, limit: limit.max(1), unnamed: None }
     }
 
-    /// Whether the server has a current copy; counts as a use.
-    pub fn touch(&mut self, statement: &Statement, epoch: u32) -> Presence {
-        self.clock += 1;
-        match self.slots.get_mut(&statement.id) {
+    /// Whether the server has a current copy.
+    #[must_use]
+    pub fn presence(&self, statement: &Statement) -> Presence {
+        let current = Some(statement.generation.load(Ordering::Relaxed));
+        match self.slots.get(&statement.id) {
             None => Presence::Missing,
-            Some(slot) => {
-                slot.last_used = self.clock;
-                if slot.generation == statement.generation.load(Ordering::Relaxed) && slot.epoch == epoch {
-                    Presence::Current
-                } else {
-                    Presence::Stale
-                }
-            }
+            Some(slot) if slot.generation == current => Presence::Current,
+            Some(_) => Presence::Stale,
         }
     }
 
-    /// Notes that it is being prepared.
-    pub fn insert(&mut self, statement: &Statement, epoch: u32) {
+    /// As [`ServerStatements::presence`]; counts as a use.
+    pub fn touch(&mut self, statement: &Statement) -> Presence {
         self.clock += 1;
-        let generation = statement.generation.load(Ordering::Relaxed);
-        self.slots.insert(statement.id, Slot { last_used: self.clock, generation, epoch });
+        if let Some(slot) = self.slots.get_mut(&statement.id) {
+            slot.last_used = self.clock;
+        }
+        self.presence(statement)
+    }
+
+    /// Notes that it is being prepared.
+    pub fn insert(&mut self, statement: &Statement) {
+        self.clock += 1;
+        let generation = Some(statement.generation.load(Ordering::Relaxed));
+        let slot = Slot { added: self.clock, last_used: self.clock, generation, shape: None };
+        self.slots.insert(statement.id, slot);
+    }
+
+    /// The shape that the server has it in, if it has been described there.
+    #[must_use]
+    pub fn shape(&self, id: u64) -> Option<Shape> {
+        self.slots.get(&id)?.shape
+    }
+
+    /// Notes the shape that the server has it in.
+    pub fn set_shape(&mut self, id: u64, shape: Option<Shape>) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.shape = shape;
+        }
     }
 
     /// Notes that it is gone.
@@ -250,7 +366,21 @@ impl ServerStatements {
 
     /// Puts back one whose Close wasn't carried out. Taken as stale, since its age was forgotten.
     pub fn restore(&mut self, id: u64) {
-        self.slots.insert(id, Slot { last_used: 0, generation: u32::MAX, epoch: u32::MAX });
+        self.slots.insert(id, Slot { added: 0, last_used: 0, generation: None, shape: None });
+    }
+
+    /// All that was sent is answered: what is prepared was prepared under the settings that were thought in force.
+    pub fn settle(&mut self) {
+        self.settled = self.clock;
+    }
+
+    /// The settings turn out to have changed since [`ServerStatements::settle`]: what was prepared since then
+    /// may read otherwise than it should.
+    pub fn distrust_recent(&mut self) {
+        for slot in self.slots.values_mut().filter(|slot| slot.added > self.settled) {
+            slot.generation = None;
+        }
+        self.unnamed = self.unnamed.map(|_| NOBODYS);
     }
 
     /// When full: the least recently used one, now to be closed.
@@ -330,14 +460,13 @@ mod tests {
         let utc = context("UTC");
         let [a, b, c] = ["a", "b", "c"].map(|t| table.intern(format!("{t}\0\0\0").as_bytes(), &utc));
         let mut server = ServerStatements::new(2);
-        server.insert(&a, 0);
-        server.insert(&b, 0);
-        assert_eq!(server.touch(&a, 0), Presence::Current);
+        server.insert(&a);
+        server.insert(&b);
+        assert_eq!(server.touch(&a), Presence::Current);
         assert_eq!(server.evict(), Some(b.id));
-        server.insert(&c, 0);
-        assert_eq!(server.touch(&b, 0), Presence::Missing);
-        assert_eq!(server.touch(&a, 1), Presence::Stale);
+        server.insert(&c);
+        assert_eq!(server.touch(&b), Presence::Missing);
         c.mark_stale();
-        assert_eq!(server.touch(&c, 0), Presence::Stale);
+        assert_eq!(server.touch(&c), Presence::Stale);
     }
 }

@@ -285,6 +285,7 @@ impl<'a> Session<'a> {
             counters: Counters::default(),
             prepared: AtomicU32::new(0),
             cancels: 0.into(),
+            doomed: false.into(),
             holder: None.into(),
         };
         // Lifetimes are spread by up to a tenth, so that a pool filled at once isn't emptied at once.

@@ -151,6 +151,56 @@ fn put_report(out: &mut Vec<u8>, tag: u8, severity: &str, error: &ClientError) {
     });
 }
 
+/// Appends an ErrorResponse that is `body` (whole) but for its message.
+pub fn put_error_with_message(out: &mut Vec<u8>, body: &[u8], message: &[u8]) {
+    frame::message(out, tag::ERROR_RESPONSE, |b| {
+        let mut fields = Fields::new(tag::ERROR_RESPONSE, body);
+        while let (Ok(code @ 1..), Ok(value)) = (fields.u8(), fields.cstr()) {
+            b.push(code);
+            frame::put_cstr(b, if code == b'M' { message } else { value });
+        }
+        b.push(0);
+    });
+}
+
+/// Appends the ErrorResponse that PostgreSQL gives when a statement's rows aren't what they were. Drivers know
+/// it by code and routine.
+pub fn put_changed(out: &mut Vec<u8>) {
+    const FIELDS: [(u8, &[u8]); 6] = [
+        (b'S', b"ERROR"),
+        (b'V', b"ERROR"),
+        (b'C', b"0A000"),
+        (b'M', b"cached plan must not change result type"),
+        (b'F', b"plancache.c"),
+        (b'R', b"RevalidateCachedQuery"),
+    ];
+    frame::message(out, tag::ERROR_RESPONSE, |b| {
+        for (code, value) in FIELDS {
+            b.push(code);
+            frame::put_cstr(b, value);
+        }
+        b.push(0);
+    });
+}
+
+/// Appends what a RowDescription says of the rows themselves: names, types and type modifiers, not the tables
+/// that they come from.
+///
+/// # Errors
+/// [`FrameError::Body`] when the fields don't fill the body exactly.
+pub fn put_row_shape(out: &mut Vec<u8>, body: &[u8]) -> Result<(), FrameError> {
+    let mut fields = Fields::new(tag::ROW_DESCRIPTION, body);
+    for _ in 0..fields.u16()? {
+        frame::put_cstr(out, fields.cstr()?);
+        let (_table, _column) = (fields.u32()?, fields.u16()?);
+        out.extend_from_slice(&fields.u32()?.to_be_bytes());
+        out.extend_from_slice(&fields.u16()?.to_be_bytes());
+        out.extend_from_slice(&fields.u32()?.to_be_bytes());
+        let _format = fields.u16()?;
+    }
+    fields.end()
+}
+
 /// Appends a ReadyForQuery.
 pub fn put_ready(out: &mut Vec<u8>, status: TransactionStatus) {
     frame::message(out, tag::READY_FOR_QUERY, |b| b.push(status.byte()));

@@ -157,6 +157,16 @@ impl<'a> Fields<'a> {
         Ok(byte)
     }
 
+    /// A 16-bit big-endian number.
+    ///
+    /// # Errors
+    /// [`FrameError::Body`] when fewer than two bytes are left.
+    pub fn u16(&mut self) -> Result<u16, FrameError> {
+        let (bytes, rest) = self.rest.split_first_chunk::<2>().ok_or(FrameError::Body(self.tag))?;
+        self.rest = rest;
+        Ok(u16::from_be_bytes(*bytes))
+    }
+
     /// A 32-bit big-endian number.
     ///
     /// # Errors
@@ -165,6 +175,20 @@ impl<'a> Fields<'a> {
         let (bytes, rest) = self.rest.split_first_chunk::<4>().ok_or(FrameError::Body(self.tag))?;
         self.rest = rest;
         Ok(u32::from_be_bytes(*bytes))
+    }
+
+    /// A column's value with its length in front; `None` for NULL.
+    ///
+    /// # Errors
+    /// [`FrameError::Body`] when the value isn't all there.
+    pub fn value(&mut self) -> Result<Option<&'a [u8]>, FrameError> {
+        let len = self.u32()?;
+        if len == u32::MAX {
+            return Ok(None);
+        }
+        let (value, rest) = self.rest.split_at_checked(len as usize).ok_or(FrameError::Body(self.tag))?;
+        self.rest = rest;
+        Ok(Some(value))
     }
 
     /// Checks that nothing is left.

@@ -40,7 +40,7 @@ pub fn parse(body: &[u8]) -> Result<(&[u8], &[u8]), FrameError> {
     let name = fields.cstr()?;
     let rest = fields.rest();
     fields.cstr()?;
-    let count = usize::from(u16::from_be_bytes([fields.u8()?, fields.u8()?]));
+    let count = usize::from(fields.u16()?);
     if fields.rest().len() == count * 4 { Ok((name, rest)) } else { Err(FrameError::Body(tag::PARSE)) }
 }
 
@@ -62,6 +62,17 @@ pub fn bind_names(prefix: &[u8]) -> Option<(&[u8], &[u8], usize)> {
     let portal = fields.cstr().ok()?;
     let statement = fields.cstr().ok()?;
     Some((portal, statement, prefix.len() - fields.rest().len()))
+}
+
+/// The portal that a whole Execute body names.
+///
+/// # Errors
+/// [`FrameError::Body`] when the fields don't fill the body exactly.
+pub fn portal(body: &[u8]) -> Result<&[u8], FrameError> {
+    let mut fields = Fields::new(tag::EXECUTE, body);
+    let portal = fields.cstr()?;
+    fields.u32()?;
+    fields.end().map(|()| portal)
 }
 
 /// The target of a whole Describe or Close body.

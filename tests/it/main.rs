@@ -11,7 +11,14 @@
 )]
 
 mod basics;
+mod cancel;
 mod console;
+mod differential;
 mod drivers;
+mod faults;
 mod harness;
+mod isolation;
 mod layers;
+mod modes;
+mod startup;
+mod stopping;

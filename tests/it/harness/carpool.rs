@@ -45,15 +45,21 @@ impl Setup {
         let auth = if self.pooler.contains("auth_type") { "" } else { "auth_type = \"trust\"" };
         let listen = if self.pooler.contains("listen_port") { "" } else { "listen_port = 0" };
         let Self { pooler, database: lines, sections, .. } = self;
+        let users = self.users();
         let host = if lines.contains("host") { "" } else { "host = \"127.0.0.1\"" };
-        let port = postgres.port;
+        let port = if lines.contains("port") { String::new() } else { format!("port = {}", postgres.port) };
         format!(
             "[pooler]\n{listen}\n{auth}\nadmin_users = [\"postgres\"]\n{pooler}\n\
-             [databases.{database}]\nport = {port}\n{host}\n{lines}\n\
-             [users.postgres]\n[users.app]\n\
-             [users.scram_user]\npassword = \"scram_user\"\n[users.md5_user]\npassword = \"md5_user\"\n\
-             [users.plain_user]\npassword = \"plain_user\"\n{sections}\n"
+             [databases.{database}]\n{port}\n{host}\n{lines}\n\
+             [users.postgres]\n[users.app]\n{users}{sections}\n"
         )
+    }
+
+    /// Sections of the users with passwords, which are their names, unless `sections` has others.
+    fn users(&self) -> String {
+        let names = ["scram_user", "md5_user", "plain_user"].into_iter();
+        let names = names.filter(|name| !self.sections.contains(&format!("[users.{name}]")));
+        names.map(|name| format!("[users.{name}]\npassword = \"{name}\"\n")).collect()
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod carpool;
 pub mod postgres;
+pub mod proxy;
 pub mod raw;
 
 use std::time::{Duration, Instant};

@@ -220,6 +220,18 @@ impl Raw {
         }
     }
 
+    /// Passes over bytes, the rest of a bulk message say, up to a ReadyForQuery outside transactions.
+    pub fn until_ready_after_bulk(&mut self) {
+        let end = *b"Z\0\0\0\x05I";
+        let mut last = std::mem::take(&mut self.buf);
+        while !last.ends_with(&end) {
+            let mut byte = [0; 1024];
+            let n = self.stream.read(&mut byte).unwrap();
+            assert!(n > 0, "closed");
+            last.extend_from_slice(&byte[..n]);
+        }
+    }
+
     /// Runs a simple query and gives all replies.
     pub fn query(&mut self, sql: &str) -> Vec<Message> {
         self.send(&query(sql));

@@ -1,0 +1,262 @@
+//! Parse, Bind, Describe, Close, Execute.
+
+use std::sync::Arc;
+
+use super::prepare::{Fit, Found, nonexistent};
+use super::{ClientPath, NAMES_LIMIT, Runs, Step, body, check_size, pass};
+use crate::error::ClientError;
+use crate::protocol::pipeline::{ClientUndo, Describes, ErrorText, Extra, Fate, Kind, Request, ServerUndo, Undo};
+use crate::protocol::sql::Effect;
+use crate::protocol::statements::{DUMMY, Named, Presence, SERVER_PREFIX, Statement, significant};
+use crate::wire::backend::{TransactionStatus, tag as reply};
+use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
+use crate::wire::frontend::{self, Target, tag};
+
+impl ClientPath<'_> {
+    pub(super) fn parse(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
+        check_size(header, self.max_packet_size)?;
+        let Some(body) = body(input, at, header.body_len) else { return Ok(Step::More) };
+        let (name, rest) = frontend::parse(body)?;
+        let key = significant(name);
+        if !name.is_empty() && self.server.pipeline.uncertain(key, 0) {
+            return Ok(Step::Blocked);
+        }
+        self.server.retry.stop();
+        let taken = pass(input, at, header, true);
+        if self.client.statements.named.contains_key(key) {
+            // The server is to find the duplicate itself, after whatever else is wrong with the text.
+            self.prepare_dummy(input);
+            frontend::put_parse(self.to_server.own(input), DUMMY, rest);
+            self.server.pipeline.push(Request::renamed(Kind::Parse, name));
+            return Ok(taken);
+        }
+        let context = self.context();
+        let known = self.client.statements.unnamed.as_ref().filter(|s| s.is(rest, &context));
+        let statement = known.cloned().unwrap_or_else(|| self.tables.statements.intern(rest, &context));
+        if name.is_empty() {
+            self.parse_unnamed(input, at, header, statement);
+            return Ok(taken);
+        }
+        if self.server.pipeline.uncertain(key, statement.id) {
+            return Ok(Step::Blocked);
+        }
+        self.server.counts.client_parses += 1;
+        let undo = ClientUndo::Named(key.into(), None);
+        match self.server.statements.touch(&statement) {
+            Presence::Current if self.may_insert_parse() => {
+                self.server.pipeline.push(Request::insert(reply::PARSE_COMPLETE, undo));
+            }
+            presence => {
+                if presence != Presence::Missing {
+                    self.close_on_server(input, statement.id);
+                }
+                let rest = self.rest_for_server(&statement).into_owned();
+                self.prepare(input, &statement, &rest, Fate::Forward, undo);
+            }
+        }
+        self.client.statements.named.insert(key.into(), Named { statement, told: None });
+        Ok(taken)
+    }
+
+    /// Whether a Parse of what the server has can be answered in its place: not where the transaction has failed
+    /// or may have, since Parse fails then.
+    fn may_insert_parse(&self) -> bool {
+        let pipeline = &self.server.pipeline;
+        pipeline.status() != TransactionStatus::Failed && !pipeline.awaits_ready() && !self.server.partial
+    }
+
+    fn parse_unnamed(&mut self, input: &[u8], at: usize, header: Header, statement: Arc<Statement>) {
+        if matches!(statement.effect, Effect::Deallocate(_)) {
+            let rest = self.rest_for_server(&statement).into_owned();
+            frontend::put_parse(self.to_server.own(input), b"", &rest);
+        } else {
+            self.to_server.forward(input, at..at + header.total_len());
+        }
+        let undo = Undo {
+            server: ServerUndo::Unnamed(self.server.statements.unnamed.replace(statement.id)),
+            client: ClientUndo::Unnamed(self.client.statements.unnamed.replace(statement)),
+        };
+        self.server.pipeline.push(Request { undo, ..Request::forward(Kind::Parse) });
+    }
+
+    pub(super) fn bind(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
+        let start = at + HEADER_LEN;
+        let here = &input[start..input.len().min(start + header.body_len)];
+        let Some((portal, name, names_len)) = frontend::bind_names(&here[..here.len().min(NAMES_LIMIT)]) else {
+            let all = here.len() == header.body_len || here.len() >= NAMES_LIMIT;
+            return if all { Err(FrameError::Body(tag::BIND).into()) } else { Ok(Step::More) };
+        };
+        let idle = self.server.pipeline.is_idle();
+        let (sent_name, request) = match self.find(input, name) {
+            Found::Blocked => return Ok(Step::Blocked),
+            Found::Unknown if name.starts_with(SERVER_PREFIX) => {
+                (Some(nonexistent(name)), Request::renamed(Kind::Bind, name))
+            }
+            Found::Unknown => (None, Request::forward(Kind::Bind)),
+            Found::Known(named) => match self.bind_known(input, name, portal, &named, idle) {
+                None => return Ok(Step::Blocked),
+                Some(bind) => bind,
+            },
+        };
+        self.server.counts.binds += u32::from(!name.is_empty());
+        self.server.pipeline.push(request);
+        let Some(sent_name) = sent_name else {
+            return Ok(self.forward(input, at, header, Kind::Bind));
+        };
+        let out = self.to_server.own(input);
+        let from = out.len();
+        frame::header(out, tag::BIND, header.body_len - name.len() + sent_name.len());
+        frame::put_cstr(out, portal);
+        frame::put_cstr(out, &sent_name);
+        out.extend_from_slice(&here[names_len..]);
+        let remaining = header.body_len - here.len();
+        if remaining == 0 {
+            self.server.retry.record(Kind::Bind, &out[from..]);
+        } else {
+            self.server.retry.stop();
+        }
+        Ok(Step::Taken { consumed: HEADER_LEN + here.len(), remaining, forward: true })
+    }
+
+    /// Bind of a statement that the client has: by what name it is sent (`None`: as it is) and how it is noted.
+    /// `None` when replies must arrive first.
+    fn bind_known(
+        &mut self,
+        input: &[u8],
+        name: &[u8],
+        portal: &[u8],
+        named: &Named,
+        idle: bool,
+    ) -> Option<(Option<Vec<u8>>, Request)> {
+        let statement = &named.statement;
+        if let Effect::Deallocate(target) = &statement.effect {
+            if self.server.pipeline.uncertain(significant(target), 0) {
+                return None;
+            }
+        }
+        self.server.retry.stop();
+        let request = Request::forward(Kind::Bind);
+        if name.is_empty() {
+            self.ensure_unnamed(input, statement);
+            self.prepare_to_run(input, statement, portal);
+            return Some((None, request));
+        }
+        match self.ensure_fit(input, named) {
+            Fit::Blocked => None,
+            Fit::Changed => {
+                let extra = Extra { error: Some(ErrorText::Changed), ..Extra::default() };
+                Some((Some(nonexistent(b"changed")), request.with(extra)))
+            }
+            Fit::Fits { injected } => {
+                self.prepare_to_run(input, statement, portal);
+                if idle && !injected && named.told.is_none() && statement.effect == Effect::None {
+                    self.server.retry.begin(statement);
+                }
+                let undo = Undo { server: ServerUndo::Uses(statement.id), ..Undo::default() };
+                Some((Some(statement.server_name()), Request { undo, ..request }))
+            }
+        }
+    }
+
+    pub(super) fn describe(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
+        check_size(header, NAMES_LIMIT)?;
+        let Some(body) = body(input, at, header.body_len) else { return Ok(Step::More) };
+        let Target::Statement(name) = frontend::target(header.tag, body)? else {
+            self.server.pipeline.push(Request::forward(Kind::DescribePortal));
+            return Ok(self.forward(input, at, header, Kind::DescribePortal));
+        };
+        self.server.retry.stop();
+        let mut request = Request::forward(Kind::DescribeStatement);
+        match self.find(input, name) {
+            Found::Blocked => return Ok(Step::Blocked),
+            Found::Known(named) if name.is_empty() => {
+                self.ensure_unnamed(input, &named.statement);
+                self.to_server.forward(input, at..at + header.total_len());
+            }
+            Found::Known(Named { statement, .. }) => {
+                self.ensure_named(input, &statement);
+                let sent_name = statement.server_name();
+                frontend::put_statement_target(self.to_server.own(input), tag::DESCRIBE, &sent_name);
+                let name = Some(significant(name).into());
+                let describes = Describes { statement, name, expected: None, shape: Vec::new() };
+                request = request.with(Extra { describes: Some(describes), ..Extra::default() });
+            }
+            Found::Unknown if name.starts_with(SERVER_PREFIX) => {
+                request = Request::renamed(Kind::DescribeStatement, name);
+                frontend::put_statement_target(self.to_server.own(input), tag::DESCRIBE, &nonexistent(name));
+            }
+            Found::Unknown => self.to_server.forward(input, at..at + header.total_len()),
+        }
+        self.server.pipeline.push(request);
+        Ok(pass(input, at, header, true))
+    }
+
+    pub(super) fn close(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
+        check_size(header, NAMES_LIMIT)?;
+        let Some(body) = body(input, at, header.body_len) else { return Ok(Step::More) };
+        let mut request = Request::forward(Kind::Close);
+        match frontend::target(header.tag, body)? {
+            Target::Portal(_) => {}
+            Target::Statement(b"") => {
+                request.undo = Undo {
+                    client: ClientUndo::Unnamed(self.client.statements.unnamed.take()),
+                    server: ServerUndo::Unnamed(self.server.statements.unnamed.take()),
+                };
+            }
+            Target::Statement(name) => return Ok(self.close_named(input, at, header, significant(name))),
+        }
+        self.server.pipeline.push(request);
+        Ok(self.forward(input, at, header, Kind::Close))
+    }
+
+    /// The server keeps the statement, which may be others', too.
+    fn close_named(&mut self, input: &[u8], at: usize, header: Header, name: &[u8]) -> Step {
+        if self.server.pipeline.uncertain(name, 0) {
+            return Step::Blocked;
+        }
+        self.server.retry.stop();
+        let undo = match self.client.statements.named.remove(name) {
+            Some(old) => ClientUndo::Named(name.into(), Some(old)),
+            None => ClientUndo::None,
+        };
+        if self.server.partial {
+            frontend::put_statement_target(self.to_server.own(input), tag::CLOSE, DUMMY);
+            let undo = Undo { client: undo, server: ServerUndo::None };
+            self.server.pipeline.push(Request { undo, ..Request::forward(Kind::Close) });
+        } else {
+            self.server.pipeline.push(Request::insert(reply::CLOSE_COMPLETE, undo));
+        }
+        pass(input, at, header, true)
+    }
+
+    pub(super) fn execute(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
+        let mut request = Request::forward(Kind::Execute);
+        if self.server.portals.0.is_empty() {
+            self.server.pipeline.push(request);
+            return Ok(self.forward(input, at, header, Kind::Execute));
+        }
+        check_size(header, NAMES_LIMIT)?;
+        let Some(body) = body(input, at, header.body_len) else { return Ok(Step::More) };
+        let waits = match self.server.portals.0.get(frontend::portal(body)?) {
+            None => false,
+            Some(Runs::AndWaits) => true,
+            Some(Runs::Forgets(name)) => {
+                request = request.with(Extra { forget: Some(name.clone()), ..Extra::default() });
+                true
+            }
+            Some(Runs::Renamed(name)) => {
+                request = Request::renamed(Kind::Execute, name);
+                false
+            }
+        };
+        self.server.retry.stop();
+        self.server.pipeline.push(request);
+        let step = self.pass_on(input, at, header);
+        if waits {
+            // What comes next depends on how this ends, so the server is asked to say so now.
+            frontend::put_empty(self.to_server.own(input), tag::FLUSH);
+            self.server.hold = true;
+        }
+        Ok(step)
+    }
+}

@@ -1,0 +1,241 @@
+//! Having the server know what the client believes that it knows.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::{ClientPath, Portals, Runs};
+use crate::protocol::pipeline::{ClientUndo, Describes, Extra, Fate, Kind, Request, ServerUndo, Undo};
+use crate::protocol::settings::Settings;
+use crate::protocol::sql::{self, Effect};
+use crate::protocol::statements::{DUMMY, Named, Presence, SERVER_PREFIX, Shape, Statement, significant};
+use crate::wire::backend::TransactionStatus;
+use crate::wire::frontend::{self, tag};
+
+/// What a client's name stands for.
+pub(super) enum Found {
+    Known(Named),
+    Unknown,
+    /// Replies must arrive first.
+    Blocked,
+}
+
+/// Whether an execution may go out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fit {
+    /// The statement is on the server as the client was told. `injected`: something was put in front for it.
+    Fits { injected: bool },
+    /// It isn't as the client was told.
+    Changed,
+    /// Replies must arrive first.
+    Blocked,
+}
+
+impl ClientPath<'_> {
+    /// The statement that the client means by `name`. An unknown unnamed one must be unknown to the server, too.
+    pub(super) fn find(&mut self, input: &[u8], name: &[u8]) -> Found {
+        if name.is_empty() {
+            return self.find_unnamed(input);
+        }
+        let name = significant(name);
+        if self.server.pipeline.uncertain(name, 0) {
+            return Found::Blocked;
+        }
+        let Some(known) = self.client.statements.named.get(name).cloned() else { return Found::Unknown };
+        let named = self.in_force(known);
+        if self.server.pipeline.uncertain(name, named.statement.id) {
+            return Found::Blocked;
+        }
+        if let Some(known) = self.client.statements.named.get_mut(name) {
+            if !Arc::ptr_eq(&known.statement, &named.statement) {
+                known.clone_from(&named);
+            }
+        }
+        Found::Known(named)
+    }
+
+    fn find_unnamed(&mut self, input: &[u8]) -> Found {
+        if self.server.pipeline.unnamed_uncertain() {
+            return Found::Blocked;
+        }
+        if let Some(statement) = self.client.statements.unnamed.clone() {
+            return Found::Known(Named { statement, told: None });
+        }
+        if let Some(old) = self.server.statements.unnamed.take() {
+            frontend::put_statement_target(self.to_server.own(input), tag::CLOSE, b"");
+            self.server.pipeline.push(Request::skip(Kind::Close, ServerUndo::Unnamed(Some(old))));
+        }
+        Found::Unknown
+    }
+
+    /// The settings to note for a text that is parsed now. While they aren't certain, ones that nobody shares.
+    pub(super) fn context(&self) -> Arc<Settings> {
+        if self.server.unsettled { self.client.unshared_context() } else { Arc::clone(&self.client.context) }
+    }
+
+    /// The statement itself while it is noted under the settings in force; else the one that the same text is
+    /// under these. A server that lacks it will parse it under these settings, and must not call that the former.
+    fn in_force(&self, named: Named) -> Named {
+        let fits = if self.server.unsettled {
+            self.server.statements.presence(&named.statement) == Presence::Current
+        } else {
+            Arc::ptr_eq(named.statement.context(), &self.client.context)
+        };
+        if fits {
+            return named;
+        }
+        let statement = self.tables.statements.intern(named.statement.rest(), &self.context());
+        let told = named.told.and_then(|told| statement.shape_of(&named.statement, told));
+        Named { statement, told }
+    }
+
+    /// Has the server's unnamed statement be the client's.
+    pub(super) fn ensure_unnamed(&mut self, input: &[u8], statement: &Arc<Statement>) {
+        let fixed = !matches!(statement.effect, Effect::Deallocate(_));
+        if fixed && self.server.statements.unnamed == Some(statement.id) {
+            return;
+        }
+        let statement = self.tables.statements.intern(statement.rest(), &self.context());
+        let rest = self.rest_for_server(&statement).into_owned();
+        frontend::put_parse(self.to_server.own(input), b"", &rest);
+        let old = self.server.statements.unnamed.replace(statement.id);
+        self.server.pipeline.push(Request::skip(Kind::Parse, ServerUndo::Unnamed(old)));
+        self.client.statements.unnamed = Some(statement);
+    }
+
+    /// Has the server know a named statement. Says whether something had to be put in front for it.
+    pub(super) fn ensure_named(&mut self, input: &[u8], statement: &Arc<Statement>) -> bool {
+        let fixed = !matches!(statement.effect, Effect::Deallocate(_));
+        match self.server.statements.touch(statement) {
+            Presence::Current if fixed => return false,
+            Presence::Missing => {}
+            Presence::Current | Presence::Stale => self.close_on_server(input, statement.id),
+        }
+        let rest = self.rest_for_server(statement).into_owned();
+        self.prepare(input, statement, &rest, Fate::Skip, ClientUndo::None);
+        true
+    }
+
+    /// As [`Self::ensure_named`], for an execution by a client that was told what the rows look like: it isn't
+    /// told again, so they must look so.
+    pub(super) fn ensure_fit(&mut self, input: &[u8], named: &Named) -> Fit {
+        let statement = &named.statement;
+        let injected = self.ensure_named(input, statement);
+        let told = match named.told {
+            Some(told) if self.server.pipeline.status() != TransactionStatus::Failed => told,
+            _ => return Fit::Fits { injected },
+        };
+        match self.server.statements.shape(statement.id) {
+            Some(shape) if shape == told => Fit::Fits { injected },
+            Some(_) => Fit::Changed,
+            None if statement.is_steady(self.tables.statements.epoch()) => {
+                self.probe(input, statement, Some(told));
+                Fit::Fits { injected: true }
+            }
+            None => {
+                self.probe(input, statement, None);
+                frontend::put_empty(self.to_server.own(input), tag::FLUSH);
+                self.server.hold = true;
+                Fit::Blocked
+            }
+        }
+    }
+
+    /// Asks the server what a statement looks like there.
+    fn probe(&mut self, input: &[u8], statement: &Arc<Statement>, expected: Option<Shape>) {
+        frontend::put_statement_target(self.to_server.own(input), tag::DESCRIBE, &statement.server_name());
+        let describes = Describes { statement: Arc::clone(statement), name: None, expected, shape: Vec::new() };
+        let extra = Extra { describes: Some(describes), ..Extra::default() };
+        self.server.pipeline.push(Request::skip(Kind::DescribeStatement, ServerUndo::None).with(extra));
+    }
+
+    pub(super) fn close_on_server(&mut self, input: &[u8], id: u64) {
+        let name = [SERVER_PREFIX, id.to_string().as_bytes()].concat();
+        frontend::put_statement_target(self.to_server.own(input), tag::CLOSE, &name);
+        self.server.statements.remove(id);
+        self.server.pipeline.push(Request::skip(Kind::Close, ServerUndo::Removed(id)));
+    }
+
+    pub(super) fn prepare(
+        &mut self,
+        input: &[u8],
+        statement: &Arc<Statement>,
+        rest: &[u8],
+        fate: Fate,
+        client: ClientUndo,
+    ) {
+        if let Some(victim) = self.server.statements.evict() {
+            self.close_on_server(input, victim);
+        }
+        frontend::put_parse(self.to_server.own(input), &statement.server_name(), rest);
+        let undo = Undo { client, server: ServerUndo::Added(statement.id) };
+        self.server.pipeline.push(Request { fate, undo, ..Request::forward(Kind::Parse) });
+        self.server.statements.insert(statement);
+        self.server.counts.server_parses += 1;
+    }
+
+    /// Has the server know [`DUMMY`]. It can't fail: an empty text is fine even in a failed transaction.
+    pub(super) fn prepare_dummy(&mut self, input: &[u8]) {
+        let out = self.to_server.own(input);
+        frontend::put_statement_target(out, tag::CLOSE, DUMMY);
+        frontend::put_parse(out, DUMMY, b"\0\0\0");
+        self.server.pipeline.push(Request::skip(Kind::Close, ServerUndo::None));
+        self.server.pipeline.push(Request::skip(Kind::Parse, ServerUndo::None));
+    }
+
+    /// What running a statement does besides: taints, and what its outcome changes in the records.
+    pub(super) fn prepare_to_run(&mut self, input: &[u8], statement: &Arc<Statement>, portal: &[u8]) {
+        self.server.touch(statement.taint, statement.ends, &statement.names);
+        self.server.unsettled |= statement.sets;
+        let runs = match &statement.effect {
+            Effect::None | Effect::ResetAll | Effect::Reset(_) => return self.server.portals.forget(portal),
+            Effect::ForgetAll | Effect::Several | Effect::CopyIn => Runs::AndWaits,
+            Effect::Deallocate(name) if !self.client.statements.named.contains_key(significant(name)) => {
+                Runs::Renamed(name.clone())
+            }
+            Effect::Deallocate(name) => {
+                self.prepare_dummy(input);
+                Runs::Forgets(significant(name).into())
+            }
+        };
+        self.server.portals.note(portal, runs);
+    }
+
+    /// The Parse body after the name as the server must get it: `DEALLOCATE` of one of this client's statements
+    /// names one that the server has to spare; of none of them, nothing of Carpool's.
+    pub(super) fn rest_for_server<'s>(&self, statement: &'s Arc<Statement>) -> Cow<'s, [u8]> {
+        let Effect::Deallocate(name) = &statement.effect else { return Cow::Borrowed(statement.rest()) };
+        let Some(text) = self.deallocate_text(name) else { return Cow::Borrowed(statement.rest()) };
+        let types = memchr::memchr(0, statement.rest()).map_or(&b""[..], |at| &statement.rest()[at..]);
+        Cow::Owned([&text, types].concat())
+    }
+
+    /// `DEALLOCATE name` as the server must get it, if otherwise than the client sent it.
+    pub(super) fn deallocate_text(&self, name: &[u8]) -> Option<Vec<u8>> {
+        let mut text = b"DEALLOCATE ".to_vec();
+        if self.client.statements.named.contains_key(significant(name)) {
+            text.extend_from_slice(DUMMY);
+        } else if name.starts_with(SERVER_PREFIX) {
+            sql::put_identifier(&mut text, &nonexistent(name));
+        } else {
+            return None;
+        }
+        Some(text)
+    }
+}
+
+/// In place of a client's name that could be one of Carpool's, one that can't.
+pub(super) fn nonexistent(name: &[u8]) -> Vec<u8> {
+    [b"?", name].concat()
+}
+
+impl Portals {
+    fn note(&mut self, portal: &[u8], runs: Runs) {
+        self.0.insert(portal.into(), runs);
+    }
+
+    fn forget(&mut self, portal: &[u8]) {
+        if !self.0.is_empty() {
+            self.0.remove(portal);
+        }
+    }
+}
