@@ -20,5 +20,6 @@ mod harness;
 mod isolation;
 mod layers;
 mod modes;
+mod saturation;
 mod startup;
 mod stopping;
