@@ -12,7 +12,8 @@ async def check(url, worker):
             async with pool.acquire() as conn:
                 seen += [await conn.fetchval("select current_setting($1)", name) for name in worker.settings]
                 seen.append(conn.get_settings().TimeZone)
-                await conn.execute("reset timezone; reset application_name")
+                for reset in ["reset timezone", "set application_name to default"]:
+                    await conn.execute(reset)
                 seen += [await conn.fetchval("select current_setting($1)", name) for name in worker.settings]
     return seen
 
