@@ -521,11 +521,13 @@ impl Relay {
         out.clear();
         let input = std::mem::take(&mut self.carry);
         self.activate(lease, now, &input, out);
-        let head = std::mem::take(out.to_server.own(&input));
-        if let Work::Active(active) = &mut self.work {
+        // The thread's buffer stays with the thread.
+        let head = out.to_server.own(&input);
+        if let (Work::Active(active), false) = (&mut self.work, head.is_empty()) {
             if let Some(server) = active.lease.server() {
-                server.out.push(&head);
+                server.out.push(head);
             }
+            head.clear();
         }
         self.carry = input;
         self.starved = false;
@@ -542,17 +544,16 @@ impl Relay {
                 Poll::Pending => {}
             }
         }
+        // The server first: its answer mostly ends the transaction, and then the client is looked at as idle.
+        if self.out.is_empty() {
+            if let Poll::Ready(taken) = self.poll_server(cx, scratch) {
+                return Poll::Ready(taken);
+            }
+        }
         let Work::Active(active) = &mut self.work else { return Poll::Ready(Ok(())) };
         if active.can_take() && !self.leaving {
             let taken = if self.blocked { self.poll_ahead(cx, scratch) } else { self.poll_client(cx, scratch) };
             match taken {
-                Poll::Ready(Ok(())) => progress = true,
-                Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
-                Poll::Pending => {}
-            }
-        }
-        if self.out.is_empty() {
-            match self.poll_server(cx, scratch) {
                 Poll::Ready(Ok(())) => progress = true,
                 Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
                 Poll::Pending => {}

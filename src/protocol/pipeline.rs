@@ -435,7 +435,17 @@ impl Pipeline {
     }
 
     /// Takes the message to insert next, if the front of the queue is one.
+    #[inline]
     pub fn next_insert(&mut self) -> Option<u8> {
+        // Asked around every message; nearly always the front is a request that the server has got.
+        match self.requests.front() {
+            Some(front) if matches!(front.fate, Fate::Insert(_)) || front.kind == Kind::CopyEnd => self.take_insert(),
+            _ => None,
+        }
+    }
+
+    #[cold]
+    fn take_insert(&mut self) -> Option<u8> {
         self.drop_markers();
         match self.requests.front()?.fate {
             Fate::Insert(message) => {
