@@ -12,7 +12,7 @@ use super::spec::Spec;
 use super::{Pool, PoolUser, Pooled, Welcome};
 use crate::auth::ServerCredentials;
 use crate::net::stream::IdleState;
-use crate::protocol::Taint;
+use crate::protocol::session::Taint;
 use crate::server::connect::{self, LoggedIn, Login, LoginError};
 use crate::server::{QueryError, Server};
 
@@ -86,7 +86,7 @@ pub(super) fn tidy(pooled: Box<Pooled>) {
             info!(server = %pooled.server.shared.id, "closing because: a cancel request for it may still come");
             return;
         }
-        let lasting = pooled.server.state.taint == Some(Taint::Lasting);
+        let lasting = pooled.server.state.left().has(Taint::Lasting);
         if lasting || !pooled.server.is_at_boundary() || !pooled.server.state.pipeline.is_answered() {
             return;
         }
@@ -103,11 +103,12 @@ pub(super) fn tidy(pooled: Box<Pooled>) {
 async fn restore(server: &mut Server, spec: &Spec, pool: &Pool) -> Result<(), QueryError> {
     let settings = &pool.tables.settings;
     server.rollback(settings, TIDY_TIMEOUT).await?;
-    let taint = server.state.taint;
-    if taint.is_none() && !spec.reset_always {
+    let left = server.state.left();
+    if left.is_empty() && !spec.reset_always {
         return Ok(());
     }
-    debug!(server = %server.shared.id, "reset because {}", taint.map_or("server_reset_query_always", |t| t.as_str()));
+    let why = left.first().map_or("server_reset_query_always", Taint::as_str);
+    debug!(server = %server.shared.id, "reset because of: {why}");
     // DISCARD ALL where the configuration names no query: nothing may leak.
     let sql = if spec.reset_query.is_empty() { "DISCARD ALL" } else { &spec.reset_query };
     server.reset(sql, settings, TIDY_TIMEOUT).await

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Request, ServerUndo, Unexpected};
 use super::request::{Output, Tables};
-use super::settings::{canonical_name, follows_client};
+use super::session::{Findings, Taint, Taints};
+use super::settings::{ROLE, SESSION_AUTHORIZATION, canonical_name, follows_client};
 use super::statements::{DUMMY, SERVER_PREFIX};
-use super::{ClientState, ServerState, Taint};
+use super::{ClientState, ServerState};
 use crate::error::SqlState;
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
@@ -98,7 +99,9 @@ impl ServerPath<'_> {
     pub fn message(&mut self, input: &[u8], at: usize) -> Result<Step, ServerFault> {
         let Some(header) = frame::peek(&input[at..])? else { return Ok(Step::More) };
         let start = at + HEADER_LEN;
-        let Some(body) = input.get(start..start + inspected(header)?) else { return Ok(Step::More) };
+        let found = header.tag == tag::DATA_ROW && self.server.probe.is_some() && self.is_own();
+        let wanted = if found { header.body_len.min(WHOLE_LIMIT) } else { inspected(header)? };
+        let Some(body) = input.get(start..start + wanted) else { return Ok(Step::More) };
         self.inserts(input);
         let forward = match header.tag {
             // These may come at any time; those of Carpool's own requests are nobody's business.
@@ -133,6 +136,11 @@ impl ServerPath<'_> {
 
     fn reply(&mut self, header: Header, body: &[u8]) -> Result<bool, ServerFault> {
         match header.tag {
+            tag::DATA_ROW if self.is_own() => {
+                if let Some(probe) = &mut self.server.probe {
+                    probe.row(header.tag, body)?;
+                }
+            }
             tag::COMMAND_COMPLETE => self.command_complete(body),
             tag::PARAMETER_DESCRIPTION | tag::ROW_DESCRIPTION => self.describe(header.tag, body)?,
             _ => {}
@@ -191,8 +199,10 @@ impl ServerPath<'_> {
                 self.client.statements.named.clear();
                 self.server.statements.clear_named();
                 if command == b"DISCARD ALL" {
+                    let settings = self.server.settings.without(ROLE);
+                    self.server.settings = self.tables.settings.intern(settings);
                     self.server.was_reset = true;
-                    self.server.taint = self.server.taint.filter(|&taint| taint == Taint::Lasting);
+                    self.server.discarded();
                 }
             }
             b"DEALLOCATE" => {
@@ -200,7 +210,12 @@ impl ServerPath<'_> {
                     self.client.statements.named.remove(&name);
                 }
             }
-            b"RESET" => self.server.was_reset |= front.resets(),
+            b"RESET" | b"SET" => {
+                self.server.was_reset |= front.resets();
+                if let Some(extra) = &mut front.extra {
+                    self.server.defaulted.append(&mut extra.defaults);
+                }
+            }
             _ if [&b"ALTER "[..], b"CREATE ", b"DROP "].iter().any(|p| command.starts_with(p)) => {
                 self.server.schema_changed = true;
             }
@@ -216,16 +231,14 @@ impl ServerPath<'_> {
         };
         let own = self.is_own();
         if !follows_client(name) {
-            if name == "session_authorization" {
-                self.server.note_taint(Some(Taint::SessionUser));
-            }
             return Ok(!own);
         }
         if self.server.settings.get(name) != Some(value) {
             let settings = self.server.settings.with_reported(name, value);
             self.server.settings = self.tables.settings.intern(settings);
         }
-        if self.server.was_reset {
+        let of_one = self.server.defaulted.iter().any(|defaulted| defaulted.eq_ignore_ascii_case(name));
+        if self.server.was_reset || of_one {
             // Of the server's own defaults; what the client gets back is settled at ReadyForQuery.
             return Ok(false);
         }
@@ -252,6 +265,11 @@ impl ServerPath<'_> {
         let extra = self.server.pipeline.front().and_then(|r| r.extra.as_mut());
         let text = extra.and_then(|e| e.error.take());
         let failure = self.server.pipeline.error();
+        if failure.own_query && !fatal && self.server.probe.take().is_some() {
+            // What there is can't be told, so the client keeps the server.
+            self.server.pins |= Taint::Unknown;
+            return Ok(false);
+        }
         if failure.own_query && !fatal {
             let message = backend::error_field(body, b'M').unwrap_or(b"unknown error");
             return Err(ServerFault::Replay(String::from_utf8_lossy(message).into_owned()));
@@ -269,9 +287,10 @@ impl ServerPath<'_> {
         }
         self.server.retry.stop();
         if std::mem::take(&mut self.server.was_reset) {
-            // It may be rolled back.
-            self.server.note_taint(Some(Taint::Setting));
+            // It is rolled back, or not: DISCARD ALL may not be.
+            self.server.touched |= Taint::Setting;
         }
+        self.server.defaulted.clear();
         if self.server.pipeline.is_answered() {
             self.server.hold = false;
         }
@@ -319,7 +338,8 @@ impl ServerPath<'_> {
                 let Some(id) = server_id(message) else { return false };
                 if code == SqlState::INVALID_STATEMENT_NAME.0.as_bytes() {
                     // The server lacks a statement that it should have: what it has is unknown.
-                    self.server.note_taint(Some(Taint::SqlPrepare));
+                    self.server.touched |= Taint::SqlPrepare;
+                    self.server.pins |= Taint::Unknown;
                 }
                 let named = self.client.statements.named.iter().find(|(_, named)| named.statement.id == id);
                 let Some((name, _)) = named else { return false };
@@ -339,17 +359,23 @@ impl ServerPath<'_> {
             ClientUndo::None => {}
             ClientUndo::Named(name, Some(old)) => drop(statements.named.insert(name, old)),
             ClientUndo::Named(name, None) => drop(statements.named.remove(&name)),
-            // A failed Parse of the unnamed statement has dropped the old one first.
-            ClientUndo::Unnamed(_) if failed => statements.unnamed = None,
-            ClientUndo::Unnamed(old) => statements.unnamed = old,
+            ClientUndo::Unnamed(old) => {
+                // A failed Parse of the unnamed statement has dropped the old one first.
+                if let Some(now) = self.server.pipeline.restore_client_unnamed(old.filter(|_| !failed)) {
+                    statements.unnamed = now;
+                }
+            }
         }
         let statements = &mut self.server.statements;
         match request.undo.server {
             ServerUndo::None | ServerUndo::Uses(_) => {}
             ServerUndo::Added(id) => statements.remove(id),
             ServerUndo::Removed(id) => statements.restore(id),
-            ServerUndo::Unnamed(_) if failed => statements.unnamed = None,
-            ServerUndo::Unnamed(old) => statements.unnamed = old,
+            ServerUndo::Unnamed(old) => {
+                if let Some(now) = self.server.pipeline.restore_server_unnamed(old.filter(|_| !failed)) {
+                    statements.unnamed = now;
+                }
+            }
         }
     }
 
@@ -361,10 +387,14 @@ impl ServerPath<'_> {
             self.events.queries += 1;
         } else if request.kind == Kind::Query {
             self.events.replayed = true;
+            if let Some(probe) = self.server.probe.take() {
+                let asked = probe.asked();
+                self.apply_findings(asked, probe.finish());
+            }
         }
         if request.resets() && status != TransactionStatus::Idle {
             // It may yet be rolled back.
-            self.server.note_taint(Some(Taint::Setting));
+            self.server.touched |= Taint::Setting;
         }
         if status == TransactionStatus::Idle {
             self.events.transactions += u32::from(forward);
@@ -373,7 +403,10 @@ impl ServerPath<'_> {
             }
         }
         if std::mem::take(&mut self.server.was_reset) {
-            self.settle_reset(input, status);
+            self.settle_reset(input);
+        }
+        if !self.server.defaulted.is_empty() {
+            self.settle_defaults(input);
         }
         if self.server.pipeline.is_answered() {
             self.server.hold = false;
@@ -382,29 +415,69 @@ impl ServerPath<'_> {
         Ok(forward)
     }
 
-    /// The client has reset its session. On a connection of its own that brings back what it asked for at
-    /// startup, where the server only knows its own defaults.
-    fn settle_reset(&mut self, input: &[u8], status: TransactionStatus) {
-        let idle = status == TransactionStatus::Idle;
-        if idle {
-            let left = self.server.settings.only_reported();
-            self.server.settings = self.tables.settings.intern(left);
+    /// What a probe found: settings are the client's from now on, and everything else ties it to the server.
+    fn apply_findings(&mut self, asked: Taints, findings: Findings) {
+        let pins = self.server.pins.without(asked).or(findings.present);
+        self.server.pins = pins;
+        let mut settings = (*self.client.settings).clone();
+        if findings.complete {
+            settings = settings.retain(|name, reported| reported || name.contains('.') || name == ROLE);
         }
-        let back = Arc::clone(if idle { &self.client.startup } else { &self.server.settings });
-        let mut settings = if idle { (*back).clone() } else { (*self.client.settings).clone() };
-        for (name, value) in back.iter().filter(|(name, _)| back.reported(name)) {
-            if self.client.settings.get(name) != Some(value) {
-                let out = self.to_client.own(input);
-                backend::put_parameter_status(out, canonical_name(name).as_bytes(), value.as_bytes());
+        for (name, value) in findings.settings {
+            match value {
+                _ if settings.reported(&name) => {}
+                Some(value) if name != ROLE || value != "none" => settings = settings.with(&name, &value),
+                _ => settings = settings.without(&name),
             }
-            settings = settings.with_reported(name, value);
+        }
+        let settings = self.tables.settings.intern(settings);
+        self.events.settings_changed |= !Arc::ptr_eq(&settings, &self.client.settings);
+        self.client.set_settings(Arc::clone(&settings), &self.tables.settings);
+        self.server.settings = settings;
+    }
+
+    /// As [`Self::settle_reset`], for some parameters.
+    fn settle_defaults(&mut self, input: &[u8]) {
+        let startup = Arc::clone(&self.client.startup);
+        let mut settings = (*self.client.settings).clone();
+        let mut left = (*self.server.settings).clone();
+        for name in std::mem::take(&mut self.server.defaulted) {
+            let Some(value) = startup.get(&name) else { continue };
+            settings = settings.with_that_of(&startup, &name);
+            if !startup.reported(&name) {
+                left = left.without(&name);
+            } else if self.client.settings.get(&name) != Some(value) {
+                let out = self.to_client.own(input);
+                backend::put_parameter_status(out, canonical_name(&name).as_bytes(), value.as_bytes());
+            }
         }
         let settings = self.tables.settings.intern(settings);
         self.events.settings_changed |= !Arc::ptr_eq(&settings, &self.client.settings);
         self.client.set_settings(settings, &self.tables.settings);
-        if idle {
-            self.replay();
+        self.server.settings = self.tables.settings.intern(left);
+        self.replay();
+    }
+
+    /// The client has reset its session. On a connection of its own that brings back what it asked for at
+    /// startup, where the server only knows its own defaults.
+    fn settle_reset(&mut self, input: &[u8]) {
+        let left = self.server.settings.only_reported().with_that_of(&self.server.settings, ROLE);
+        self.server.settings = self.tables.settings.intern(left);
+        // RESET ALL leaves these two alone, and what DISCARD ALL makes of them is known.
+        let users = [ROLE, SESSION_AUTHORIZATION];
+        let settings = users
+            .iter()
+            .fold((*self.client.startup).clone(), |settings, name| settings.with_that_of(&self.server.settings, name));
+        for (name, value) in settings.iter().filter(|(name, _)| settings.reported(name)) {
+            if self.client.settings.get(name) != Some(value) {
+                let out = self.to_client.own(input);
+                backend::put_parameter_status(out, canonical_name(name).as_bytes(), value.as_bytes());
+            }
         }
+        let settings = self.tables.settings.intern(settings);
+        self.events.settings_changed |= !Arc::ptr_eq(&settings, &self.client.settings);
+        self.client.set_settings(settings, &self.tables.settings);
+        self.replay();
     }
 
     /// Has the server's settings be the client's, now.

@@ -18,10 +18,11 @@ pub use output::Output;
 pub use retry::Retry;
 
 use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
+use super::session::Taints;
 use super::settings::SettingsTable;
 use super::sql::{self, Effect, Reading};
 use super::statements::{SERVER_PREFIX, StatementTable, significant};
-use super::{ClientState, ServerState};
+use super::{ClientState, Keeping, ServerState};
 use crate::error::{ClientError, SqlState};
 use crate::wire::backend;
 use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
@@ -58,6 +59,8 @@ pub enum Step {
     More,
     /// Replies to earlier requests must arrive first.
     Blocked,
+    /// The client must be allowed to keep the server first, see [`super::Keeping`].
+    Pins,
     /// The client says goodbye.
     Terminate,
 }
@@ -71,6 +74,8 @@ enum Runs {
     Renamed(Box<[u8]>),
     /// DEALLOCATE ALL, DISCARD ALL, COPY FROM STDIN: later requests wait for the outcome.
     AndWaits,
+    /// RESET of parameters that the client gave at startup: as before.
+    Defaults(Vec<Box<str>>),
 }
 
 /// The portals that change the records when they are executed, by name.
@@ -132,6 +137,13 @@ impl ClientPath<'_> {
                 return Ok(Step::Blocked);
             }
         }
+        if self.server.was_reset && self.server.pipeline.is_answered() && header.tag != tag::SYNC {
+            // What follows would begin on settings that aren't the client's. DISCARD ALL has committed already.
+            frontend::put_empty(self.to_server.own(input), tag::SYNC);
+            self.server.pipeline.push(Request::skip(Kind::Sync, ServerUndo::None));
+            self.server.hold = true;
+            return Ok(Step::Blocked);
+        }
         match header.tag {
             tag::QUERY => self.query(input, at, header),
             tag::PARSE => self.parse(input, at, header),
@@ -141,6 +153,7 @@ impl ClientPath<'_> {
             tag::EXECUTE => self.execute(input, at, header),
             tag::SYNC => {
                 self.server.pipeline.sync();
+                self.server.hold = self.server.was_reset;
                 Ok(self.forward(input, at, header, Kind::Sync))
             }
             tag::FLUSH => {
@@ -208,6 +221,17 @@ impl ClientPath<'_> {
         step
     }
 
+    /// Those that the client has values for from its startup: they aren't the server's defaults.
+    fn given_at_startup(&self, mut names: Vec<Box<str>>) -> Vec<Box<str>> {
+        names.retain(|name| self.client.startup.get(name).is_some());
+        names
+    }
+
+    /// Whether a request that may leave this behind must wait until its client may keep the server.
+    fn must_ask(&self, taint: Taints) -> bool {
+        taint.will_pin() && self.server.keeping == Keeping::Unasked
+    }
+
     fn query(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
         let wanted = header.body_len.min(QUERY_INSPECTED);
         let Some(body) = body(input, at, wanted) else { return Ok(Step::More) };
@@ -221,8 +245,11 @@ impl ClientPath<'_> {
                 return Ok(Step::Blocked);
             }
         }
+        if self.must_ask(reading.taint) {
+            return Ok(Step::Pins);
+        }
         self.server.retry.stop();
-        self.server.note_taint(reading.taint);
+        self.server.touch(reading.taint, reading.ends, &reading.names);
         self.server.unsettled |= reading.sets;
         let mut extra = Extra::default();
         let mut text = None;
@@ -248,7 +275,9 @@ impl ClientPath<'_> {
             client: ClientUndo::Unnamed(self.client.statements.unnamed.take()),
             server: ServerUndo::Unnamed(self.server.statements.unnamed.take()),
         };
-        let plain = extra.forget.is_none() && extra.error.is_none() && !extra.resets;
+        extra.defaults = self.given_at_startup(reading.defaults);
+        self.server.hold |= !extra.defaults.is_empty();
+        let plain = extra.forget.is_none() && extra.error.is_none() && !extra.resets && extra.defaults.is_empty();
         let extra = (!plain).then(|| Box::new(extra));
         self.server.pipeline.push(Request { undo, extra, ..Request::forward(Kind::Query) });
         Ok(match text {
@@ -263,7 +292,7 @@ impl ClientPath<'_> {
     fn function_call(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
         let Some(start) = body(input, at, header.body_len.min(4)) else { return Ok(Step::More) };
         let oid = <[u8; 4]>::try_from(start).map(u32::from_be_bytes).unwrap_or_default();
-        self.server.note_taint(sql::taint_of_function(oid));
+        self.server.touch(sql::taint_of_function(oid), Taints::NONE, &[]);
         self.server.unsettled = true;
         self.server.pipeline.push(Request::forward(Kind::FunctionCall));
         Ok(self.forward(input, at, header, Kind::FunctionCall))

@@ -166,7 +166,7 @@ impl Server {
     /// Whether it may go to another client as it is.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.state.pipeline.is_idle() && self.is_at_boundary() && self.state.taint.is_none()
+        self.state.pipeline.is_idle() && self.is_at_boundary() && self.state.left().is_empty()
     }
 
     /// No message is half read or half sent.
@@ -258,7 +258,7 @@ impl Server {
         self.state.settings = settings.intern(left);
         self.state.statements.clear_named();
         self.state.statements.unnamed = None;
-        self.state.taint = None;
+        self.state.discarded();
         Ok(())
     }
 

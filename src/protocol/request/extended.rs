@@ -93,6 +93,7 @@ impl ClientPath<'_> {
                 (Some(nonexistent(name)), Request::renamed(Kind::Bind, name))
             }
             Found::Unknown => (None, Request::forward(Kind::Bind)),
+            Found::Known(named) if self.must_ask(named.statement.taint) => return Ok(Step::Pins),
             Found::Known(named) => match self.bind_known(input, name, portal, &named, idle) {
                 None => return Ok(Step::Blocked),
                 Some(bind) => bind,
@@ -240,6 +241,10 @@ impl ClientPath<'_> {
         let waits = match self.server.portals.0.get(frontend::portal(body)?) {
             None => false,
             Some(Runs::AndWaits) => true,
+            Some(Runs::Defaults(names)) => {
+                request = request.with(Extra { defaults: names.clone(), ..Extra::default() });
+                true
+            }
             Some(Runs::Forgets(name)) => {
                 request = request.with(Extra { forget: Some(name.clone()), ..Extra::default() });
                 true

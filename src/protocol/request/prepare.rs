@@ -163,7 +163,7 @@ impl ClientPath<'_> {
         fate: Fate,
         client: ClientUndo,
     ) {
-        if let Some(victim) = self.server.statements.evict() {
+        while let Some(victim) = self.server.statements.evict() {
             self.close_on_server(input, victim);
         }
         frontend::put_parse(self.to_server.own(input), &statement.server_name(), rest);
@@ -184,10 +184,16 @@ impl ClientPath<'_> {
 
     /// What running a statement does besides: taints, and what its outcome changes in the records.
     pub(super) fn prepare_to_run(&mut self, input: &[u8], statement: &Arc<Statement>, portal: &[u8]) {
-        self.server.note_taint(statement.taint);
+        self.server.touch(statement.taint, statement.ends, &statement.names);
         self.server.unsettled |= statement.sets;
         let runs = match &statement.effect {
-            Effect::None | Effect::ResetAll => return self.server.portals.forget(portal),
+            Effect::None | Effect::ResetAll => {
+                let defaults = self.given_at_startup(statement.defaults.clone());
+                if defaults.is_empty() {
+                    return self.server.portals.forget(portal);
+                }
+                Runs::Defaults(defaults)
+            }
             Effect::ForgetAll | Effect::Several | Effect::CopyIn => Runs::AndWaits,
             Effect::Deallocate(name) if !self.client.statements.named.contains_key(significant(name)) => {
                 Runs::Renamed(name.clone())
