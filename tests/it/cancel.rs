@@ -106,6 +106,35 @@ fn an_idle_client_is_not_cancelled_nor_who_has_its_server() {
     assert_eq!(code(&busy.until_ready()), None);
 }
 
+#[test]
+fn a_client_in_the_queue_is_cancelled() {
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 1"));
+    let (mut holder, mut simple, mut extended) = (carpool.client(), carpool.client(), carpool.client());
+    holder.query("begin");
+    // A second query behind the first one: only the first is cancelled.
+    simple.send_all(&[query("select 'cancelled'"), query("select 'not cancelled'")]);
+    let text = ["select 'cancelled'", "select 'skipped'", "select 'not cancelled'"];
+    let run = |i: usize| [parse("", text[i]), bind("", "", &[]), execute("", 0)].concat();
+    extended.send_all(&[run(0), run(1), sync(), run(2), sync()]);
+    eventually("both wait", || {
+        let clients = carpool.console("show clients");
+        (clients.lines().filter(|c| c.contains("|waiting|")).count() == 2).then_some(())
+    });
+    for client in [&mut simple, &mut extended] {
+        Raw::cancel(carpool.port, &client.key);
+        let replies = client.until_ready();
+        assert_eq!(code(&replies).as_deref(), Some("57014"), "{replies:?}");
+        assert_eq!(replies.len(), 2);
+    }
+    holder.query("commit");
+    for client in [&mut simple, &mut extended] {
+        let replies = client.until_ready();
+        let row = replies.iter().find(|m| m.tag == b'D').unwrap_or_else(|| panic!("{replies:?}"));
+        assert_eq!(row.columns()[0].as_deref(), Some("not cancelled"));
+        assert_eq!(client.value("select 'well'"), "well");
+    }
+}
+
 /// Clients run queries of distinct lengths on a small pool while each other's cancels fly. One who never was
 /// cancelled since its query was sent must never see an error.
 #[test]
