@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::harness::raw::{V3_0, bind, execute, parse, query, startup, sync};
-use crate::harness::{Carpool, Message, Postgres, Raw, Setup, eventually};
+use crate::harness::{Carpool, Gate, Message, Postgres, Raw, Setup, eventually};
 
 /// The SQLSTATE of the error among replies.
 fn code(replies: &[Message]) -> Option<String> {
@@ -86,18 +86,23 @@ fn an_idle_client_is_not_cancelled_nor_who_has_its_server() {
     let carpool = Carpool::start(&Setup::default().database("pool_size = 1"));
     let (mut idle, mut busy) = (carpool.client(), carpool.client());
     idle.value("select 1");
-    busy.send(&query("select pg_sleep(2), 'undisturbed'"));
+    let undisturbed = query(&format!("select {}, 'undisturbed'", Gate::PASS));
+    let gate = Postgres::shared().gate(&carpool.database);
+    busy.send(&undisturbed);
     wait_until_running(&carpool, "undisturbed");
     for _ in 0..20 {
         Raw::cancel(carpool.port, &idle.key);
     }
+    drop(gate);
     assert_eq!(code(&busy.until_ready()), None);
     // The key of one who has gone.
     let gone = carpool.client().key;
     eventually("the client is gone", || carpool.log().contains("client close request").then_some(()));
-    busy.send(&query("select pg_sleep(2), 'undisturbed'"));
+    let gate = Postgres::shared().gate(&carpool.database);
+    busy.send(&undisturbed);
     wait_until_running(&carpool, "undisturbed");
     Raw::cancel(carpool.port, &gone);
+    drop(gate);
     assert_eq!(code(&busy.until_ready()), None);
 }
 
@@ -283,7 +288,8 @@ fn a_late_cancel_hits_nobody_else() {
     let setup = Setup::pooler("cancel_wait_timeout = 0.5").database("pool_size = 1");
     let carpool = Carpool::before(&postgres, &database, &setup);
     let (mut first, mut second) = (carpool.client(), carpool.client());
-    first.send(&query("select pg_sleep(0.5), 'the first'"));
+    let gate = postgres.gate(&database);
+    first.send(&query(&format!("select {}, 'the first'", Gate::PASS)));
     eventually("the query runs", || (running(&postgres, &database, "the first") > 0).then_some(()));
     // The postmaster, which takes new connections and so cancels, stands still; its backends go on.
     let postmaster = postgres.postmaster().to_string();
@@ -291,10 +297,14 @@ fn a_late_cancel_hits_nobody_else() {
         |name| assert!(std::process::Command::new("kill").args(["-s", name, &postmaster]).status().unwrap().success());
     signal("STOP");
     Raw::cancel(carpool.port, &first.key);
-    assert_eq!(code(&first.until_ready()), None, "the first query ends by itself");
-    second.send(&query("select pg_sleep(2), 'the second'"));
-    // A second query on the same server would be running by now; on a new one it waits for the postmaster.
     eventually("Carpool gives up on the cancel", || carpool.log().contains("cancel request failed").then_some(()));
+    drop(gate);
+    assert_eq!(code(&first.until_ready()), None, "the first query ends by itself");
+    // On the same server it would begin at once; on a new one it waits for the postmaster.
+    second.send(&query("select pg_sleep(2), 'the second'"));
+    eventually("the server is closed", || {
+        carpool.log().contains("a cancel request for it may still come").then_some(())
+    });
     signal("CONT");
     assert_eq!(code(&second.until_ready()), None, "the cancel hit the wrong query");
 }

@@ -362,7 +362,8 @@ fn clients_vanish_at_any_point() {
         let mut next = carpool.client();
         assert_eq!(next.value("select count(*) from t"), "0", "{name}");
         assert_eq!(running(postgres, database, "pg_sleep(600)"), 0, "{name}: still runs");
-        assert_eq!(postgres.backends(database), 1, "{name}");
+        // Where the next one was served before the other's bytes were read, the server has been closed since.
+        assert!(postgres.backends(database) <= 1, "{name}");
     }
 }
 

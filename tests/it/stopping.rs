@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::harness::raw::{V3_0, query, startup};
-use crate::harness::{Carpool, Message, Postgres, Raw, Setup, eventually};
+use crate::harness::{Carpool, Gate, Message, Postgres, Raw, Setup, eventually};
 
 fn code(replies: &[Message]) -> Option<String> {
     replies.iter().find(|m| m.tag == b'E').and_then(|m| m.field('C'))
@@ -29,7 +29,8 @@ fn sigterm_lets_transactions_end_and_idle_clients_go_at_once() {
     let (mut idle, mut in_transaction, mut busy) = (carpool.client(), carpool.client(), carpool.client());
     idle.value("select 1");
     in_transaction.query("begin");
-    busy.send(&query("select pg_sleep(1), 'finished'"));
+    let gate = Postgres::shared().gate(&carpool.database);
+    busy.send(&query(&format!("select {}, 'finished'", Gate::PASS)));
     wait_until_running(&carpool, "finished");
     carpool.signal("TERM");
     let last = idle.until_closed();
@@ -37,6 +38,7 @@ fn sigterm_lets_transactions_end_and_idle_clients_go_at_once() {
     for i in 0..10 {
         assert_eq!(in_transaction.value(&format!("select {i}")), i.to_string());
     }
+    drop(gate);
     let replies = busy.until_closed();
     assert!(replies.iter().any(|m| m.tag == b'D'), "{replies:?}");
     assert!(replies.iter().any(|m| m.tag == b'Z'), "{replies:?}");
@@ -46,7 +48,8 @@ fn sigterm_lets_transactions_end_and_idle_clients_go_at_once() {
     assert_eq!(replies[0].body, b"COMMIT\0", "{replies:?}");
     assert_eq!(code(&replies).as_deref(), Some("57P01"));
     assert!(carpool.wait().success(), "{}", carpool.log());
-    assert_eq!(Postgres::shared().backends(&carpool.database), 0);
+    let left = || Postgres::shared().backends(&carpool.database) == 0;
+    eventually("no server is left", || left().then_some(()));
 }
 
 #[test]
@@ -110,10 +113,12 @@ fn sigint_ends_transactions_and_waits_for_queries() {
     let mut carpool = Carpool::start(&Setup::default().database("pool_size = 2"));
     let (mut busy, mut in_transaction) = (carpool.client(), carpool.client());
     in_transaction.query("begin");
-    busy.send(&query("select pg_sleep(1), 'finished'"));
+    let gate = Postgres::shared().gate(&carpool.database);
+    busy.send(&query(&format!("select {}, 'finished'", Gate::PASS)));
     wait_until_running(&carpool, "finished");
     carpool.signal("INT");
     assert_eq!(code(&in_transaction.until_closed()).as_deref(), Some("57P01"));
+    drop(gate);
     let replies = busy.until_closed();
     assert!(replies.iter().any(|m| m.tag == b'D'), "{replies:?}");
     assert_eq!(code(&replies).as_deref(), Some("57P01"));

@@ -11,7 +11,7 @@ pub mod raw;
 use std::time::{Duration, Instant};
 
 pub use carpool::{Carpool, Setup};
-pub use postgres::Postgres;
+pub use postgres::{Gate, Postgres};
 pub use raw::{Message, Raw};
 
 /// How long anything may take before a test says that it hangs.

@@ -19,6 +19,14 @@ pub struct Postgres {
     watchdog: Child,
 }
 
+/// See [`Postgres::gate`].
+pub struct Gate(super::Raw);
+
+impl Gate {
+    /// SQL of a value that is there when the gate is open.
+    pub const PASS: &'static str = "pg_advisory_xact_lock(4711)";
+}
+
 const HBA: &str = "\
 local all all trust
 host all scram_user all scram-sha-256
@@ -117,6 +125,13 @@ impl Postgres {
     pub fn backends(&self, database: &str) -> usize {
         let sql = format!("select count(*) from pg_stat_activity where datname = '{database}'");
         self.sql("postgres", &sql).parse().unwrap()
+    }
+
+    /// Keeps queries that contain [`Gate::PASS`] from ending until it is dropped.
+    pub fn gate(&self, database: &str) -> Gate {
+        let mut client = super::Raw::login(self.port, "postgres", database);
+        client.query("select pg_advisory_lock(4711)");
+        Gate(client)
     }
 
     /// `pg_ctl` with these arguments.
