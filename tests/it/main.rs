@@ -23,3 +23,4 @@ mod modes;
 mod saturation;
 mod startup;
 mod stopping;
+mod versions;
