@@ -6,12 +6,11 @@
 //! protocol core says that the client needs it.
 
 use std::cell::RefCell;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Instant;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{debug, info};
 
 use super::Context;
@@ -25,7 +24,7 @@ use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::reply::{self, Events, ServerPath};
 use crate::protocol::request::{self, ClientPath, Local, Output};
 use crate::protocol::session::Taint;
-use crate::protocol::{ClientState, Parting};
+use crate::protocol::{ClientState, Keeping, Parting};
 use crate::server::{Outbox, Remainder, Server};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frame, frontend};
@@ -154,6 +153,22 @@ pub struct Relay {
     /// The client has said goodbye behind requests that are still running: they run to their end, as they would
     /// on a connection of its own.
     leaving: bool,
+    /// Its permit to keep its server between transactions.
+    pin: Option<Box<Pin>>,
+}
+
+/// See [`Relay::pin`].
+enum Pin {
+    /// It waits for one.
+    Waiting(std::pin::Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, ClientError>> + Send>>),
+    /// It has one.
+    Held(#[expect(dead_code, reason = "dropped when the client parts from the server")] OwnedSemaphorePermit),
+}
+
+impl std::fmt::Debug for Pin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if matches!(self, Self::Held(_)) { "Held" } else { "Waiting" })
+    }
 }
 
 impl Relay {
@@ -177,6 +192,7 @@ impl Relay {
             starved: false,
             blocked: false,
             leaving: false,
+            pin: None,
         }
     }
 
@@ -232,6 +248,9 @@ impl Relay {
         // One who doesn't read gets no more answers.
         if !self.out.is_empty() {
             return Poll::Pending;
+        }
+        if self.waits_for_pin() {
+            return self.poll_pin(cx);
         }
         self.poll_client(cx, scratch)
     }
@@ -335,6 +354,13 @@ impl Relay {
                     self.blocked = true;
                     return Ok(at);
                 }
+                request::Step::Pins => {
+                    if self.allow_pin() {
+                        continue;
+                    }
+                    self.blocked = true;
+                    return Ok(at);
+                }
                 request::Step::Terminate => {
                     self.leaving = server.state.pipeline.awaits_ready();
                     if self.leaving {
@@ -345,6 +371,50 @@ impl Relay {
             }
         }
         Ok(at)
+    }
+
+    /// Whether the client may go on with a request that will tie it to its server. If not, it waits for its
+    /// permit, without a server unless a transaction is open.
+    fn allow_pin(&mut self) -> bool {
+        let for_session = self.mode == PoolMode::Session;
+        let never = !for_session && self.pool.spec.load().max_pinned == 0;
+        if !never && !for_session && self.pin.is_none() {
+            let permit = self.pool.try_pin();
+            self.pin = Some(Box::new(permit.map_or_else(|| Pin::Waiting(Box::pin(self.pool.pin())), Pin::Held)));
+        }
+        let waits = self.waits_for_pin();
+        let Work::Active(active) = &mut self.work else { return false };
+        let Some(server) = active.lease.server() else { return false };
+        if never {
+            server.state.keeping = Keeping::Never;
+        } else if for_session || !waits {
+            server.state.keeping = Keeping::Allowed;
+        } else {
+            if server.state.pipeline.is_idle() && server.is_at_boundary() {
+                self.give_back();
+                *self.shared().cancel.lock() = CancelSlot::Waiting;
+                self.set_phase(Phase::Waiting, Instant::now());
+            }
+            return false;
+        }
+        true
+    }
+
+    /// Looks whether the permit that the client waits for has come: then it goes on.
+    fn poll_pin(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), End>> {
+        let Some(Pin::Waiting(permit)) = self.pin.as_deref_mut() else { return Poll::Pending };
+        match ready!(permit.as_mut().poll(cx)) {
+            Ok(permit) => {
+                self.pin = Some(Box::new(Pin::Held(permit)));
+                self.blocked = false;
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+
+    fn waits_for_pin(&self) -> bool {
+        self.pin.as_deref().is_some_and(|pin| matches!(pin, Pin::Waiting(_)))
     }
 
     /// Gets a server or a place in the queue for one.
@@ -382,6 +452,7 @@ impl Relay {
     /// Begins to use a server: the client's settings go ahead of its request where the server's differ.
     fn activate(&mut self, mut lease: Lease, now: Instant, input: &[u8], out: &mut Outputs) {
         let Some(server) = lease.server() else { return };
+        server.state.keeping = Keeping::Unasked;
         let shared = Arc::clone(&server.shared);
         shared.counters.assignments.add(1);
         let mut slot = CancelSlot::Running(Arc::clone(&shared));
@@ -404,7 +475,7 @@ impl Relay {
 
     fn poll_waiting(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
         let Work::Waiting(waiting) = &mut self.work else { return Poll::Ready(Ok(())) };
-        if let Poll::Ready(granted) = Pin::new(&mut waiting.granted).poll(cx) {
+        if let Poll::Ready(granted) = std::pin::Pin::new(&mut waiting.granted).poll(cx) {
             let since = waiting.since;
             let lease = match granted {
                 Ok(Ok(lease)) => lease,
@@ -464,6 +535,14 @@ impl Relay {
     fn poll_active(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
         let Work::Active(active) = &mut self.work else { return Poll::Ready(Ok(())) };
         let mut progress = active.flush(cx);
+        if self.waits_for_pin() {
+            match self.poll_pin(cx) {
+                Poll::Ready(Ok(())) => progress = true,
+                Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
+                Poll::Pending => {}
+            }
+        }
+        let Work::Active(active) = &mut self.work else { return Poll::Ready(Ok(())) };
         if active.can_take() && !self.leaving {
             let taken = if self.blocked { self.poll_ahead(cx, scratch) } else { self.poll_client(cx, scratch) };
             match taken {
@@ -591,7 +670,14 @@ impl Relay {
             let text = "transaction blocks not allowed in statement pooling mode";
             return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).hint("See pool_mode.").into());
         }
-        let parting = if free && self.mode != PoolMode::Session { server.state.parting() } else { Parting::Pinned };
+        let parting = if free && self.mode != PoolMode::Session {
+            if !server.state.left().is_empty() && self.pool.spec.load().max_pinned == 0 {
+                server.state.keeping = Keeping::Never;
+            }
+            server.state.parting()
+        } else {
+            Parting::Pinned
+        };
         match parting {
             Parting::Free => self.give_back(),
             Parting::Ask(sql) => self.ask(cx, &sql),
@@ -631,6 +717,9 @@ impl Relay {
                 add_time(&counters.query_time, since, now);
             }
         }
+        if !self.waits_for_pin() {
+            self.pin = None;
+        }
         *self.shared().cancel.lock() = CancelSlot::Idle;
         self.set_phase(Phase::Idle, now);
         active.lease.give_back(now);
@@ -667,7 +756,7 @@ impl Relay {
         }
         if orders & order::CANCEL_WAIT != 0 {
             self.shared().clear_order(order::CANCEL_WAIT);
-            if matches!(self.work, Work::Waiting(_)) {
+            if matches!(self.work, Work::Waiting(_)) || (matches!(self.work, Work::Idle) && self.waits_for_pin()) {
                 self.cancel_wait();
             }
         }
@@ -684,6 +773,7 @@ impl Relay {
     /// The query that waits for a server was cancelled: it fails as it would have on a server.
     fn cancel_wait(&mut self) {
         self.work = Work::Idle;
+        self.pin = None;
         *self.shared().cancel.lock() = CancelSlot::Idle;
         self.set_phase(Phase::Idle, Instant::now());
         let error = ClientError::error(SqlState::QUERY_CANCELED, "canceling statement due to user request")
@@ -860,7 +950,7 @@ impl Active {
 impl Future for Relay {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let relay = self.get_mut();
         relay.shared().wake_with(cx.waker());
         let end = ready!(SCRATCH.with_borrow_mut(|scratch| relay.poll_run(cx, scratch)));

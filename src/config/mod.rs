@@ -311,6 +311,9 @@ pub struct Database {
     pub min_pool_size: u32,
     /// Cap of one user's share; `None`: the whole pool.
     pub user_pool_size: Option<u32>,
+    /// Servers that clients may keep between transactions for session state that can't be moved; 0: none, such
+    /// state ends with the transaction.
+    pub max_pinned: u32,
     /// Overrides the global mode.
     pub pool_mode: Option<PoolMode>,
     /// Client connections to this database; 0: no limit.
@@ -422,6 +425,7 @@ impl Default for Database {
             pool_size: 25,
             min_pool_size: 0,
             user_pool_size: None,
+            max_pinned: 20,
             pool_mode: None,
             max_client_connections: 0,
             server_lifetime: None,

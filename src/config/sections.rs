@@ -49,6 +49,11 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         .unset("0")
         .ini_name(Some("pool_size")),
     database!(min_pool_size, Kind::ANY_NUMBER, "Server connections kept open when idle."),
+    database!(
+        max_pinned,
+        Kind::ANY_NUMBER,
+        "Servers that clients may keep between transactions for what can't be moved (temporary tables, …). 0: none."
+    ),
     database!(pool_mode, Kind::PoolMode, "When a server is free again."),
     database!(max_client_connections, Kind::ANY_NUMBER, "Client connections at most. 0: no limit.")
         .alias("max_db_client_connections")

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::auth::ServerCredentials;
 use crate::error::{ClientError, SqlState};
@@ -151,6 +151,8 @@ pub struct Pool {
     servers: Mutex<HashMap<ServerId, Arc<ServerShared>>>,
     past: Mutex<Totals>,
     retired: AtomicBool,
+    /// One permit for each server that may be pinned.
+    pins: Arc<Semaphore>,
 }
 
 /// What [`Pool::checkout`] gives.
@@ -170,6 +172,7 @@ impl Pool {
             name,
             tables: Tables::default(),
             queue: Mutex::new(Queue::new(spec.limits)),
+            pins: Arc::new(Semaphore::new(spec.max_pinned as usize)),
             spec: ArcSwap::from_pointee(spec),
             users: Mutex::default(),
             backoff: Mutex::default(),
@@ -263,6 +266,33 @@ impl Pool {
             Released::Surplus(pooled) => {
                 drop(queue);
                 background::close(pooled, background::Slot::Closing);
+            }
+        }
+    }
+
+    /// The permit to keep a server between transactions, if one is free.
+    #[must_use]
+    pub fn try_pin(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.pins).try_acquire_owned().ok()
+    }
+
+    /// Waits for the permit to keep a server between transactions.
+    ///
+    /// # Errors
+    /// What the client is told when it has waited for `query_wait_timeout`.
+    pub fn pin(&self) -> impl Future<Output = Result<OwnedSemaphorePermit, ClientError>> + Send + 'static {
+        let (pins, limit) = (Arc::clone(&self.pins), self.spec.load().wait_timeout);
+        let limit = if limit.is_zero() { Duration::MAX } else { limit };
+        let name = self.name.clone();
+        async move {
+            match tokio::time::timeout(limit, pins.acquire_owned()).await {
+                Ok(Ok(permit)) => Ok(permit),
+                _ => Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout")
+                    .detail(format!(
+                        "The request would keep a server connection of database \"{name}\" between transactions, \
+                         and others keep as many as may be kept."
+                    ))
+                    .hint("See max_pinned and query_wait_timeout; SHOW SERVERS says who has one.")),
             }
         }
     }
@@ -371,6 +401,10 @@ impl Pool {
     /// Takes over a changed configuration.
     pub fn reconfigure(self: &Arc<Self>, spec: Spec) {
         self.queue.lock().set_limits(spec.limits);
+        let (old, new) = (self.spec.load().max_pinned as usize, spec.max_pinned as usize);
+        self.pins.add_permits(new.saturating_sub(old));
+        // Those in use can't be taken back; the rest of the difference stays until the next change.
+        self.pins.forget_permits(old.saturating_sub(new));
         self.spec.store(Arc::new(spec));
         self.pump();
     }

@@ -76,6 +76,8 @@ pub struct ServerState {
     pub touched_names: Vec<Box<str>>,
     /// What is on the server that ties the client to it.
     pub pins: Taints,
+    /// Whether the client may keep the server between transactions.
+    pub keeping: Keeping,
     /// A question about the session under way.
     pub probe: Option<Box<Probe>>,
     /// A schema change ran in the transaction at hand.
@@ -111,6 +113,7 @@ impl ServerState {
             touched: Taints::NONE,
             touched_names: Vec::new(),
             pins: Taints::NONE,
+            keeping: Keeping::Unasked,
             probe: None,
             schema_changed: false,
             retry: request::Retry::default(),
@@ -154,6 +157,7 @@ impl ServerState {
 
     /// The session was reset (DISCARD ALL).
     pub fn discarded(&mut self) {
+        self.probe = None;
         self.touched = self.touched.and(Taints::LASTING);
         self.pins = self.pins.and(Taints::LASTING);
         self.touched_names.clear();
@@ -164,13 +168,20 @@ impl ServerState {
         if self.left().is_empty() {
             return Parting::Free;
         }
-        self.pins |= self.touched.without(Taints::ASKABLE);
-        self.touched = self.touched.and(Taints::ASKABLE);
-        if self.touched.is_empty() {
-            return Parting::Pinned;
+        let askable = match self.keeping {
+            // The rest stays noted, and is a reason to reset the server.
+            Keeping::Never => Taints::MOVABLE,
+            _ => Taints::ASKABLE,
+        };
+        if self.keeping != Keeping::Never {
+            self.pins |= self.touched.without(askable);
+            self.touched = self.touched.and(askable);
         }
-        let (probe, sql) = Probe::new(self.left(), &std::mem::take(&mut self.touched_names));
-        self.touched = Taints::NONE;
+        if self.touched.and(askable).is_empty() {
+            return if self.pins.is_empty() { Parting::Free } else { Parting::Pinned };
+        }
+        let (probe, sql) = Probe::new(self.left().and(askable), &std::mem::take(&mut self.touched_names));
+        self.touched = self.touched.without(askable);
         self.probe = Some(Box::new(probe));
         // What is parsed before the answer is parsed under settings that aren't known.
         self.unsettled = true;
@@ -178,6 +189,17 @@ impl ServerState {
         self.pipeline.push(Request::skip(Kind::Query, ServerUndo::None));
         Parting::Ask(sql)
     }
+}
+
+/// Whether a client may keep its server between transactions for what can't be moved to another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keeping {
+    /// It hasn't needed to.
+    Unasked,
+    /// It may.
+    Allowed,
+    /// Nobody may: such state ends with the transaction.
+    Never,
 }
 
 /// See [`ServerState::parting`].

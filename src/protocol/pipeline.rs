@@ -386,6 +386,37 @@ impl Pipeline {
         self.count.syncs > 0 && self.count.unnamed > 0 && !self.unnamed_changed
     }
 
+    /// Takes back a change of the client's unnamed statement: gives what it is now, or `None` when a request in
+    /// flight has changed it since; that one then knows.
+    pub fn restore_client_unnamed(&mut self, old: Option<Arc<Statement>>) -> Option<Option<Arc<Statement>>> {
+        let later = self.requests.iter_mut().find_map(|r| match &mut r.undo.client {
+            ClientUndo::Unnamed(before) => Some(before),
+            _ => None,
+        });
+        match later {
+            Some(before) => {
+                *before = old;
+                None
+            }
+            None => Some(old),
+        }
+    }
+
+    /// As [`Pipeline::restore_client_unnamed`], of the server's.
+    pub fn restore_server_unnamed(&mut self, old: Option<u64>) -> Option<Option<u64>> {
+        let later = self.requests.iter_mut().find_map(|r| match &mut r.undo.server {
+            ServerUndo::Unnamed(before) => Some(before),
+            _ => None,
+        });
+        match later {
+            Some(before) => {
+                *before = old;
+                None
+            }
+            None => Some(old),
+        }
+    }
+
     /// The request at the front, whose replies come next.
     pub fn front(&mut self) -> Option<&mut Request> {
         self.requests.front_mut()

@@ -285,7 +285,7 @@ impl ServerPath<'_> {
         }
         self.server.retry.stop();
         if std::mem::take(&mut self.server.was_reset) {
-            // It may be rolled back.
+            // It is rolled back, or not: DISCARD ALL may not be.
             self.server.touched |= Taint::Setting;
         }
         self.server.was_reset_name = None;
@@ -357,17 +357,23 @@ impl ServerPath<'_> {
             ClientUndo::None => {}
             ClientUndo::Named(name, Some(old)) => drop(statements.named.insert(name, old)),
             ClientUndo::Named(name, None) => drop(statements.named.remove(&name)),
-            // A failed Parse of the unnamed statement has dropped the old one first.
-            ClientUndo::Unnamed(_) if failed => statements.unnamed = None,
-            ClientUndo::Unnamed(old) => statements.unnamed = old,
+            ClientUndo::Unnamed(old) => {
+                // A failed Parse of the unnamed statement has dropped the old one first.
+                if let Some(now) = self.server.pipeline.restore_client_unnamed(old.filter(|_| !failed)) {
+                    statements.unnamed = now;
+                }
+            }
         }
         let statements = &mut self.server.statements;
         match request.undo.server {
             ServerUndo::None | ServerUndo::Uses(_) => {}
             ServerUndo::Added(id) => statements.remove(id),
             ServerUndo::Removed(id) => statements.restore(id),
-            ServerUndo::Unnamed(_) if failed => statements.unnamed = None,
-            ServerUndo::Unnamed(old) => statements.unnamed = old,
+            ServerUndo::Unnamed(old) => {
+                if let Some(now) = self.server.pipeline.restore_server_unnamed(old.filter(|_| !failed)) {
+                    statements.unnamed = now;
+                }
+            }
         }
     }
 
@@ -395,7 +401,7 @@ impl ServerPath<'_> {
             }
         }
         if std::mem::take(&mut self.server.was_reset) {
-            self.settle_reset(input, status);
+            self.settle_reset(input);
         }
         if let Some(name) = self.server.was_reset_name.take() {
             self.settle_reset_of(input, &name);
@@ -450,31 +456,24 @@ impl ServerPath<'_> {
 
     /// The client has reset its session. On a connection of its own that brings back what it asked for at
     /// startup, where the server only knows its own defaults.
-    fn settle_reset(&mut self, input: &[u8], status: TransactionStatus) {
-        let idle = status == TransactionStatus::Idle;
-        if idle {
-            let left = self.server.settings.only_reported().with_that_of(&self.server.settings, ROLE);
-            self.server.settings = self.tables.settings.intern(left);
-        }
-        let back = Arc::clone(if idle { &self.client.startup } else { &self.server.settings });
-        let mut settings = if idle { (*back).clone() } else { (*self.client.settings).clone() };
-        for (name, value) in back.iter().filter(|(name, _)| back.reported(name)) {
+    fn settle_reset(&mut self, input: &[u8]) {
+        let left = self.server.settings.only_reported().with_that_of(&self.server.settings, ROLE);
+        self.server.settings = self.tables.settings.intern(left);
+        // RESET ALL leaves these two alone, and what DISCARD ALL makes of them is known.
+        let users = [ROLE, SESSION_AUTHORIZATION];
+        let settings = users
+            .iter()
+            .fold((*self.client.startup).clone(), |settings, name| settings.with_that_of(&self.server.settings, name));
+        for (name, value) in settings.iter().filter(|(name, _)| settings.reported(name)) {
             if self.client.settings.get(name) != Some(value) {
                 let out = self.to_client.own(input);
                 backend::put_parameter_status(out, canonical_name(name).as_bytes(), value.as_bytes());
             }
-            settings = settings.with_reported(name, value);
-        }
-        // RESET ALL leaves these two alone, and what DISCARD ALL makes of them is known.
-        for name in [ROLE, SESSION_AUTHORIZATION] {
-            settings = settings.with_that_of(&self.server.settings, name);
         }
         let settings = self.tables.settings.intern(settings);
         self.events.settings_changed |= !Arc::ptr_eq(&settings, &self.client.settings);
         self.client.set_settings(settings, &self.tables.settings);
-        if idle {
-            self.replay();
-        }
+        self.replay();
     }
 
     /// Has the server's settings be the client's, now.

@@ -22,7 +22,7 @@ use super::session::Taints;
 use super::settings::SettingsTable;
 use super::sql::{self, Effect, Reading};
 use super::statements::{SERVER_PREFIX, StatementTable, significant};
-use super::{ClientState, ServerState};
+use super::{ClientState, Keeping, ServerState};
 use crate::error::{ClientError, SqlState};
 use crate::wire::backend;
 use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
@@ -59,6 +59,8 @@ pub enum Step {
     More,
     /// Replies to earlier requests must arrive first.
     Blocked,
+    /// The client must be allowed to keep the server first, see [`super::Keeping`].
+    Pins,
     /// The client says goodbye.
     Terminate,
 }
@@ -133,6 +135,13 @@ impl ClientPath<'_> {
                 return Ok(Step::Blocked);
             }
         }
+        if self.server.was_reset && self.server.pipeline.is_answered() && header.tag != tag::SYNC {
+            // What follows would begin on settings that aren't the client's. DISCARD ALL has committed already.
+            frontend::put_empty(self.to_server.own(input), tag::SYNC);
+            self.server.pipeline.push(Request::skip(Kind::Sync, ServerUndo::None));
+            self.server.hold = true;
+            return Ok(Step::Blocked);
+        }
         match header.tag {
             tag::QUERY => self.query(input, at, header),
             tag::PARSE => self.parse(input, at, header),
@@ -142,6 +151,7 @@ impl ClientPath<'_> {
             tag::EXECUTE => self.execute(input, at, header),
             tag::SYNC => {
                 self.server.pipeline.sync();
+                self.server.hold = self.server.was_reset;
                 Ok(self.forward(input, at, header, Kind::Sync))
             }
             tag::FLUSH => {
@@ -209,6 +219,11 @@ impl ClientPath<'_> {
         step
     }
 
+    /// Whether a request that may leave this behind must wait until its client may keep the server.
+    fn must_ask(&self, taint: Taints) -> bool {
+        taint.will_pin() && self.server.keeping == Keeping::Unasked
+    }
+
     fn query(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
         let wanted = header.body_len.min(QUERY_INSPECTED);
         let Some(body) = body(input, at, wanted) else { return Ok(Step::More) };
@@ -221,6 +236,9 @@ impl ClientPath<'_> {
             if self.server.pipeline.uncertain(significant(name), 0) {
                 return Ok(Step::Blocked);
             }
+        }
+        if self.must_ask(reading.taint) {
+            return Ok(Step::Pins);
         }
         self.server.retry.stop();
         self.server.touch(reading.taint, reading.ends, &reading.names);

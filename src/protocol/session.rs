@@ -89,6 +89,17 @@ impl Taints {
             | Taint::HeldCursor as u16,
     );
 
+    /// What ties a client to its server.
+    pub const PINNING: Self = Self(
+        Taint::SqlPrepare as u16
+            | Taint::Listen as u16
+            | Taint::Temporary as u16
+            | Taint::AdvisoryLock as u16
+            | Taint::HeldCursor as u16
+            | Taint::Unknown as u16
+            | Taint::Lasting as u16,
+    );
+
     /// What no reset removes.
     pub const LASTING: Self = Self(Taint::Lasting as u16);
 
@@ -96,6 +107,12 @@ impl Taints {
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// Whether these are signs that the client will be tied to its server, rather than that it can't be told.
+    #[must_use]
+    pub fn will_pin(self) -> bool {
+        !self.and(Self::PINNING).is_empty() && self.and(Self::ASKABLE) != Self::ASKABLE
     }
 
     /// Whether `taint` is one of them.

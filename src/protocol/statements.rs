@@ -399,6 +399,12 @@ impl ServerStatements {
         self.slots.clear();
     }
 
+    /// The ids of those it has; `certain`: without those that only may be there.
+    #[must_use]
+    pub fn ids(&self, certain: bool) -> Vec<u64> {
+        self.slots.iter().filter(|(_, slot)| !certain || slot.generation.is_some()).map(|(&id, _)| id).collect()
+    }
+
     /// How many named statements it has.
     #[must_use]
     pub fn len(&self) -> usize {

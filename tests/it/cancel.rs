@@ -86,7 +86,7 @@ fn an_idle_client_is_not_cancelled_nor_who_has_its_server() {
     let carpool = Carpool::start(&Setup::default().database("pool_size = 1"));
     let (mut idle, mut busy) = (carpool.client(), carpool.client());
     idle.value("select 1");
-    busy.send(&query("select pg_sleep(0.3), 'undisturbed'"));
+    busy.send(&query("select pg_sleep(2), 'undisturbed'"));
     wait_until_running(&carpool, "undisturbed");
     for _ in 0..20 {
         Raw::cancel(carpool.port, &idle.key);
@@ -95,7 +95,7 @@ fn an_idle_client_is_not_cancelled_nor_who_has_its_server() {
     // The key of one who has gone.
     let gone = carpool.client().key;
     eventually("the client is gone", || carpool.log().contains("client close request").then_some(()));
-    busy.send(&query("select pg_sleep(0.3), 'undisturbed'"));
+    busy.send(&query("select pg_sleep(2), 'undisturbed'"));
     wait_until_running(&carpool, "undisturbed");
     Raw::cancel(carpool.port, &gone);
     assert_eq!(code(&busy.until_ready()), None);

@@ -192,14 +192,14 @@ fn alone() {
 
 #[test]
 fn with_an_intruder_on_the_same_server() {
-    let pair = Pair::new(&Setup::default().database("pool_size = 1"));
+    let pair = Pair::new(&Setup::default().database("pool_size = 1\nmax_pinned = 0"));
     let mut intruder = Intruder::new(&pair.carpool);
     pair.check("same server", &scripts(), Cut::Whole, || intruder.intrude());
 }
 
 #[test]
 fn with_an_intruder_and_two_servers_by_turns() {
-    let pair = Pair::new(&Setup::default().database("pool_size = 2"));
+    let pair = Pair::new(&Setup::default().database("pool_size = 2\nmax_pinned = 0"));
     let mut intruder = Intruder::new(&pair.carpool);
     let mut blocker = pair.carpool.client();
     let mut pids = std::collections::HashSet::new();
@@ -218,13 +218,13 @@ fn with_an_intruder_and_two_servers_by_turns() {
 
 #[test]
 fn with_a_new_server_for_each_transaction() {
-    let pair = Pair::new(&Setup::pooler("server_lifetime = 0.001").database("pool_size = 1"));
+    let pair = Pair::new(&Setup::pooler("server_lifetime = 0.001").database("pool_size = 1\nmax_pinned = 0"));
     pair.check("new servers", &scripts(), Cut::Whole, || ());
 }
 
 #[test]
 fn with_the_idle_server_terminated_after_each_transaction() {
-    let pair = Pair::new(&Setup::default().database("pool_size = 1"));
+    let pair = Pair::new(&Setup::default().database("pool_size = 1\nmax_pinned = 0"));
     let database = pair.carpool.database.clone();
     let mut admin = Raw::login(pair.postgres.port, "postgres", "postgres");
     let servers = format!("from pg_stat_activity where datname = '{database}' and application_name <> 'clean'");
@@ -237,7 +237,7 @@ fn with_the_idle_server_terminated_after_each_transaction() {
 
 #[test]
 fn byte_by_byte() {
-    let pair = Pair::new(&Setup::default().database("pool_size = 1"));
+    let pair = Pair::new(&Setup::default().database("pool_size = 1\nmax_pinned = 0"));
     let mut intruder = Intruder::new(&pair.carpool);
     pair.check("bytes", &scripts(), Cut::Bytes, || intruder.intrude());
 }
@@ -248,7 +248,7 @@ fn in_odd_pieces_both_ways() {
     let database = postgres.new_database();
     postgres.sql(&database, TABLES);
     let proxy = Proxy::start(postgres.port, 7);
-    let lines = format!("pool_size = 1\nport = {}", proxy.port);
+    let lines = format!("pool_size = 1\nmax_pinned = 0\nport = {}", proxy.port);
     let carpool = Carpool::before(postgres, &database, &Setup::default().database(&lines));
     let pair = Pair { postgres, carpool };
     let mut intruder = Intruder::new(&pair.carpool);
@@ -259,11 +259,11 @@ fn in_odd_pieces_both_ways() {
 fn check_script(name: &str) {
     let script: Vec<_> = corpus::all().into_iter().filter(|s| s.name == name).collect();
     assert_eq!(script.len(), 1);
-    let pair = Pair::new(&Setup::default().database("pool_size = 1"));
+    let pair = Pair::new(&Setup::default().database("pool_size = 1\nmax_pinned = 0"));
     pair.check("alone", &script, Cut::Whole, || ());
     let mut intruder = Intruder::new(&pair.carpool);
     pair.check("same server", &script, Cut::Whole, || intruder.intrude());
-    let pair = Pair::new(&Setup::pooler("server_lifetime = 0.001").database("pool_size = 1"));
+    let pair = Pair::new(&Setup::pooler("server_lifetime = 0.001").database("pool_size = 1\nmax_pinned = 0"));
     pair.check("new servers", &script, Cut::Whole, || ());
 }
 

@@ -105,7 +105,7 @@ fn among_others(setup: Setup, work: impl FnOnce(&Carpool, &str)) {
     assert!(Postgres::shared().backends(&carpool.database) <= 2);
 }
 
-fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 

@@ -5,7 +5,7 @@ use crate::harness::{Carpool, Message, Postgres, Raw, Setup};
 
 /// Two clients on the one server of a pool.
 fn two_clients() -> (Carpool, Raw, Raw) {
-    let carpool = Carpool::start(&Setup::default().database("pool_size = 1"));
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 1\nmax_pinned = 0"));
     let (one, other) = (carpool.client(), carpool.client());
     (carpool, one, other)
 }
@@ -152,7 +152,7 @@ fn a_setting_sent_ahead_of_a_parse_is_not_read_into_others_statements() {
 /// As above, where the statement is prepared anew on another server after its client has changed a setting.
 #[test]
 fn a_statement_prepared_anew_under_other_settings_is_not_shared() {
-    let carpool = Carpool::start(&Setup::default().database("pool_size = 1"));
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 1\nmax_pinned = 0"));
     let (mut one, mut other) = (carpool.client(), carpool.client());
     let text = "select (date '01/02/2024')::text";
     let value = |replies: &[Message]| replies.iter().find(|m| m.tag == b'D').unwrap().columns()[0].clone();
@@ -196,7 +196,7 @@ fn the_unnamed_statement_survives_the_login_of_another() {
 /// A value given at startup is replayed whatever the encoding that the server was left in.
 #[test]
 fn replayed_values_are_not_read_in_another_clients_encoding() {
-    let carpool = Carpool::start(&Setup::default().database("pool_size = 1"));
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 1\nmax_pinned = 0"));
     let with = [("user", "postgres"), ("database", carpool.database.as_str()), ("options", "-c my.name=größe")];
     let mut one = Raw::login_with(carpool.port, &with);
     let mut other = carpool.client();
@@ -206,7 +206,7 @@ fn replayed_values_are_not_read_in_another_clients_encoding() {
 }
 
 fn check_reset(resets: &[&str]) {
-    let carpool = Carpool::start(&Setup::default().database("pool_size = 1"));
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 1\nmax_pinned = 0"));
     let with = [
         ("user", "postgres"),
         ("database", carpool.database.as_str()),

@@ -93,6 +93,7 @@ impl ClientPath<'_> {
                 (Some(nonexistent(name)), Request::renamed(Kind::Bind, name))
             }
             Found::Unknown => (None, Request::forward(Kind::Bind)),
+            Found::Known(named) if self.must_ask(named.statement.taint) => return Ok(Step::Pins),
             Found::Known(named) => match self.bind_known(input, name, portal, &named, idle) {
                 None => return Ok(Step::Blocked),
                 Some(bind) => bind,

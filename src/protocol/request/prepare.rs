@@ -163,7 +163,7 @@ impl ClientPath<'_> {
         fate: Fate,
         client: ClientUndo,
     ) {
-        if let Some(victim) = self.server.statements.evict() {
+        while let Some(victim) = self.server.statements.evict() {
             self.close_on_server(input, victim);
         }
         frontend::put_parse(self.to_server.own(input), &statement.server_name(), rest);
