@@ -98,8 +98,8 @@ pub struct ServerState {
     /// A reset by the client has succeeded; what the server reports up to ReadyForQuery are its own defaults,
     /// not the client's.
     pub was_reset: bool,
-    /// The same for one parameter.
-    pub was_reset_name: Option<Box<str>>,
+    /// The same for these parameters only.
+    pub defaulted: Vec<Box<str>>,
 }
 
 impl ServerState {
@@ -123,7 +123,7 @@ impl ServerState {
             unsettled: false,
             partial: false,
             was_reset: false,
-            was_reset_name: None,
+            defaulted: Vec::new(),
         }
     }
 

@@ -212,7 +212,9 @@ impl ServerPath<'_> {
             }
             b"RESET" | b"SET" => {
                 self.server.was_reset |= front.resets();
-                self.server.was_reset_name = front.extra.as_mut().and_then(|e| e.resets_name.take());
+                if let Some(extra) = &mut front.extra {
+                    self.server.defaulted.append(&mut extra.defaults);
+                }
             }
             _ if [&b"ALTER "[..], b"CREATE ", b"DROP "].iter().any(|p| command.starts_with(p)) => {
                 self.server.schema_changed = true;
@@ -235,7 +237,7 @@ impl ServerPath<'_> {
             let settings = self.server.settings.with_reported(name, value);
             self.server.settings = self.tables.settings.intern(settings);
         }
-        let of_one = self.server.was_reset_name.as_deref().is_some_and(|reset| reset.eq_ignore_ascii_case(name));
+        let of_one = self.server.defaulted.iter().any(|defaulted| defaulted.eq_ignore_ascii_case(name));
         if self.server.was_reset || of_one {
             // Of the server's own defaults; what the client gets back is settled at ReadyForQuery.
             return Ok(false);
@@ -288,7 +290,7 @@ impl ServerPath<'_> {
             // It is rolled back, or not: DISCARD ALL may not be.
             self.server.touched |= Taint::Setting;
         }
-        self.server.was_reset_name = None;
+        self.server.defaulted.clear();
         if self.server.pipeline.is_answered() {
             self.server.hold = false;
         }
@@ -403,8 +405,8 @@ impl ServerPath<'_> {
         if std::mem::take(&mut self.server.was_reset) {
             self.settle_reset(input);
         }
-        if let Some(name) = self.server.was_reset_name.take() {
-            self.settle_reset_of(input, &name);
+        if !self.server.defaulted.is_empty() {
+            self.settle_defaults(input);
         }
         if self.server.pipeline.is_answered() {
             self.server.hold = false;
@@ -434,23 +436,25 @@ impl ServerPath<'_> {
         self.server.settings = settings;
     }
 
-    /// As [`Self::settle_reset`], for one parameter.
-    fn settle_reset_of(&mut self, input: &[u8], name: &str) {
-        let Some(value) = self.client.startup.get(name).map(str::to_owned) else { return };
-        let reported = self.client.startup.reported(name);
-        let was = self.client.settings.get(name);
-        if reported && was != Some(&value) {
-            backend::put_parameter_status(self.to_client.own(input), canonical_name(name).as_bytes(), value.as_bytes());
+    /// As [`Self::settle_reset`], for some parameters.
+    fn settle_defaults(&mut self, input: &[u8]) {
+        let startup = Arc::clone(&self.client.startup);
+        let mut settings = (*self.client.settings).clone();
+        let mut left = (*self.server.settings).clone();
+        for name in std::mem::take(&mut self.server.defaulted) {
+            let Some(value) = startup.get(&name) else { continue };
+            settings = settings.with_that_of(&startup, &name);
+            if !startup.reported(&name) {
+                left = left.without(&name);
+            } else if self.client.settings.get(&name) != Some(value) {
+                let out = self.to_client.own(input);
+                backend::put_parameter_status(out, canonical_name(&name).as_bytes(), value.as_bytes());
+            }
         }
-        let settings = &self.client.settings;
-        let settings = if reported { settings.with_reported(name, &value) } else { settings.with(name, &value) };
         let settings = self.tables.settings.intern(settings);
         self.events.settings_changed |= !Arc::ptr_eq(&settings, &self.client.settings);
         self.client.set_settings(settings, &self.tables.settings);
-        if !reported {
-            let server = self.server.settings.without(name);
-            self.server.settings = self.tables.settings.intern(server);
-        }
+        self.server.settings = self.tables.settings.intern(left);
         self.replay();
     }
 

@@ -74,6 +74,8 @@ enum Runs {
     Renamed(Box<[u8]>),
     /// DEALLOCATE ALL, DISCARD ALL, COPY FROM STDIN: later requests wait for the outcome.
     AndWaits,
+    /// RESET of parameters that the client gave at startup: as before.
+    Defaults(Vec<Box<str>>),
 }
 
 /// The portals that change the records when they are executed, by name.
@@ -219,6 +221,12 @@ impl ClientPath<'_> {
         step
     }
 
+    /// Those that the client has values for from its startup: they aren't the server's defaults.
+    fn given_at_startup(&self, mut names: Vec<Box<str>>) -> Vec<Box<str>> {
+        names.retain(|name| self.client.startup.get(name).is_some());
+        names
+    }
+
     /// Whether a request that may leave this behind must wait until its client may keep the server.
     fn must_ask(&self, taint: Taints) -> bool {
         taint.will_pin() && self.server.keeping == Keeping::Unasked
@@ -257,12 +265,6 @@ impl ClientPath<'_> {
                     extra.error = Some(ErrorText::Name(name));
                 }
             }
-            Effect::Reset(name) => {
-                if self.client.startup.get(&name).is_some() {
-                    extra.resets_name = Some(name);
-                    self.server.hold = true;
-                }
-            }
             _ => {
                 extra.resets = reading.resets;
                 self.server.hold = true;
@@ -273,7 +275,9 @@ impl ClientPath<'_> {
             client: ClientUndo::Unnamed(self.client.statements.unnamed.take()),
             server: ServerUndo::Unnamed(self.server.statements.unnamed.take()),
         };
-        let plain = extra.forget.is_none() && extra.error.is_none() && !extra.resets && extra.resets_name.is_none();
+        extra.defaults = self.given_at_startup(reading.defaults);
+        self.server.hold |= !extra.defaults.is_empty();
+        let plain = extra.forget.is_none() && extra.error.is_none() && !extra.resets && extra.defaults.is_empty();
         let extra = (!plain).then(|| Box::new(extra));
         self.server.pipeline.push(Request { undo, extra, ..Request::forward(Kind::Query) });
         Ok(match text {

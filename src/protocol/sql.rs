@@ -174,8 +174,6 @@ pub enum Effect {
     ForgetAll,
     /// `RESET ALL`: as before.
     ResetAll,
-    /// `RESET name`, `SET name TO DEFAULT`: as before, if the client gave the parameter at startup.
-    Reset(Box<str>),
     /// `COPY … FROM STDIN`: what a Sync means depends on whether it begins.
     CopyIn,
     /// Several statements, one of them of the above kinds: later requests wait for its outcome.
@@ -192,6 +190,10 @@ pub struct Reading {
     pub taint: Taints,
     /// Session state that may be gone once it has run.
     pub ends: Taints,
+    /// Parameters set back to their defaults (RESET, SET … TO DEFAULT) and not set since, in lower case.
+    pub defaults: Vec<Box<str>>,
+    /// The parameter that the last SET gave a value.
+    assigned: Option<Box<str>>,
     /// The parameters that [`Taint::Named`] is about, in lower case.
     pub names: Vec<Box<str>>,
     /// It ends in `RESET ALL`: settings changed before it don't matter.
@@ -209,11 +211,14 @@ impl Reading {
 
     fn or(mut self, other: Self) -> Self {
         self.names.extend(other.names);
+        self.defaults.extend(other.defaults);
         Self {
             effect: if self.effect == other.effect { self.effect } else { Effect::Several },
             taint: self.taint.or(other.taint),
             ends: self.ends.or(other.ends),
             names: self.names,
+            defaults: self.defaults,
+            assigned: None,
             resets: self.resets && other.resets,
             sets: self.sets || other.sets,
         }
@@ -259,7 +264,9 @@ fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Rea
         whole.sets |= one.sets;
         whole.taint |= one.taint;
         whole.ends |= one.ends;
+        whole.defaults.retain(|name| Some(name) != one.assigned.as_ref());
         whole.names.extend(one.names);
+        whole.defaults.extend(one.defaults);
         if one.resets && next.is_some() {
             whole.taint |= Taint::Setting;
         }
@@ -314,10 +321,10 @@ fn read_one(lexer: &mut Lexer<'_>, tracked: &Settings) -> Reading {
                     reading.effect = Effect::ResetAll;
                 }
                 Some("session") => reading.taint |= Taint::SessionUser,
-                Some("time") => reading.effect = Effect::Reset("timezone".into()),
+                Some("time") => reading.defaults.push("timezone".into()),
                 name => {
                     reading.note_parameter(name, tracked);
-                    reading.effect = name.map_or(Effect::None, |name| Effect::Reset(name.into()));
+                    reading.defaults.extend(name.map(Box::from));
                 }
             }
         }
@@ -451,8 +458,10 @@ fn read_set(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading) {
     };
     reading.note_parameter(name, tracked);
     let value = tokens.find(|&token| token != Token::Symbol(b'=') && !is_word(Some(token), &[b"to"]));
-    if let (Some(name), true) = (name, is_word(value, &[b"default", b"local"])) {
-        reading.effect = Effect::Reset(name.into());
+    if is_word(value, &[b"default", b"local"]) {
+        reading.defaults.extend(name.map(Box::from));
+    } else {
+        reading.assigned = name.map(Box::from);
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Statement {
     pub ends: Taints,
     /// The parameters that it sets.
     pub names: Vec<Box<str>>,
+    /// The parameters that it sets to their defaults.
+    pub defaults: Vec<Box<str>>,
     /// Whether running it may change settings that follow the client.
     pub sets: bool,
     generation: AtomicU32,
@@ -226,7 +228,7 @@ impl StatementTable {
             known.retain(|s| Arc::strong_count(&s.0) > 1);
         }
         let text = rest.split(|&b| b == 0).next().unwrap_or_default();
-        let Reading { effect, mut taint, ends, names, resets, sets } = sql::read(text, context);
+        let Reading { effect, mut taint, ends, names, defaults, resets, sets, .. } = sql::read(text, context);
         if resets {
             taint |= Taint::Setting;
         }
@@ -236,6 +238,7 @@ impl StatementTable {
             taint,
             ends,
             names,
+            defaults,
             sets,
             key: Key { rest: rest.into(), context: Arc::clone(context) },
             generation: AtomicU32::new(0),

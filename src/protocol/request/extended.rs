@@ -241,6 +241,10 @@ impl ClientPath<'_> {
         let waits = match self.server.portals.0.get(frontend::portal(body)?) {
             None => false,
             Some(Runs::AndWaits) => true,
+            Some(Runs::Defaults(names)) => {
+                request = request.with(Extra { defaults: names.clone(), ..Extra::default() });
+                true
+            }
             Some(Runs::Forgets(name)) => {
                 request = request.with(Extra { forget: Some(name.clone()), ..Extra::default() });
                 true

@@ -187,7 +187,13 @@ impl ClientPath<'_> {
         self.server.touch(statement.taint, statement.ends, &statement.names);
         self.server.unsettled |= statement.sets;
         let runs = match &statement.effect {
-            Effect::None | Effect::ResetAll | Effect::Reset(_) => return self.server.portals.forget(portal),
+            Effect::None | Effect::ResetAll => {
+                let defaults = self.given_at_startup(statement.defaults.clone());
+                if defaults.is_empty() {
+                    return self.server.portals.forget(portal);
+                }
+                Runs::Defaults(defaults)
+            }
             Effect::ForgetAll | Effect::Several | Effect::CopyIn => Runs::AndWaits,
             Effect::Deallocate(name) if !self.client.statements.named.contains_key(significant(name)) => {
                 Runs::Renamed(name.clone())

@@ -184,9 +184,11 @@ fn resets_of_one_parameter() {
         ("set time zone local", "timezone"),
         ("set session work_mem = default", "work_mem"),
     ] {
-        assert_eq!(read_text(text).effect, Effect::Reset(want.into()), "{text}");
+        assert_eq!(read_text(text).defaults, [want.into()], "{text}");
     }
-    assert_eq!(read_text("set timezone to 'default'").effect, Effect::None);
+    let two = read_text("reset a; reset timezone; reset b; set timezone = 'CET'");
+    assert_eq!(two.defaults, ["a".into(), "b".into()]);
+    assert!(read_text("set timezone to 'default'").defaults.is_empty());
 }
 
 #[test]
