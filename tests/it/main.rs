@@ -24,3 +24,4 @@ mod saturation;
 mod sharing;
 mod startup;
 mod stopping;
+mod versions;
