@@ -334,6 +334,12 @@ impl Pipeline {
         self.status
     }
 
+    /// The transaction has failed, and nothing in flight can end it.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.is_answered() && self.status == TransactionStatus::Failed && !self.open
+    }
+
     /// Nothing owed, no transaction, nothing half sent: the server may go to another client.
     #[must_use]
     pub fn is_idle(&self) -> bool {

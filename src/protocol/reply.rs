@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Request, ServerUndo, Unexpected};
 use super::request::{Output, Tables};
 use super::settings::{canonical_name, follows_client};
-use super::statements::{DUMMY, SERVER_PREFIX};
+use super::statements::{DUMMY, SERVER_PREFIX, Told};
 use super::{ClientState, ServerState, Taint};
 use crate::error::SqlState;
 use crate::wire::backend::{self, TransactionStatus, tag};
@@ -173,8 +173,9 @@ impl ServerPath<'_> {
             return Err(ServerFault::Changed);
         }
         let named = name.and_then(|name| self.client.statements.named.get_mut(&name));
-        if let Some(named) = named.filter(|n| Arc::ptr_eq(&n.statement, &statement)) {
-            named.told = shape;
+        if let Some(named) = named.filter(|n| n.statement.rest() == statement.rest()) {
+            let shape = shape.and_then(|shape| named.statement.shape_of(&statement, shape));
+            named.told = shape.map_or(Told::Nothing, Told::Shape);
         }
         Ok(())
     }
@@ -335,6 +336,10 @@ impl ServerPath<'_> {
     /// Takes a request back that failed (`failed`) or was skipped.
     fn undo(&mut self, request: Request, failed: bool) {
         let statements = &mut self.client.statements;
+        let described = request.extra.as_ref().and_then(|e| e.describes.as_ref()).and_then(|d| d.name.as_ref());
+        if let Some(named) = described.and_then(|name| statements.named.get_mut(name)) {
+            named.told = Told::Nothing;
+        }
         match request.undo.client {
             ClientUndo::None => {}
             ClientUndo::Named(name, Some(old)) => drop(statements.named.insert(name, old)),

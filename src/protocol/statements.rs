@@ -265,8 +265,20 @@ impl StatementTable {
 pub struct Named {
     /// The statement.
     pub statement: Arc<Statement>,
-    /// As the client was told it is.
-    pub told: Option<Shape>,
+    /// What the client knows of its shape.
+    pub told: Told,
+}
+
+/// What a client was told of a statement's shape.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Told {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// It has asked, and will be.
+    Asked,
+    /// This.
+    Shape(Shape),
 }
 
 /// One client's statements by its own names.

@@ -7,7 +7,7 @@ use super::{ClientPath, NAMES_LIMIT, Runs, Step, body, check_size, pass};
 use crate::error::ClientError;
 use crate::protocol::pipeline::{ClientUndo, Describes, ErrorText, Extra, Fate, Kind, Request, ServerUndo, Undo};
 use crate::protocol::sql::Effect;
-use crate::protocol::statements::{DUMMY, Named, Presence, SERVER_PREFIX, Statement, significant};
+use crate::protocol::statements::{DUMMY, Named, Presence, SERVER_PREFIX, Statement, Told, significant};
 use crate::wire::backend::{TransactionStatus, tag as reply};
 use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
 use crate::wire::frontend::{self, Target, tag};
@@ -53,7 +53,7 @@ impl ClientPath<'_> {
                 self.prepare(input, &statement, &rest, Fate::Forward, undo);
             }
         }
-        self.client.statements.named.insert(key.into(), Named { statement, told: None });
+        self.client.statements.named.insert(key.into(), Named { statement, told: Told::Nothing });
         Ok(taken)
     }
 
@@ -147,7 +147,7 @@ impl ClientPath<'_> {
             }
             Fit::Fits { injected } => {
                 self.prepare_to_run(input, statement, portal);
-                if idle && !injected && named.told.is_none() && statement.effect == Effect::None {
+                if idle && !injected && named.told == Told::Nothing && statement.effect == Effect::None {
                     self.server.retry.begin(statement);
                 }
                 let undo = Undo { server: ServerUndo::Uses(statement.id), ..Undo::default() };
@@ -175,7 +175,11 @@ impl ClientPath<'_> {
                 self.ensure_named(input, &statement);
                 let sent_name = statement.server_name();
                 frontend::put_statement_target(self.to_server.own(input), tag::DESCRIBE, &sent_name);
-                let name = Some(significant(name).into());
+                let key = significant(name);
+                if let Some(named) = self.client.statements.named.get_mut(key) {
+                    named.told = Told::Asked;
+                }
+                let name = Some(key.into());
                 let describes = Describes { statement, name, expected: None, shape: Vec::new() };
                 request = request.with(Extra { describes: Some(describes), ..Extra::default() });
             }

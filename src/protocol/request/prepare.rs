@@ -7,8 +7,7 @@ use super::{ClientPath, Portals, Runs};
 use crate::protocol::pipeline::{ClientUndo, Describes, Extra, Fate, Kind, Request, ServerUndo, Undo};
 use crate::protocol::settings::Settings;
 use crate::protocol::sql::{self, Effect};
-use crate::protocol::statements::{DUMMY, Named, Presence, SERVER_PREFIX, Shape, Statement, significant};
-use crate::wire::backend::TransactionStatus;
+use crate::protocol::statements::{DUMMY, Named, Presence, SERVER_PREFIX, Shape, Statement, Told, significant};
 use crate::wire::frontend::{self, tag};
 
 /// What a client's name stands for.
@@ -58,7 +57,7 @@ impl ClientPath<'_> {
             return Found::Blocked;
         }
         if let Some(statement) = self.client.statements.unnamed.clone() {
-            return Found::Known(Named { statement, told: None });
+            return Found::Known(Named { statement, told: Told::Nothing });
         }
         if let Some(old) = self.server.statements.unnamed.take() {
             frontend::put_statement_target(self.to_server.own(input), tag::CLOSE, b"");
@@ -84,7 +83,10 @@ impl ClientPath<'_> {
             return named;
         }
         let statement = self.tables.statements.intern(named.statement.rest(), &self.context());
-        let told = named.told.and_then(|told| statement.shape_of(&named.statement, told));
+        let told = match named.told {
+            Told::Shape(told) => statement.shape_of(&named.statement, told).map_or(Told::Nothing, Told::Shape),
+            told => told,
+        };
         Named { statement, told }
     }
 
@@ -119,9 +121,13 @@ impl ClientPath<'_> {
     /// told again, so they must look so.
     pub(super) fn ensure_fit(&mut self, input: &[u8], named: &Named) -> Fit {
         let statement = &named.statement;
+        let lacks = self.server.statements.presence(statement) != Presence::Current;
+        if named.told == Told::Asked && lacks && !self.server.pipeline.is_answered() {
+            return self.wait_for_replies(input);
+        }
         let injected = self.ensure_named(input, statement);
         let told = match named.told {
-            Some(told) if self.server.pipeline.status() != TransactionStatus::Failed => told,
+            Told::Shape(told) if !self.server.pipeline.has_failed() => told,
             _ => return Fit::Fits { injected },
         };
         match self.server.statements.shape(statement.id) {
@@ -133,11 +139,16 @@ impl ClientPath<'_> {
             }
             None => {
                 self.probe(input, statement, None);
-                frontend::put_empty(self.to_server.own(input), tag::FLUSH);
-                self.server.hold = true;
-                Fit::Blocked
+                self.wait_for_replies(input)
             }
         }
+    }
+
+    /// Has the server answer what is in flight before anything else is taken.
+    fn wait_for_replies(&mut self, input: &[u8]) -> Fit {
+        frontend::put_empty(self.to_server.own(input), tag::FLUSH);
+        self.server.hold = true;
+        Fit::Blocked
     }
 
     /// Asks the server what a statement looks like there.
