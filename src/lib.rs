@@ -4,7 +4,8 @@
 //!
 //! | layer | modules | own |
 //! |---|---|---|
-//! | 0 vocabulary | [`error`], [`names`], [`config`] | words that all others use; pure |
+//! | 0 vocabulary | [`error`], [`names`], [`config`], [`stats`] | words, counters and rows that all others use; pure |
+//! | 8 operations | [`admin`] | the admin console, HTTP: health, metrics, status page |
 
 pub mod admin;
 pub mod auth;
@@ -17,4 +18,5 @@ pub mod pool;
 pub mod pooler;
 pub mod protocol;
 pub mod server;
+pub mod stats;
 pub mod wire;

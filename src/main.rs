@@ -1,12 +1,13 @@
 //! The `carpool` binary: command line in, exit code out.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use carpool::config::{Config, ConfigErrors, Pooler};
-use carpool::pooler::{self, Source};
+use carpool::pooler::{self, Origin, Overrides, Source};
 use clap::{Parser, Subcommand};
-use tracing::error;
+use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 
 /// The exit code for a bad configuration, `EX_USAGE` of sysexits.h.
@@ -26,6 +27,12 @@ struct Arguments {
     /// Log more; twice for everything.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// Listen on this port, whatever the configuration says.
+    #[arg(long, value_name = "PORT")]
+    listen_port: Option<u16>,
+    /// Serve the status page and metrics on this port, whatever the configuration says.
+    #[arg(long, value_name = "PORT")]
+    http_port: Option<u16>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -47,16 +54,18 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match &arguments.command {
-        Some(Command::Check { config }) => report(Config::load(config), |_| println!("{}: ok", config.display())),
-        Some(Command::Convert { file }) => report(Config::load(file), |config| print!("{}", config.to_toml())),
+        Some(Command::Check { config }) => report(Config::load(config), || println!("{}: ok", config.display())),
+        Some(Command::Convert { file }) => convert(file),
         None => serve(&arguments),
     }
 }
 
-fn report(loaded: Result<Config, ConfigErrors>, print: impl FnOnce(&Config)) -> ExitCode {
+/// Says all there is to say about a configuration.
+fn report(loaded: Result<Config, ConfigErrors>, good: impl FnOnce()) -> ExitCode {
     match loaded {
         Ok(config) => {
-            print(&config);
+            print_warnings(&config);
+            good();
             ExitCode::SUCCESS
         }
         Err(errors) => {
@@ -66,8 +75,24 @@ fn report(loaded: Result<Config, ConfigErrors>, print: impl FnOnce(&Config)) -> 
     }
 }
 
+fn print_warnings(config: &Config) {
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+}
+
+fn convert(file: &Path) -> ExitCode {
+    let loaded = Config::load(file);
+    let toml = loaded.as_ref().map(Config::to_toml).unwrap_or_default();
+    report(loaded, || print!("{toml}"))
+}
+
 fn serve(arguments: &Arguments) -> ExitCode {
-    let (config, source) = match find_config(arguments.config.as_deref()) {
+    let loaded = find_source(arguments).and_then(|source| {
+        let config = source.load().map_err(|errors| errors.to_string())?;
+        Ok((config, source))
+    });
+    let (config, source) = match loaded {
         Ok(found) => found,
         Err(message) => {
             eprintln!("{message}");
@@ -75,6 +100,9 @@ fn serve(arguments: &Arguments) -> ExitCode {
         }
     };
     start_log(arguments, &config.pooler);
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
     // As many descriptors as the system lets us have; what is missing shows when they run out.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         error!("cannot raise the limit of open files: {error}");
@@ -88,21 +116,18 @@ fn serve(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn find_config(given: Option<&Path>) -> Result<(Config, Source), String> {
-    let from_file = |path: &Path| {
-        let config = Config::load(path).map_err(|errors| errors.to_string())?;
-        Ok((config, Source::File(path.to_owned())))
-    };
+fn find_source(arguments: &Arguments) -> Result<Source, String> {
     let default = Path::new("carpool.toml");
-    match (given, std::env::var("DATABASE_URL")) {
-        (Some(path), _) => from_file(path),
-        (None, _) if default.exists() => from_file(default),
-        (None, Ok(url)) => {
-            let config = Config::from_database_url(&url).map_err(|errors| errors.to_string())?;
-            Ok((config, Source::Environment))
+    let origin = match (&arguments.config, std::env::var("DATABASE_URL")) {
+        (Some(path), _) => Origin::File(path.clone()),
+        (None, _) if default.exists() => Origin::File(default.to_owned()),
+        (None, Ok(url)) => Origin::Url(url),
+        (None, Err(_)) => {
+            return Err("no configuration: give a file, or have ./carpool.toml, or set DATABASE_URL".into());
         }
-        (None, Err(_)) => Err("no configuration: give a file, or have ./carpool.toml, or set DATABASE_URL".into()),
-    }
+    };
+    let overrides = Overrides { listen_port: arguments.listen_port, http_port: arguments.http_port };
+    Ok(Source { origin, overrides })
 }
 
 fn start_log(arguments: &Arguments, pooler: &Pooler) {
@@ -113,7 +138,12 @@ fn start_log(arguments: &Arguments, pooler: &Pooler) {
         (false, _) => "trace",
     };
     let filter = EnvFilter::try_from_env("CARPOOL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
 }
 
 fn run(config: Config, source: Source) -> std::io::Result<()> {

@@ -1,3 +1,190 @@
-//! Layer 8: operations: the admin console.
+//! Layer 8: operations: the admin console and HTTP, for those who run Carpool.
+//!
+//! [`command`] reads what the console is asked, [`show`] answers it with rows that [`collect`] has gathered,
+//! [`session`] speaks the protocol, [`console`] owns the socket; [`http`] serves [`metrics`] and the status
+//! page from the same rows. What changes the running whole (reload, stop) is asked of the composition above
+//! through [`Control`].
 
+pub mod collect;
+pub mod command;
 pub mod console;
+mod encode;
+pub mod http;
+pub mod metrics;
+mod portal;
+pub mod session;
+pub mod show;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::info;
+
+use crate::client::Context;
+use crate::names::DatabaseName;
+use crate::stats::Totals;
+use crate::stats::history::History;
+
+/// Orders that wait to be carried out, at most.
+const ORDERS: usize = 16;
+
+/// What the console asks of the whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Read the configuration again.
+    Reload,
+    /// Stop when the transactions under way have ended.
+    StopAfterTransactions,
+    /// Stop at once.
+    StopNow,
+}
+
+/// An order and where its outcome goes.
+#[derive(Debug)]
+pub struct Request {
+    /// What to do.
+    pub order: Order,
+    /// Why it could not be done, for the log's reader.
+    pub outcome: oneshot::Sender<Result<(), String>>,
+}
+
+/// Gives orders to the composition.
+#[derive(Clone, Debug)]
+pub struct Control(mpsc::Sender<Request>);
+
+impl Control {
+    /// The two ends.
+    #[must_use]
+    pub fn new() -> (Self, mpsc::Receiver<Request>) {
+        let (sender, receiver) = mpsc::channel(ORDERS);
+        (Self(sender), receiver)
+    }
+
+    /// Has an order carried out.
+    ///
+    /// # Errors
+    /// Why it wasn't.
+    pub async fn order(&self, order: Order) -> Result<(), String> {
+        let gone = || "Carpool is shutting down".to_owned();
+        let (outcome, done) = oneshot::channel();
+        self.0.send(Request { order, outcome }).await.map_err(|_| gone())?;
+        done.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+/// What console sessions and HTTP share.
+#[derive(Debug)]
+pub struct Admin {
+    /// Clients, pools, configuration.
+    pub context: Arc<Context>,
+    /// For averages.
+    pub history: History,
+    /// To reload and stop.
+    pub control: Control,
+    stopping: watch::Receiver<bool>,
+    console_logins: AtomicU64,
+}
+
+impl Admin {
+    /// For the process that `context` describes. `stopping` becomes true when it begins to stop.
+    #[must_use]
+    pub fn new(context: Arc<Context>, control: Control, stopping: watch::Receiver<bool>) -> Self {
+        let history = History::new(context.started);
+        Self { context, history, control, stopping, console_logins: AtomicU64::new(0) }
+    }
+
+    /// Counts a login to the console.
+    pub fn count_login(&self) {
+        self.console_logins.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether new connections are taken.
+    #[must_use]
+    pub fn is_accepting(&self) -> bool {
+        !*self.stopping.borrow()
+    }
+
+    /// The sums of every database, the console's included, by name.
+    #[must_use]
+    pub fn totals(&self) -> Vec<(DatabaseName, Totals)> {
+        let pools = self.context.pools.all();
+        let mut totals: Vec<_> = pools.iter().map(|pool| (pool.name.clone(), pool.totals())).collect();
+        let client_logins = self.console_logins.load(Ordering::Relaxed);
+        totals.push((collect::CONSOLE.into(), Totals { client_logins, ..Totals::default() }));
+        totals.sort_by(|a, b| a.0.cmp(&b.0));
+        totals
+    }
+}
+
+/// Looks at the sums every `stats_period`, and logs PgBouncer's line of averages.
+pub async fn keep_statistics(admin: Arc<Admin>) {
+    loop {
+        let (period, wanted) = {
+            let config = admin.context.config.load();
+            (config.pooler.stats_period.max(Duration::from_secs(1)), config.pooler.log_stats)
+        };
+        tokio::time::sleep(period).await;
+        let a = admin.history.record(Instant::now(), admin.totals());
+        if wanted {
+            info!(
+                "stats: {} xacts/s, {} queries/s, {} client parses/s, {} server parses/s, {} binds/s, \
+                 {} client logins/s, in {} B/s, out {} B/s, xact {} us, query {} us, wait {} us",
+                a.transactions,
+                a.queries,
+                a.client_parses,
+                a.server_parses,
+                a.binds,
+                a.client_logins,
+                a.received,
+                a.sent,
+                a.transaction_time,
+                a.query_time,
+                a.wait_time,
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Database, Pooler};
+
+    /// An [`Admin`] with the other ends of what it holds.
+    pub(super) struct Stand {
+        pub(super) admin: Arc<Admin>,
+        pub(super) orders: mpsc::Receiver<Request>,
+        pub(super) stopping: watch::Sender<bool>,
+    }
+
+    impl Stand {
+        /// With the databases named, and a fallback.
+        pub(super) fn new(names: &[&str]) -> Self {
+            let databases = names.iter().map(|name| ((*name).into(), Database::default())).collect();
+            let (pooler, fallback) = (Pooler::default(), Some(Database::default()));
+            let context = Arc::new(Context::new(Config { pooler, databases, fallback, ..Config::default() }));
+            let (control, orders) = Control::new();
+            let stopping = watch::Sender::new(false);
+            let admin = Arc::new(Admin::new(context, control, stopping.subscribe()));
+            Self { admin, orders, stopping }
+        }
+    }
+
+    #[tokio::test]
+    async fn orders_fail_when_nobody_takes_them() {
+        let stand = Stand::new(&[]);
+        drop(stand.orders);
+        assert!(stand.admin.control.order(Order::Reload).await.is_err());
+    }
+
+    #[test]
+    fn the_console_has_sums_among_the_databases() {
+        let stand = Stand::new(&["app", "zoo"]);
+        stand.admin.count_login();
+        let totals = stand.admin.totals();
+        assert_eq!(totals.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["app", "pgbouncer", "zoo"]);
+        assert_eq!(totals[1].1.client_logins, 1);
+    }
+}

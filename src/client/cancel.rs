@@ -33,15 +33,33 @@ async fn send(in_flight: CancelInFlight, (options, timeout): Settings, server: A
     }
 }
 
-/// Cancels what runs on a server whose client has gone, then closes the server.
+/// How long a server may take to hang up before another of its queries is cancelled.
+const NEXT_QUERY: std::time::Duration = std::time::Duration::from_millis(100);
+/// Queries of one vanished client that are cancelled at most.
+const MOST_QUERIES: u32 = 20;
+
+/// Cancels what runs on a server whose client has gone, then closes the server. Queries that were sent behind the
+/// one that runs begin as it ends: each is cancelled in turn.
 pub fn then_close(context: &Context, mut lease: Lease) {
     let Some(shared) = lease.server().map(|s| Arc::clone(&s.shared)) else { return };
     let in_flight = CancelInFlight::begin(&shared);
     let settings = settings(context);
     tokio::spawn(async move {
-        send(in_flight, settings, shared).await;
+        send(in_flight, settings, Arc::clone(&shared)).await;
+        for _ in 0..MOST_QUERIES {
+            if lease.server().is_none() || hangs_up(&mut lease).await {
+                break;
+            }
+            send(CancelInFlight::begin(&shared), settings, Arc::clone(&shared)).await;
+        }
         lease.close();
     });
+}
+
+/// Says goodbye; whether the server has hung up soon after.
+async fn hangs_up(lease: &mut Lease) -> bool {
+    let Some(server) = lease.server() else { return true };
+    tokio::time::timeout(NEXT_QUERY, server.goodbye()).await.is_ok()
 }
 
 /// Does what a cancel request asks for. Returns when PostgreSQL has got it, as PostgreSQL itself hangs up only

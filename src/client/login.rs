@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::info;
 
 use super::Context;
-use super::registry::{Admission, Identity, Registered, Registry};
+use super::registry::{Admission, ClientKind, Identity, Registered, Registry};
 use super::relay::Session;
 use super::startup::{Handshake, HandshakeError, requested_settings};
 use crate::auth::{self, Account, ClientAuth, ClientStep, Policy, Proven, ServerCredentials, StoredSecret};
@@ -121,12 +121,17 @@ pub async fn login(
     let settings = startup_settings(&config, database, &request.startup)?;
     if let Some(replication) = replication_mode(&request.startup) {
         let login = super::replication::login(&pool, server_user, credentials, replication, settings);
-        let identity = identity(&request, io);
+        let logical = replication == "database";
+        let kind = if logical { ClientKind::LogicalReplication } else { ClientKind::PhysicalReplication };
+        let identity = identity(&request, io, kind);
         return super::replication::enter(admission, handshake, login, identity).await;
     }
-    let user = pool.user(&server_user, credentials);
+    let share = config.user_share(&server_user);
+    let user = pool.user(&server_user, credentials, share);
     let (welcome, settings) = initial_settings(&pool, &user, settings).await?;
-    let registered = Registry::register(admission, identity(&request, io), Arc::clone(&settings));
+    let identity = identity(&request, io, ClientKind::Pooled);
+    let registered = Registry::register(admission, identity, Arc::clone(&settings));
+    pool.count_client_login();
     io.send(&greeting(&welcome, &settings, &registered)).await?;
     let Some(io) = handshake.take() else { return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()) };
     let (stream, unread) = io.into_parts();
@@ -136,10 +141,11 @@ pub async fn login(
     Ok(Entered::Session(Box::new(Session { stream, unread, registered, pool, user, state, mode, max_packet_size })))
 }
 
-fn identity(request: &Request, io: &Handshake) -> Identity {
+fn identity(request: &Request, io: &Handshake, kind: ClientKind) -> Identity {
     Identity {
         user: request.user.clone(),
         database: request.database.clone(),
+        kind,
         peer: request.peer,
         local: io.stream.addresses().0,
         protocol: request.startup.protocol,
@@ -195,7 +201,8 @@ async fn authenticate(
 }
 
 fn check_limits(context: &Context, config: &Config, database: &Database, request: &Request) -> Result<(), ClientError> {
-    let of_user = config.users.get(&request.user).map_or(0, |u| u.max_client_connections);
+    let of_user = config.users.get(&request.user);
+    let of_user = of_user.map_or(config.pooler.max_user_client_connections, |u| u.max_client_connections);
     let of_database = database.max_client_connections;
     if of_user == 0 && of_database == 0 {
         return Ok(());
@@ -258,9 +265,37 @@ fn startup_settings(
     Ok(wanted.filter(|(name, _)| !ignored.iter().any(|i| i.eq_ignore_ascii_case(name))).collect())
 }
 
-/// What the client is told of the server, and the settings that it starts with. The first time that a pool sees
-/// such a request a server is asked: it knows whether the values are valid, and how they are spelled.
+/// What the client is told of the server, and the settings that it starts with. A plain `application_name`
+/// needs no server to judge it, and would make every client's request another one.
 async fn initial_settings(
+    pool: &Arc<Pool>,
+    user: &Arc<PoolUser>,
+    mut wanted: Vec<(String, String)>,
+) -> Result<(Arc<Welcome>, Arc<Settings>), ClientError> {
+    let is_plain = |(name, value): &(String, String)| name == APPLICATION_NAME && is_plain_name(value);
+    let last = wanted.iter().rposition(|(name, _)| name == APPLICATION_NAME);
+    let name = last.filter(|&at| is_plain(&wanted[at])).map(|at| wanted[at].1.clone());
+    if name.is_some() {
+        wanted.retain(|(name, _)| name != APPLICATION_NAME);
+    }
+    let (welcome, settings) = judged_settings(pool, user, wanted).await?;
+    let settings = match name {
+        Some(name) => pool.tables.settings.intern(settings.with(APPLICATION_NAME, &name)),
+        None => settings,
+    };
+    Ok((welcome, settings))
+}
+
+const APPLICATION_NAME: &str = "application_name";
+
+/// Whether PostgreSQL takes an `application_name` as it is: it cuts long ones and replaces what isn't printable ASCII.
+fn is_plain_name(value: &str) -> bool {
+    value.len() <= NAME_LIMIT && value.bytes().all(|b| (b' '..=b'~').contains(&b))
+}
+
+/// The first time that a pool sees such a request a server is asked: it knows whether the values are valid, and how
+/// they are spelled.
+async fn judged_settings(
     pool: &Arc<Pool>,
     user: &Arc<PoolUser>,
     wanted: Vec<(String, String)>,
@@ -277,7 +312,10 @@ async fn initial_settings(
     }
     let table = &pool.tables.settings;
     let target = wanted.iter().fold((*welcome.baseline).clone(), |s, (name, value)| s.with(name, value));
-    let sql = server.state.settings.replay(&target);
+    // By way of the baseline: what a value like "german" comes to depends on what was there before, and that may
+    // be another client's.
+    let to_baseline = server.state.settings.replay(&welcome.baseline);
+    let sql = to_baseline + &welcome.baseline.replay(&target);
     if !sql.is_empty() {
         let timeout = pool.spec.load().connect_timeout;
         if let Err(error) = server.query(&sql, table, timeout).await {
@@ -357,8 +395,9 @@ async fn console(
         return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
     };
     let settings =
-        Settings::from_pairs([("application_name", request.startup.parameter("application_name").unwrap_or(""))]);
-    let registered = Registry::register(admission, identity(&request, &io), Arc::new(settings));
+        Settings::from_pairs([(APPLICATION_NAME, request.startup.parameter(APPLICATION_NAME).unwrap_or(""))]);
+    let identity = identity(&request, &io, ClientKind::Console);
+    let registered = Registry::register(admission, identity, Arc::new(settings));
     let mut message = Vec::new();
     backend::put_authentication(&mut message, &[0; 4]);
     let version = concat!(env!("CARGO_PKG_VERSION"), "/carpool");

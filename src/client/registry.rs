@@ -40,6 +40,20 @@ impl Phase {
     const ALL: [Self; 5] = [Self::Login, Self::Idle, Self::Waiting, Self::Active, Self::IdleInTransaction];
 }
 
+/// What a client uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ClientKind {
+    /// Servers of a pool.
+    #[default]
+    Pooled,
+    /// The admin console.
+    Console,
+    /// A server of its own, for physical replication.
+    PhysicalReplication,
+    /// A server of its own, for logical replication.
+    LogicalReplication,
+}
+
 /// What a cancel request for a client must do just now.
 #[derive(Debug, Default)]
 pub enum CancelSlot {
@@ -82,6 +96,8 @@ pub struct ClientShared {
     pub user: UserName,
     /// To which database.
     pub database: DatabaseName,
+    /// What it uses.
+    pub kind: ClientKind,
     /// From where.
     pub peer: Peer,
     /// Socket's own address.
@@ -94,6 +110,8 @@ pub struct ClientShared {
     pub cancel: Mutex<CancelSlot>,
     phase: AtomicU8,
     since: AtomicU64,
+    requested: AtomicU64,
+    prepared: AtomicU32,
     transaction_since: AtomicU64,
     orders: AtomicU8,
     end: Mutex<Option<ClientError>>,
@@ -107,6 +125,8 @@ pub struct Identity {
     pub user: UserName,
     /// To which database.
     pub database: DatabaseName,
+    /// What it is going to use.
+    pub kind: ClientKind,
     /// From where.
     pub peer: Peer,
     /// Socket's own address.
@@ -118,8 +138,37 @@ pub struct Identity {
 impl ClientShared {
     /// Notes what the client does from `now` on.
     pub fn set_phase(&self, phase: Phase, now: Instant, epoch: Instant) {
-        self.since.store(micros_since(epoch, now), Ordering::Relaxed);
+        let since = micros_since(epoch, now);
+        self.since.store(since, Ordering::Relaxed);
+        // One that has waited has asked when it began to wait.
+        let waited = self.phase.load(Ordering::Relaxed) == Phase::Waiting as u8;
+        if phase == Phase::Waiting || (phase == Phase::Active && !waited) {
+            self.requested.store(since, Ordering::Relaxed);
+        }
         self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// When it last asked for something; `None` before it ever did.
+    #[must_use]
+    pub fn last_request(&self, epoch: Instant) -> Option<Instant> {
+        let micros = self.requested.load(Ordering::Relaxed);
+        (micros > 0).then(|| epoch + Duration::from_micros(micros))
+    }
+
+    /// Notes that the console got a request.
+    pub fn note_request(&self, now: Instant, epoch: Instant) {
+        self.requested.store(micros_since(epoch, now), Ordering::Relaxed);
+    }
+
+    /// Notes how many named statements it has.
+    pub fn note_prepared(&self, statements: usize) {
+        self.prepared.store(u32::try_from(statements).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// How many named statements it has.
+    #[must_use]
+    pub fn prepared(&self) -> u32 {
+        self.prepared.load(Ordering::Relaxed)
     }
 
     /// Notes that the client has a server from `now` on.
@@ -263,6 +312,7 @@ impl Registry {
                 key: CancelKey { pid, secret: secret.into() },
                 user: identity.user,
                 database: identity.database,
+                kind: identity.kind,
                 peer: identity.peer,
                 local: identity.local,
                 connected: SystemTime::now(),
@@ -270,6 +320,8 @@ impl Registry {
                 cancel: Mutex::default(),
                 phase: AtomicU8::new(Phase::Login as u8),
                 since: AtomicU64::new(0),
+                requested: AtomicU64::new(0),
+                prepared: AtomicU32::new(0),
                 transaction_since: AtomicU64::new(0),
                 orders: AtomicU8::new(0),
                 end: Mutex::default(),

@@ -6,12 +6,11 @@
 //! protocol core says that the client needs it.
 
 use std::cell::RefCell;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Instant;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{debug, info};
 
 use super::Context;
@@ -24,11 +23,15 @@ use crate::pool::{Checkout, Grant, Lease, Pool, PoolUser};
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::reply::{self, Events, ServerPath};
 use crate::protocol::request::{self, ClientPath, Local, Output};
-use crate::protocol::{ClientState, Taint};
+use crate::protocol::session::Taint;
+use crate::protocol::{ClientState, Keeping, Parting};
 use crate::server::{Outbox, Remainder, Server};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frame, frontend};
 
+/// Requests that one client may have in flight. More aren't read until some are answered: records of them would
+/// cost memory without bound, and looking through them time.
+const MOST_REQUESTS: usize = 2048;
 /// What a worker thread reads into, bytes.
 const READ_BUFFER: usize = 64 * 1024;
 /// How much a client may send ahead while it waits for a server, bytes.
@@ -147,6 +150,25 @@ pub struct Relay {
     starved: bool,
     /// `carry` can't be taken before replies come.
     blocked: bool,
+    /// The client has said goodbye behind requests that are still running: they run to their end, as they would
+    /// on a connection of its own.
+    leaving: bool,
+    /// Its permit to keep its server between transactions.
+    pin: Option<Box<Pin>>,
+}
+
+/// See [`Relay::pin`].
+enum Pin {
+    /// It waits for one.
+    Waiting(std::pin::Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, ClientError>> + Send>>),
+    /// It has one.
+    Held(#[expect(dead_code, reason = "dropped when the client parts from the server")] OwnedSemaphorePermit),
+}
+
+impl std::fmt::Debug for Pin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if matches!(self, Self::Held(_)) { "Held" } else { "Waiting" })
+    }
 }
 
 impl Relay {
@@ -169,6 +191,8 @@ impl Relay {
             max_packet_size,
             starved: false,
             blocked: false,
+            leaving: false,
+            pin: None,
         }
     }
 
@@ -192,7 +216,10 @@ impl Relay {
                 }
             }
             if self.flush(cx).is_err() {
-                return Poll::Ready(End::Left("client connection lost"));
+                if !self.leaving {
+                    return Poll::Ready(End::Left("client connection lost"));
+                }
+                self.out = Outbox::default();
             }
             let step = match self.work {
                 Work::Idle => ready!(self.poll_idle(cx, scratch)),
@@ -221,6 +248,9 @@ impl Relay {
         // One who doesn't read gets no more answers.
         if !self.out.is_empty() {
             return Poll::Pending;
+        }
+        if self.waits_for_pin() {
+            return self.poll_pin(cx);
         }
         self.poll_client(cx, scratch)
     }
@@ -299,6 +329,10 @@ impl Relay {
                 },
             };
             let Some(server) = active.lease.server() else { return Ok(at) };
+            if server.state.pipeline.len() >= MOST_REQUESTS && is_crowded(server, input, out) {
+                self.blocked = true;
+                return Ok(at);
+            }
             let mut path = ClientPath {
                 client: &mut self.state,
                 server: &mut server.state,
@@ -320,10 +354,67 @@ impl Relay {
                     self.blocked = true;
                     return Ok(at);
                 }
-                request::Step::Terminate => return Err(End::Left("client close request")),
+                request::Step::Pins => {
+                    if self.allow_pin() {
+                        continue;
+                    }
+                    self.blocked = true;
+                    return Ok(at);
+                }
+                request::Step::Terminate => {
+                    self.leaving = server.state.pipeline.awaits_ready();
+                    if self.leaving {
+                        return Ok(input.len());
+                    }
+                    return Err(End::Left("client close request"));
+                }
             }
         }
         Ok(at)
+    }
+
+    /// Whether the client may go on with a request that will tie it to its server. If not, it waits for its
+    /// permit, without a server unless a transaction is open.
+    fn allow_pin(&mut self) -> bool {
+        let for_session = self.mode == PoolMode::Session;
+        let never = !for_session && self.pool.spec.load().max_pinned == 0;
+        if !never && !for_session && self.pin.is_none() {
+            let permit = self.pool.try_pin();
+            self.pin = Some(Box::new(permit.map_or_else(|| Pin::Waiting(Box::pin(self.pool.pin())), Pin::Held)));
+        }
+        let waits = self.waits_for_pin();
+        let Work::Active(active) = &mut self.work else { return false };
+        let Some(server) = active.lease.server() else { return false };
+        if never {
+            server.state.keeping = Keeping::Never;
+        } else if for_session || !waits {
+            server.state.keeping = Keeping::Allowed;
+        } else {
+            if server.state.pipeline.is_idle() && server.is_at_boundary() {
+                self.give_back();
+                *self.shared().cancel.lock() = CancelSlot::Waiting;
+                self.set_phase(Phase::Waiting, Instant::now());
+            }
+            return false;
+        }
+        true
+    }
+
+    /// Looks whether the permit that the client waits for has come: then it goes on.
+    fn poll_pin(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), End>> {
+        let Some(Pin::Waiting(permit)) = self.pin.as_deref_mut() else { return Poll::Pending };
+        match ready!(permit.as_mut().poll(cx)) {
+            Ok(permit) => {
+                self.pin = Some(Box::new(Pin::Held(permit)));
+                self.blocked = false;
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+
+    fn waits_for_pin(&self) -> bool {
+        self.pin.as_deref().is_some_and(|pin| matches!(pin, Pin::Waiting(_)))
     }
 
     /// Gets a server or a place in the queue for one.
@@ -350,7 +441,8 @@ impl Relay {
         let pool = context.pools.get(self.shared().database.as_str(), &config);
         let Some(pool) = pool.filter(|p| !p.is_retired()) else { return Err(pool_gone(&self.pool).into()) };
         let credentials = self.user.credentials.lock().clone();
-        self.user = pool.user(&self.user.name, credentials);
+        let share = config.user_share(&self.user.name);
+        self.user = pool.user(&self.user.name, credentials, share);
         let settings = pool.tables.settings.intern((*self.state.settings).clone());
         self.state.set_settings(settings, &pool.tables.settings);
         self.pool = pool;
@@ -360,7 +452,9 @@ impl Relay {
     /// Begins to use a server: the client's settings go ahead of its request where the server's differ.
     fn activate(&mut self, mut lease: Lease, now: Instant, input: &[u8], out: &mut Outputs) {
         let Some(server) = lease.server() else { return };
+        server.state.keeping = Keeping::Unasked;
         let shared = Arc::clone(&server.shared);
+        shared.counters.assignments.add(1);
         let mut slot = CancelSlot::Running(Arc::clone(&shared));
         if !Arc::ptr_eq(&server.state.settings, &self.state.settings) {
             let sql = server.state.settings.replay(&self.state.settings);
@@ -381,7 +475,7 @@ impl Relay {
 
     fn poll_waiting(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
         let Work::Waiting(waiting) = &mut self.work else { return Poll::Ready(Ok(())) };
-        if let Poll::Ready(granted) = Pin::new(&mut waiting.granted).poll(cx) {
+        if let Poll::Ready(granted) = std::pin::Pin::new(&mut waiting.granted).poll(cx) {
             let since = waiting.since;
             let lease = match granted {
                 Ok(Ok(lease)) => lease,
@@ -394,12 +488,17 @@ impl Relay {
             };
             return Poll::Ready(self.granted(cx, lease, since, &mut scratch.out));
         }
-        // One who leaves while waiting is noticed, and what is sent ahead is kept, within bounds.
+        self.poll_ahead(cx, scratch)
+    }
+
+    /// Reads from a client whose messages can't be taken yet: one who leaves is noticed, and what is sent ahead is
+    /// kept, within bounds.
+    fn poll_ahead(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
         if self.carry.len() >= READ_AHEAD {
             return Poll::Pending;
         }
         match ready!(self.stream.poll_read_into(cx, &mut scratch.read)) {
-            Ok(0) | Err(_) => Poll::Ready(Err(End::Left("client gone while waiting for a server"))),
+            Ok(0) | Err(_) => Poll::Ready(Err(End::Left("client gone while waiting"))),
             Ok(n) => {
                 self.carry.extend_from_slice(&scratch.read[..n]);
                 Poll::Ready(Ok(()))
@@ -436,8 +535,17 @@ impl Relay {
     fn poll_active(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
         let Work::Active(active) = &mut self.work else { return Poll::Ready(Ok(())) };
         let mut progress = active.flush(cx);
-        if active.can_take() && !self.blocked {
-            match self.poll_client(cx, scratch) {
+        if self.waits_for_pin() {
+            match self.poll_pin(cx) {
+                Poll::Ready(Ok(())) => progress = true,
+                Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
+                Poll::Pending => {}
+            }
+        }
+        let Work::Active(active) = &mut self.work else { return Poll::Ready(Ok(())) };
+        if active.can_take() && !self.leaving {
+            let taken = if self.blocked { self.poll_ahead(cx, scratch) } else { self.poll_client(cx, scratch) };
+            match taken {
                 Poll::Ready(Ok(())) => progress = true,
                 Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
                 Poll::Pending => {}
@@ -496,6 +604,8 @@ impl Relay {
         let at = match taken {
             Ok(at) => at,
             Err(error) => {
+                // It may look idle, but has said what nobody asked for.
+                active.broken = true;
                 // What came before goes out, in front of the reason for the end.
                 self.out.push(out.to_client.bytes(input));
                 return Err(End::Error(error));
@@ -507,8 +617,19 @@ impl Relay {
         }
         active.fatal |= events.fatal;
         self.note(events);
-        self.release_if_free()?;
-        self.send_to_client(cx, out.to_client.bytes(input))
+        self.release_if_free(cx)?;
+        let sent = self.send_to_client(cx, out.to_client.bytes(input));
+        if self.leaving { self.leave_when_answered() } else { sent }
+    }
+
+    /// Ends the session of one who has said goodbye once nothing that was asked is unanswered. Whether anybody
+    /// still reads the answers doesn't matter.
+    fn leave_when_answered(&mut self) -> Result<(), End> {
+        let Work::Active(active) = &mut self.work else { return Err(End::Left("client close request")) };
+        match active.lease.server() {
+            Some(server) if server.state.pipeline.awaits_ready() => Ok(()),
+            _ => Err(End::Left("client close request")),
+        }
     }
 
     fn note(&mut self, events: Events) {
@@ -530,10 +651,13 @@ impl Relay {
         let counters = &server.shared.counters;
         counters.queries.add(events.queries.into());
         counters.transactions.add(events.transactions.into());
+        counters.take(&mut server.state.counts);
+        server.shared.note_prepared(server.state.statements.len());
+        self.registered.shared.note_prepared(self.state.statements.named.len());
     }
 
     /// Gives the server back when nothing ties the client to it.
-    fn release_if_free(&mut self) -> Result<(), End> {
+    fn release_if_free(&mut self, cx: &mut TaskContext<'_>) -> Result<(), End> {
         let Work::Active(active) = &mut self.work else { return Ok(()) };
         let Some(server) = active.lease.server() else { return Ok(()) };
         let pipeline = &server.state.pipeline;
@@ -546,16 +670,41 @@ impl Relay {
             let text = "transaction blocks not allowed in statement pooling mode";
             return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).hint("See pool_mode.").into());
         }
-        if free && self.mode != PoolMode::Session {
-            self.give_back();
-        } else if let Some(since) = active.query_since.take() {
-            // A query of a longer transaction, or of a session, has ended.
-            let now = Instant::now();
-            add_time(&server.shared.counters.query_time, since, now);
-            let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
-            self.set_phase(phase, now);
+        let parting = if free && self.mode != PoolMode::Session {
+            if !server.state.left().is_empty() && self.pool.spec.load().max_pinned == 0 {
+                server.state.keeping = Keeping::Never;
+            }
+            server.state.parting()
+        } else {
+            Parting::Pinned
+        };
+        match parting {
+            Parting::Free => self.give_back(),
+            Parting::Ask(sql) => self.ask(cx, &sql),
+            Parting::Pinned => self.rest(in_block),
         }
         Ok(())
+    }
+
+    /// Asks the server what ties the client to it. A cancel meanwhile isn't meant for this question.
+    fn ask(&mut self, cx: &mut TaskContext<'_>, sql: &str) {
+        let Work::Active(active) = &mut self.work else { return };
+        let Some(server) = active.lease.server().map(|s| Arc::clone(&s.shared)) else { return };
+        *self.registered.shared.cancel.lock() = CancelSlot::Replaying { server, wanted: false };
+        let mut message = Vec::new();
+        frontend::put_query(&mut message, sql.as_bytes());
+        active.send(cx, &message);
+    }
+
+    /// A query has ended and the client keeps the server.
+    fn rest(&mut self, in_block: bool) {
+        let Work::Active(active) = &mut self.work else { return };
+        let Some(since) = active.query_since.take() else { return };
+        let Some(server) = active.lease.server() else { return };
+        let now = Instant::now();
+        add_time(&server.shared.counters.query_time, since, now);
+        let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
+        self.set_phase(phase, now);
     }
 
     fn give_back(&mut self) {
@@ -567,6 +716,9 @@ impl Relay {
             if let Some(since) = active.query_since {
                 add_time(&counters.query_time, since, now);
             }
+        }
+        if !self.waits_for_pin() {
+            self.pin = None;
         }
         *self.shared().cancel.lock() = CancelSlot::Idle;
         self.set_phase(Phase::Idle, now);
@@ -595,7 +747,7 @@ impl Relay {
             Work::Active(active) => active.lease.server().is_some_and(|s| s.state.pipeline.is_answered()),
             _ => true,
         };
-        let idle = !matches!(self.work, Work::Active(_)) || (self.mode == PoolMode::Session && self.is_idle_session());
+        let idle = self.is_idle_session();
         let due = orders & order::END_NOW != 0
             || (orders & order::END_IDLE != 0 && idle)
             || (orders & order::END_QUERY != 0 && answered);
@@ -604,7 +756,7 @@ impl Relay {
         }
         if orders & order::CANCEL_WAIT != 0 {
             self.shared().clear_order(order::CANCEL_WAIT);
-            if matches!(self.work, Work::Waiting(_)) {
+            if matches!(self.work, Work::Waiting(_)) || (matches!(self.work, Work::Idle) && self.waits_for_pin()) {
                 self.cancel_wait();
             }
         }
@@ -621,6 +773,7 @@ impl Relay {
     /// The query that waits for a server was cancelled: it fails as it would have on a server.
     fn cancel_wait(&mut self) {
         self.work = Work::Idle;
+        self.pin = None;
         *self.shared().cancel.lock() = CancelSlot::Idle;
         self.set_phase(Phase::Idle, Instant::now());
         let error = ClientError::error(SqlState::QUERY_CANCELED, "canceling statement due to user request")
@@ -666,7 +819,7 @@ impl Relay {
         let usable = server.is_at_boundary() && server.state.pipeline.is_answered() && !server.state.pipeline.is_open();
         if usable && self.remainder.bytes == 0 && !active.broken && !active.fatal {
             if self.mode == PoolMode::Session {
-                server.state.note_taint(Some(Taint::Session));
+                server.state.touched |= Taint::Session;
             }
             drop(active);
         } else if active.broken || active.fatal || server.state.pipeline.is_answered() {
@@ -677,6 +830,20 @@ impl Relay {
         }
         mid_message
     }
+}
+
+/// Too many requests are in flight. Gives the replies that are due in the server's place, and says whether that
+/// wasn't enough: then the server is asked not to keep back what it has answered, as it may until Sync or Flush.
+fn is_crowded(server: &mut Server, input: &[u8], out: &mut Outputs) -> bool {
+    let pipeline = &mut server.state.pipeline;
+    while let Some(message) = pipeline.next_insert() {
+        backend::put_empty(&mut out.own, message);
+    }
+    let crowded = pipeline.len() >= MOST_REQUESTS;
+    if crowded && pipeline.is_open() {
+        frontend::put_empty(out.to_server.own(input), frontend::tag::FLUSH);
+    }
+    crowded
 }
 
 fn take_server_messages(
@@ -720,7 +887,7 @@ fn pool_gone(pool: &Pool) -> ClientError {
     ClientError::fatal(SqlState::ADMIN_SHUTDOWN, format!("database \"{}\" was removed", pool.name))
 }
 
-fn add_time(counter: &crate::server::Counter, since: Instant, now: Instant) {
+fn add_time(counter: &crate::stats::Counter, since: Instant, now: Instant) {
     let micros = now.saturating_duration_since(since).as_micros();
     counter.add(u64::try_from(micros).unwrap_or(u64::MAX));
 }
@@ -783,7 +950,7 @@ impl Active {
 impl Future for Relay {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let relay = self.get_mut();
         relay.shared().wake_with(cx.waker());
         let end = ready!(SCRATCH.with_borrow_mut(|scratch| relay.poll_run(cx, scratch)));
@@ -802,4 +969,17 @@ pub fn spawn(session: Session) {
             tokio::spawn(super::login::last_words(stream, out.pending().to_vec()));
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_client_is_small() {
+        // The task's future is the relay and little more; buffers belong to the worker thread.
+        let (relay, shared) = (size_of::<Relay>(), size_of::<ClientShared>());
+        assert!(relay <= 288, "a Relay has {relay} bytes");
+        assert!(shared <= 352, "a ClientShared has {shared} bytes");
+    }
 }

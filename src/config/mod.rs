@@ -3,13 +3,62 @@
 //! A [`Config`] can't be invalid: every value is typed, in range and consistent with the others. Files
 //! (`.toml`, `.ini`) become one through the submodules, which report ALL errors with their key path.
 //! No I/O beyond reading the named files, no clock.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `toml_file`, `ini`, `url` | a text to its keys and values, in the order of the file: `document` |
+//! | `userlist` | PgBouncer's `auth_file` |
+//! | `settings`, `sections` | the table of every setting: name, kind, default, meaning |
+//! | `foreign` | PgBouncer's settings that have no effect here, or are refused |
+//! | `kind`, `field`, `time` | values: from a file, to a typed field, and back to text |
+//! | `build`, `check` | keys and values to a [`Config`], and what must hold between settings |
+//! | `write` | a [`Config`] to TOML, and to the rows of SHOW CONFIG |
+//! | `report` | errors and warnings with their place |
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+mod build;
+mod check;
+mod document;
+mod field;
+mod foreign;
+mod ini;
+mod kind;
+mod report;
+mod sections;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod time;
+mod toml_file;
+mod url;
+mod userlist;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::names::{DatabaseName, UserName};
+
+pub use report::{ConfigError, ConfigErrors};
+
+use report::{KeyPath, Report};
+
+/// A pool without a size of its own (PgBouncer's 0, `"unlimited"` in TOML).
+pub const UNLIMITED: u32 = u32::MAX;
+
+/// The databases of the admin console, which can't be configured.
+const RESERVED_DATABASES: [&str; 2] = ["pgbouncer", "carpool"];
+
+/// What a configuration was written in. The two have different defaults.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Format {
+    /// Carpool's own.
+    #[default]
+    Toml,
+    /// PgBouncer's.
+    Ini,
+}
 
 /// When a server connection goes back to the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -21,6 +70,21 @@ pub enum PoolMode {
     Transaction,
     /// After each statement; transaction blocks are refused.
     Statement,
+}
+
+impl PoolMode {
+    /// All modes.
+    pub const ALL: [Self; 3] = [Self::Session, Self::Transaction, Self::Statement];
+
+    /// The word of the configuration and of SHOW.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Transaction => "transaction",
+            Self::Statement => "statement",
+        }
+    }
 }
 
 /// How clients prove who they are (`auth_type`).
@@ -36,6 +100,26 @@ pub enum AuthType {
     Md5,
     /// SCRAM-SHA-256.
     ScramSha256,
+}
+
+impl AuthType {
+    /// All types.
+    pub const ALL: [Self; 5] = [Self::Trust, Self::Any, Self::Plain, Self::Md5, Self::ScramSha256];
+
+    /// PgBouncer's types that are not here.
+    const NOT_SUPPORTED: &[&str] = &["cert", "hba", "ldap", "pam", "peer"];
+
+    /// The word of the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trust => "trust",
+            Self::Any => "any",
+            Self::Plain => "plain",
+            Self::Md5 => "md5",
+            Self::ScramSha256 => "scram-sha-256",
+        }
+    }
 }
 
 /// A secret as the configuration holds it. `Debug` never shows the value.
@@ -62,8 +146,8 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// The whole configuration.
-#[derive(Clone, PartialEq, Debug)]
+/// The whole configuration. Two are equal when they say the same, however they were written.
+#[derive(Clone, Debug, Default)]
 pub struct Config {
     /// Global settings.
     pub pooler: Pooler,
@@ -73,6 +157,21 @@ pub struct Config {
     pub fallback: Option<Database>,
     /// `[users.NAME]` merged with the users of `auth_file` (a `[users]` entry wins, setting by setting).
     pub users: BTreeMap<UserName, User>,
+    /// The users whose password is the one in `auth_file`.
+    pub auth_file_users: BTreeSet<UserName>,
+    /// What the file asks for without effect, and what looks wrong; to be logged at start and on reload.
+    pub warnings: Vec<String>,
+    /// What it was read from.
+    pub format: Format,
+}
+
+impl PartialEq for Config {
+    fn eq(&self, other: &Self) -> bool {
+        self.pooler == other.pooler
+            && self.databases == other.databases
+            && self.fallback == other.fallback
+            && self.users == other.users
+    }
 }
 
 /// Global settings; names and meanings are PgBouncer's unless noted. A zero `Duration` means "off".
@@ -102,6 +201,12 @@ pub struct Pooler {
     pub max_concurrent_logins: u32,
     /// Client connections in total.
     pub max_client_conn: u32,
+    /// Default of a database's `max_client_connections`; 0: no limit.
+    pub max_db_client_connections: u32,
+    /// Default of a user's `max_client_connections`; 0: no limit.
+    pub max_user_client_connections: u32,
+    /// Default of a user's `max_user_connections`; 0: no limit.
+    pub max_user_connections: u32,
     /// How clients log in.
     pub auth_type: AuthType,
     /// PgBouncer's userlist file (already merged into `Config::users`).
@@ -118,7 +223,7 @@ pub struct Pooler {
     pub server_connect_timeout: Duration,
     /// The longest pause between attempts after failed logins (backoff grows up to it).
     pub server_login_retry: Duration,
-    /// Query that checks an idle server before reuse; empty: a bare Sync.
+    /// Query that checks an idle server before reuse; empty (PgBouncer's `<empty>`): a bare Sync.
     pub server_check_query: String,
     /// Check a server idle for longer than this before reuse.
     pub server_check_delay: Duration,
@@ -206,6 +311,9 @@ pub struct Database {
     pub min_pool_size: u32,
     /// Cap of one user's share; `None`: the whole pool.
     pub user_pool_size: Option<u32>,
+    /// Servers that clients may keep between transactions for session state that can't be moved; 0: none, such
+    /// state ends with the transaction.
+    pub max_pinned: u32,
     /// Overrides the global mode.
     pub pool_mode: Option<PoolMode>,
     /// Client connections to this database; 0: no limit.
@@ -261,6 +369,9 @@ impl Default for Pooler {
             min_pool_size: 0,
             max_concurrent_logins: 4,
             max_client_conn: 10_000,
+            max_db_client_connections: 0,
+            max_user_client_connections: 0,
+            max_user_connections: 0,
             auth_type: AuthType::ScramSha256,
             auth_file: None,
             admin_users: Vec::new(),
@@ -314,6 +425,7 @@ impl Default for Database {
             pool_size: 25,
             min_pool_size: 0,
             user_pool_size: None,
+            max_pinned: 20,
             pool_mode: None,
             max_client_connections: 0,
             server_lifetime: None,
@@ -325,6 +437,44 @@ impl Default for Database {
 }
 
 impl Config {
+    /// Reads a configuration file: `.toml`, or PgBouncer's `.ini`. Relative paths in it start from the working
+    /// directory, as PgBouncer's do.
+    ///
+    /// # Errors
+    /// All that is wrong with it, each with its place.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let mut report = Report::new(path);
+        let (document, format) = match path.extension().and_then(|e| e.to_str()) {
+            Some("toml") => (toml_file::load(path, &mut report), Format::Toml),
+            Some("ini") => (ini::load(path, &mut report), Format::Ini),
+            _ => {
+                report.error(&KeyPath::default(), "the name of a configuration ends in .toml or .ini");
+                (None, Format::Toml)
+            }
+        };
+        let Some(document) = document else { return Err(report.into_errors()) };
+        build::build(document, format, report)
+    }
+
+    /// One database, from a `postgres://` URL as libpq takes it, with every default. Clients use the name of the
+    /// database and the user of the URL.
+    ///
+    /// # Errors
+    /// All that is wrong with it. The text never has the URL, which holds a password.
+    pub fn from_database_url(url: &str) -> Result<Self, ConfigErrors> {
+        url::load(url)
+    }
+
+    /// A server user's own cap of servers in one pool, if it has one. `max_user_connections` counts as one: it
+    /// is kept in each pool, not over all of them.
+    #[must_use]
+    pub fn user_share(&self, name: &UserName) -> Option<u32> {
+        let user = self.users.get(name);
+        let most = user.map_or(self.pooler.max_user_connections, |u| u.max_user_connections);
+        let caps = [user.and_then(|u| u.pool_size), (most > 0).then_some(most)];
+        caps.into_iter().flatten().min()
+    }
+
     /// What the configuration says of the database that clients call `name`: its own entry, else the `*`
     /// fallback (then `true`).
     #[must_use]
@@ -333,9 +483,6 @@ impl Config {
         own.or_else(|| self.fallback.as_ref().map(|database| (database, true)))
     }
 }
-
-mod stub;
-pub use stub::ConfigErrors;
 
 /// One global setting as SHOW CONFIG gives it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -348,4 +495,6 @@ pub struct Entry {
     pub default: String,
     /// Whether a reload can change it.
     pub changeable: bool,
+    /// What it does, in one line.
+    pub doc: &'static str,
 }

@@ -79,6 +79,18 @@ pub fn open_all(pooler: &Pooler) -> io::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
+/// Opens the listening socket for HTTP, if the settings ask for one.
+///
+/// # Errors
+/// The system's, with the address in the text.
+pub fn open_http(pooler: &Pooler) -> io::Result<Option<TcpListener>> {
+    let (name, Some(port)) = (&pooler.http_addr, pooler.http_port) else { return Ok(None) };
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {name}:{port} for HTTP: {e}"));
+    let first = resolve(name, port).map_err(named)?.into_iter().next();
+    let addr = first.ok_or_else(|| named(io::ErrorKind::AddrNotAvailable.into()))?;
+    open_tcp(addr, pooler).map(Some).map_err(named)
+}
+
 fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if name == "*" {
         // One socket for both families; without IPv6 on this host, IPv4 alone.

@@ -11,7 +11,8 @@ use super::queue::UserIndex;
 use super::spec::Spec;
 use super::{Pool, PoolUser, Pooled, Welcome};
 use crate::auth::ServerCredentials;
-use crate::protocol::Taint;
+use crate::net::stream::IdleState;
+use crate::protocol::session::Taint;
 use crate::server::connect::{self, LoggedIn, Login, LoginError};
 use crate::server::{QueryError, Server};
 
@@ -81,7 +82,11 @@ pub(super) fn tidy(pooled: Box<Pooled>) {
             }
             tokio::time::sleep(CANCEL_POLL).await;
         }
-        let lasting = pooled.server.state.taint == Some(Taint::Lasting);
+        if pooled.server.shared.doomed.load(Ordering::Acquire) {
+            info!(server = %pooled.server.shared.id, "closing because: a cancel request for it may still come");
+            return;
+        }
+        let lasting = pooled.server.state.left().has(Taint::Lasting);
         if lasting || !pooled.server.is_at_boundary() || !pooled.server.state.pipeline.is_answered() {
             return;
         }
@@ -91,20 +96,19 @@ pub(super) fn tidy(pooled: Box<Pooled>) {
             warn!(server = %pooled.server.shared.id, database = %pool.name, "closing because: reset query failed: {error}");
             return;
         }
-        if let Some(pooled) = lost.0.take() {
-            Pool::offer(pooled, Instant::now(), false);
-        }
+        lost.offer();
     });
 }
 
 async fn restore(server: &mut Server, spec: &Spec, pool: &Pool) -> Result<(), QueryError> {
     let settings = &pool.tables.settings;
     server.rollback(settings, TIDY_TIMEOUT).await?;
-    let taint = server.state.taint;
-    if taint.is_none() && !spec.reset_always {
+    let left = server.state.left();
+    if left.is_empty() && !spec.reset_always {
         return Ok(());
     }
-    debug!(server = %server.shared.id, "reset because {}", taint.map_or("server_reset_query_always", |t| t.as_str()));
+    let why = left.first().map_or("server_reset_query_always", Taint::as_str);
+    debug!(server = %server.shared.id, "reset because of: {why}");
     // DISCARD ALL where the configuration names no query: nothing may leak.
     let sql = if spec.reset_query.is_empty() { "DISCARD ALL" } else { &spec.reset_query };
     server.reset(sql, settings, TIDY_TIMEOUT).await
@@ -112,6 +116,21 @@ async fn restore(server: &mut Server, spec: &Spec, pool: &Pool) -> Result<(), Qu
 
 /// Closes the server when dropped.
 struct Abandoned(Option<Box<Pooled>>);
+
+impl Abandoned {
+    /// Hands the server on, unless it has said something unasked behind its last answer, as one does that was
+    /// terminated meanwhile: a waiting client would get it without a further look.
+    fn offer(mut self) {
+        let fit = |pooled: &mut Box<Pooled>| {
+            pooled.server.is_at_boundary() && pooled.server.stream.idle_state() == IdleState::Quiet
+        };
+        if self.0.as_mut().is_some_and(fit) {
+            if let Some(pooled) = self.0.take() {
+                Pool::offer(pooled, Instant::now(), false);
+            }
+        }
+    }
+}
 
 impl Drop for Abandoned {
     fn drop(&mut self) {
@@ -131,9 +150,7 @@ pub(super) fn check(pooled: Box<Pooled>) {
             info!(server = %pooled.server.shared.id, database = %pool.name, "closing because: server check failed: {error}");
             return;
         }
-        if let Some(pooled) = lost.0.take() {
-            Pool::offer(pooled, Instant::now(), false);
-        }
+        lost.offer();
     });
 }
 
@@ -231,7 +248,7 @@ impl Pool {
     fn forget_server(&self, server: &crate::server::Server) {
         let mut servers = self.servers.lock();
         if servers.remove(&server.shared.id).is_some() {
-            self.past.lock().count(&server.shared);
+            self.past.lock().count(&server.shared.counters);
         }
     }
 }

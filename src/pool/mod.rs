@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::auth::ServerCredentials;
 use crate::error::{ClientError, SqlState};
@@ -26,6 +26,7 @@ use crate::protocol::request::Tables;
 use crate::protocol::settings::Settings;
 use crate::server::connect::LoginError;
 use crate::server::{Holder, Server, ServerShared};
+use crate::stats::Totals;
 use queue::{Counts, Plan, Queue, Released, UserIndex, Waiter};
 use spec::Spec;
 
@@ -112,8 +113,11 @@ pub struct PoolUser {
     /// What its servers said at their login, from the first one on.
     pub welcome: ArcSwapOption<Welcome>,
     /// What startup parameters, as clients spell them, come to.
-    canonical: Mutex<HashMap<Vec<(String, String)>, Arc<Settings>>>,
+    canonical: Mutex<Canonical>,
 }
+
+/// Startup parameters as given, and the settings that they come to.
+type Canonical = HashMap<Vec<(String, String)>, Arc<Settings>>;
 
 /// The bound of [`PoolUser::canonical`].
 const CANONICAL_LIMIT: usize = 1024;
@@ -132,56 +136,6 @@ struct Backoff {
     last: Option<Arc<LoginError>>,
 }
 
-/// Sums of a pool for SHOW STATS; times in microseconds.
-#[expect(missing_docs, reason = "named as in server::Counters")]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    pub transactions: u64,
-    pub queries: u64,
-    pub received: u64,
-    pub sent: u64,
-    pub transaction_time: u64,
-    pub query_time: u64,
-    pub wait_time: u64,
-    pub client_parses: u64,
-    pub binds: u64,
-    pub server_logins: u64,
-}
-
-impl Totals {
-    fn count(&mut self, server: &ServerShared) {
-        let c = &server.counters;
-        self.transactions += c.transactions.get();
-        self.queries += c.queries.get();
-        self.received += c.received.get();
-        self.sent += c.sent.get();
-        self.transaction_time += c.transaction_time.get();
-        self.query_time += c.query_time.get();
-        self.wait_time += c.wait_time.get();
-        self.client_parses += c.client_parses.get();
-        self.binds += c.binds.get();
-    }
-}
-
-impl std::ops::Add for Totals {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            transactions: self.transactions + other.transactions,
-            queries: self.queries + other.queries,
-            received: self.received + other.received,
-            sent: self.sent + other.sent,
-            transaction_time: self.transaction_time + other.transaction_time,
-            query_time: self.query_time + other.query_time,
-            wait_time: self.wait_time + other.wait_time,
-            client_parses: self.client_parses + other.client_parses,
-            binds: self.binds + other.binds,
-            server_logins: self.server_logins + other.server_logins,
-        }
-    }
-}
-
 /// The servers of one database.
 #[derive(Debug)]
 pub struct Pool {
@@ -197,6 +151,8 @@ pub struct Pool {
     servers: Mutex<HashMap<ServerId, Arc<ServerShared>>>,
     past: Mutex<Totals>,
     retired: AtomicBool,
+    /// One permit for each server that may be pinned.
+    pins: Arc<Semaphore>,
 }
 
 /// What [`Pool::checkout`] gives.
@@ -216,6 +172,7 @@ impl Pool {
             name,
             tables: Tables::default(),
             queue: Mutex::new(Queue::new(spec.limits)),
+            pins: Arc::new(Semaphore::new(spec.max_pinned as usize)),
             spec: ArcSwap::from_pointee(spec),
             users: Mutex::default(),
             backoff: Mutex::default(),
@@ -225,15 +182,16 @@ impl Pool {
         })
     }
 
-    /// The pool's user `name`, made on first use. Credentials given here are the newest ones and replace what
-    /// was known.
-    pub fn user(&self, name: &UserName, credentials: ServerCredentials) -> Arc<PoolUser> {
+    /// The pool's user `name`, made on first use. Credentials and `share` (the user's own cap of servers) given
+    /// here are the newest ones and replace what was known.
+    pub fn user(&self, name: &UserName, credentials: ServerCredentials, share: Option<u32>) -> Arc<PoolUser> {
         let mut users = self.users.lock();
         if let Some(user) = users.by_name.get(name) {
             user.renew(credentials);
+            self.queue.lock().set_user_limit(user.index, share);
             return Arc::clone(user);
         }
-        let index = self.queue.lock().add_user(None);
+        let index = self.queue.lock().add_user(share);
         let user = Arc::new(PoolUser {
             name: name.clone(),
             index,
@@ -274,7 +232,9 @@ impl Pool {
         *pooled.server.shared.holder.lock() = None;
         let server = &pooled.server;
         let worn_out = server.expires.is_some_and(|at| at <= now) || pooled.pool.retired.load(Ordering::Relaxed);
-        if server.shared.cancels.load(Ordering::Acquire) > 0 {
+        // Who cancels marks a doomed server before it takes its count back, so in this order nothing is missed.
+        let awaits_cancel = server.shared.cancels.load(Ordering::Acquire) > 0;
+        if awaits_cancel || server.shared.doomed.load(Ordering::Acquire) {
             background::tidy(pooled);
         } else if server.is_clean() && !worn_out && !pooled.pool.spec.load().reset_always {
             Self::offer(pooled, now, false);
@@ -306,6 +266,33 @@ impl Pool {
             Released::Surplus(pooled) => {
                 drop(queue);
                 background::close(pooled, background::Slot::Closing);
+            }
+        }
+    }
+
+    /// The permit to keep a server between transactions, if one is free.
+    #[must_use]
+    pub fn try_pin(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.pins).try_acquire_owned().ok()
+    }
+
+    /// Waits for the permit to keep a server between transactions.
+    ///
+    /// # Errors
+    /// What the client is told when it has waited for `query_wait_timeout`.
+    pub fn pin(&self) -> impl Future<Output = Result<OwnedSemaphorePermit, ClientError>> + Send + 'static {
+        let (pins, limit) = (Arc::clone(&self.pins), self.spec.load().wait_timeout);
+        let limit = if limit.is_zero() { Duration::MAX } else { limit };
+        let name = self.name.clone();
+        async move {
+            match tokio::time::timeout(limit, pins.acquire_owned()).await {
+                Ok(Ok(permit)) => Ok(permit),
+                _ => Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout")
+                    .detail(format!(
+                        "The request would keep a server connection of database \"{name}\" between transactions, \
+                         and others keep as many as may be kept."
+                    ))
+                    .hint("See max_pinned and query_wait_timeout; SHOW SERVERS says who has one.")),
             }
         }
     }
@@ -342,12 +329,12 @@ impl Pool {
             }
         }
         let retired = self.retired.load(Ordering::Relaxed);
-        let expired = |pooled: &Box<Pooled>, since: Instant| {
+        let expired = |pooled: &Pooled, since: Instant| {
             let idle = !spec.idle_timeout.is_zero() && now.duration_since(since) > spec.idle_timeout;
             idle || retired || pooled.server.expires.is_some_and(|at| at <= now)
         };
         let keep = if retired { 0 } else { spec.min_size };
-        let expired = self.queue.lock().take_expired(keep, expired);
+        let expired = self.queue.lock().take_expired(keep, |pooled, since| expired(pooled, since));
         for (_, pooled) in expired {
             background::close(pooled, background::Slot::Closing);
         }
@@ -378,7 +365,7 @@ impl Pool {
     #[must_use]
     pub fn why_waiting(&self, now: Instant) -> String {
         let mut holders: Vec<_> =
-            self.servers.lock().values().filter_map(|s| Some((s.holder.lock().clone()?, s.id))).collect();
+            self.servers.lock().values().filter_map(|s| Some((s.holder.lock().clone()?, s.user.clone()))).collect();
         if let (true, Some(error)) = (holders.is_empty(), &self.backoff.lock().last) {
             return format!("The last login failed: {error}.");
         }
@@ -387,7 +374,10 @@ impl Pool {
         let longest: Vec<_> = holders
             .iter()
             .take(3)
-            .map(|(h, _)| format!("{} for {:.1} s", h.client, now.saturating_duration_since(h.since).as_secs_f64()))
+            .map(|(holder, user)| {
+                let held = now.saturating_duration_since(holder.since).as_secs_f64();
+                format!("{} (user \"{user}\") for {held:.1} s", holder.client)
+            })
             .collect();
         format!("{} of {size} are in use, longest by: {}.", holders.len(), longest.join(", "))
     }
@@ -411,6 +401,10 @@ impl Pool {
     /// Takes over a changed configuration.
     pub fn reconfigure(self: &Arc<Self>, spec: Spec) {
         self.queue.lock().set_limits(spec.limits);
+        let (old, new) = (self.spec.load().max_pinned as usize, spec.max_pinned as usize);
+        self.pins.add_permits(new.saturating_sub(old));
+        // Those in use can't be taken back; the rest of the difference stays until the next change.
+        self.pins.forget_permits(old.saturating_sub(new));
         self.spec.store(Arc::new(spec));
         self.pump();
     }
@@ -437,12 +431,23 @@ impl Pool {
         servers
     }
 
+    /// Its idle servers, and since when they are.
+    #[must_use]
+    pub fn idle_servers(&self) -> HashMap<ServerId, Instant> {
+        self.queue.lock().idle().map(|(pooled, since)| (pooled.server.shared.id, since)).collect()
+    }
+
+    /// Counts a client that has logged in.
+    pub fn count_client_login(&self) {
+        self.past.lock().client_logins += 1;
+    }
+
     /// Its statistics since the start.
     #[must_use]
     pub fn totals(&self) -> Totals {
         let servers = self.servers.lock();
         let mut totals = *self.past.lock();
-        servers.values().for_each(|s| totals.count(s));
+        servers.values().for_each(|s| totals.count(&s.counters));
         totals
     }
 

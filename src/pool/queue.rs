@@ -67,12 +67,23 @@ struct User<S, W> {
     waiting: VecDeque<Waiting<W>>,
     slots: u32,
     logins: u32,
-    limit: u32,
+    closing: u32,
+    limit: Option<u32>,
 }
 
 impl<S, W: Waiter> User<S, W> {
-    fn unmet(&self) -> usize {
-        self.waiting.len().saturating_sub(self.logins as usize)
+    /// Those waiting for whom no login is under way.
+    fn unmet(&self) -> u32 {
+        u32::try_from(self.waiting.len()).unwrap_or(u32::MAX).saturating_sub(self.logins)
+    }
+
+    /// Slots that it keeps.
+    const fn held(&self) -> u32 {
+        self.slots - self.closing
+    }
+
+    fn first(&self) -> Option<u64> {
+        self.waiting.front().map(|w| w.number)
     }
 
     fn is_active(&self) -> bool {
@@ -119,11 +130,22 @@ impl<S, W: Waiter> Queue<S, W> {
         Self { users: Vec::new(), limits, slots: 0, logins: 0, closing: 0, next_number: 0 }
     }
 
-    /// Adds a user; `limit` caps its slots below the pool's own cap.
+    /// Adds a user; `limit` caps its slots in place of the pool's cap for each user.
     pub fn add_user(&mut self, limit: Option<u32>) -> UserIndex {
-        let limit = limit.unwrap_or(u32::MAX);
-        self.users.push(User { idle: VecDeque::new(), waiting: VecDeque::new(), slots: 0, logins: 0, limit });
+        self.users.push(User {
+            idle: VecDeque::new(),
+            waiting: VecDeque::new(),
+            slots: 0,
+            logins: 0,
+            closing: 0,
+            limit,
+        });
         UserIndex(self.users.len() - 1)
+    }
+
+    /// Changes a user's own cap.
+    pub fn set_user_limit(&mut self, user: UserIndex, limit: Option<u32>) {
+        self.users[user.0].limit = limit;
     }
 
     /// Changes the bounds. Slots over a lower size are closed as they come free.
@@ -160,8 +182,10 @@ impl<S, W: Waiter> Queue<S, W> {
             self.login_ended(user);
         }
         self.users.iter_mut().for_each(User::drop_gone);
-        if self.slots > self.limits.size || self.must_yield(user) {
-            self.closing += 1;
+        // A new server first serves one who waited for it: were it given away at once, two users could go on
+        // trading a slot with nobody served.
+        if self.is_oversized() || (!login && self.must_yield(user)) {
+            self.begin_closing(user);
             return Released::Surplus(server);
         }
         let user = &mut self.users[user.0];
@@ -174,30 +198,41 @@ impl<S, W: Waiter> Queue<S, W> {
         }
     }
 
-    /// Whether a server of `user` must make room for another user's.
+    fn begin_closing(&mut self, user: UserIndex) {
+        self.closing += 1;
+        self.users[user.0].closing += 1;
+    }
+
+    /// An equal part of the slots for each user that has anything to do.
+    fn share(&self) -> u32 {
+        let active = self.users.iter().filter(|u| u.is_active()).count().max(1);
+        (self.limits.size / u32::try_from(active).unwrap_or(u32::MAX)).max(1)
+    }
+
+    /// How many slots a user lacks of its share.
+    fn lacks(&self, user: &User<S, W>, share: u32) -> u32 {
+        share.min(self.per_user(user)).saturating_sub(user.held()).min(user.unmet())
+    }
+
+    /// Whether a server of `user` must make room for another user's: when others lack some of their share, more
+    /// than the slots that are becoming free, and `user` has more than its share; or, with more users than
+    /// slots, when one that has none has waited for longer.
     fn must_yield(&self, user: UserIndex) -> bool {
         if self.users.len() == 1 || self.slots < self.limits.size {
             return false;
         }
-        let active = self.users.iter().filter(|u| u.is_active()).count().max(1);
-        let share = (self.limits.size / u32::try_from(active).unwrap_or(u32::MAX)).max(1);
+        let share = self.share();
         let giver = &self.users[user.0];
-        let first = giver.waiting.front().map(|w| w.number);
-        let unmet: usize = self.users.iter().map(User::unmet).sum();
-        if unmet <= self.closing as usize {
+        let others = || self.users.iter().enumerate().filter(|&(i, _)| i != user.0).map(|(_, other)| other);
+        if others().map(|other| self.lacks(other, share)).sum::<u32>() <= self.closing {
             return false;
         }
-        self.users.iter().enumerate().any(|(i, taker)| {
-            let older = taker.waiting.front().map(|w| w.number) < first || first.is_none();
-            i != user.0
-                && taker.unmet() > 0
-                && taker.slots < share.min(self.per_user(taker))
-                && (giver.slots > share || (taker.slots == 0 && older))
-        })
+        let is_older = |other: &User<S, W>| giver.first().is_none_or(|own| other.first().is_some_and(|n| n < own));
+        giver.held() > share || others().any(|o| o.held() == 0 && self.lacks(o, share) > 0 && is_older(o))
     }
 
     fn per_user(&self, user: &User<S, W>) -> u32 {
-        user.limit.min(self.limits.per_user)
+        user.limit.unwrap_or(self.limits.per_user)
     }
 
     fn login_ended(&mut self, user: UserIndex) {
@@ -219,6 +254,7 @@ impl<S, W: Waiter> Queue<S, W> {
     /// A server given out by [`Plan::Close`], [`Released::Surplus`] or [`Queue::take_expired`] has closed.
     pub fn closed(&mut self, user: UserIndex) {
         self.closing -= 1;
+        self.users[user.0].closing -= 1;
         self.free(user);
     }
 
@@ -234,15 +270,17 @@ impl<S, W: Waiter> Queue<S, W> {
             return None;
         }
         self.users.iter_mut().for_each(User::drop_gone);
-        let per_user = self.limits.per_user;
-        let wants = |u: &User<S, W>| u.unmet() > 0 && u.slots < u.limit.min(per_user);
-        let first = self.users.iter().enumerate().filter(|(_, u)| wants(u));
-        let (at, _) = first.min_by_key(|(_, u)| u.waiting.front().map(|w| w.number))?;
+        let share = self.share();
+        let wants = |u: &User<S, W>| u.unmet() > 0 && u.held() < self.per_user(u);
+        // Those below their share come first, then who has waited longest.
+        let order = |u: &User<S, W>| (self.lacks(u, share) == 0, u.first());
+        let takers = self.users.iter().enumerate().filter(|(_, u)| wants(u));
+        let (at, _) = takers.min_by_key(|(_, u)| order(u))?;
         if self.slots < self.limits.size {
             return Some(Plan::Login(self.begin_login(UserIndex(at))));
         }
-        let unmet: usize = self.users.iter().filter(|u| wants(u)).map(User::unmet).sum();
-        if unmet <= self.closing as usize {
+        let unmet: u32 = self.users.iter().filter(|u| wants(u)).map(User::unmet).sum();
+        if unmet <= self.closing {
             return None;
         }
         // Room is made by closing the server that has idled longest among other users'.
@@ -250,7 +288,7 @@ impl<S, W: Waiter> Queue<S, W> {
         let (giver, _) =
             others.filter_map(|(i, u)| Some((i, u.idle.front()?.since))).min_by_key(|&(_, since)| since)?;
         let idle = self.users[giver].idle.pop_front()?;
-        self.closing += 1;
+        self.begin_closing(UserIndex(giver));
         Some(Plan::Close(UserIndex(giver), idle.server))
     }
 
@@ -273,16 +311,22 @@ impl<S, W: Waiter> Queue<S, W> {
         free
     }
 
-    /// Takes the idle servers for which `expired` says so, longest idle first, leaving `keep` slots in the pool.
-    /// Each is to be closed and then reported by [`Queue::closed`].
+    /// More slots than there may be by now, without those becoming free.
+    const fn is_oversized(&self) -> bool {
+        self.slots - self.closing > self.limits.size
+    }
+
+    /// Takes the idle servers for which `expired` says so, longest idle first, leaving `keep` slots in the pool,
+    /// and those over the size. Each is to be closed and then reported by [`Queue::closed`].
     pub fn take_expired(&mut self, keep: u32, mut expired: impl FnMut(&S, Instant) -> bool) -> Vec<(UserIndex, S)> {
         let mut taken = Vec::new();
         for (at, user) in self.users.iter_mut().enumerate() {
             let mut kept = VecDeque::with_capacity(user.idle.len());
             for idle in user.idle.drain(..) {
-                let may_go = self.slots - self.closing > keep;
-                if may_go && expired(&idle.server, idle.since) {
+                let held = self.slots - self.closing;
+                if held > keep && (held > self.limits.size || expired(&idle.server, idle.since)) {
                     self.closing += 1;
+                    user.closing += 1;
                     taken.push((UserIndex(at), idle.server));
                 } else {
                     kept.push_back(idle);
@@ -319,6 +363,11 @@ impl<S, W: Waiter> Queue<S, W> {
     #[must_use]
     pub fn has_waiting(&self) -> bool {
         self.users.iter().any(|u| !u.waiting.is_empty())
+    }
+
+    /// All idle servers, and since when they are.
+    pub fn idle(&self) -> impl Iterator<Item = (&S, Instant)> {
+        self.users.iter().flat_map(|u| &u.idle).map(|idle| (&idle.server, idle.since))
     }
 
     /// The state of one user.

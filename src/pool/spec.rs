@@ -20,6 +20,8 @@ pub struct Spec {
     pub limits: Limits,
     /// Servers to keep.
     pub min_size: u32,
+    /// Servers that may be pinned at once; 0: none, see [`Database::max_pinned`].
+    pub max_pinned: u32,
     /// `query_wait_timeout`.
     pub wait_timeout: Duration,
     /// `server_connect_timeout`.
@@ -60,6 +62,7 @@ impl Spec {
                 logins: pooler.max_concurrent_logins.max(1),
             },
             min_size: database.min_pool_size.min(database.pool_size),
+            max_pinned: database.max_pinned.min(most_pinned(database.pool_size)),
             wait_timeout: database.query_wait_timeout.unwrap_or(pooler.query_wait_timeout),
             connect_timeout: pooler.server_connect_timeout,
             login_retry: pooler.server_login_retry,
@@ -74,4 +77,9 @@ impl Spec {
             cancel_timeout: pooler.cancel_wait_timeout,
         }
     }
+}
+
+/// Four fifths of a pool, so that clients without session state always get on; of a pool of one, that one.
+fn most_pinned(pool_size: u32) -> u32 {
+    u32::try_from(u64::from(pool_size) * 4 / 5).unwrap_or(pool_size).max(1)
 }

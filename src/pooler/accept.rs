@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use crate::admin::Admin;
 use crate::client::login::{self, Entered};
 use crate::client::registry::Admission;
 use crate::client::startup::{Handshake, HandshakeError, Wish};
@@ -19,7 +20,8 @@ use crate::net::{Peer, TcpOptions};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts until told to stop.
-pub async fn accept(listener: Listener, context: Arc<Context>, mut stopping: watch::Receiver<bool>) {
+pub async fn accept(listener: Listener, admin: Arc<Admin>, mut stopping: watch::Receiver<bool>) {
+    let context = Arc::clone(&admin.context);
     let mut failing = false;
     loop {
         let options = TcpOptions::from(&context.config.load().pooler);
@@ -30,7 +32,7 @@ pub async fn accept(listener: Listener, context: Arc<Context>, mut stopping: wat
         match accepted {
             Ok((stream, peer)) => {
                 failing = false;
-                tokio::spawn(serve(Arc::clone(&context), stream, peer));
+                tokio::spawn(serve(Arc::clone(&admin), stream, peer, stopping.clone()));
             }
             Err(error) => {
                 // One line for a whole spell of failures.
@@ -44,10 +46,11 @@ pub async fn accept(listener: Listener, context: Arc<Context>, mut stopping: wat
 }
 
 /// One connection, from its first byte on.
-async fn serve(context: Arc<Context>, stream: Stream, peer: Peer) {
+async fn serve(admin: Arc<Admin>, stream: Stream, peer: Peer, stopping: watch::Receiver<bool>) {
+    let context = &admin.context;
     let mut handshake = Some(Handshake::new(stream));
     let timeout = context.config.load().pooler.client_login_timeout;
-    let entering = enter(&context, &mut handshake, peer);
+    let entering = enter(context, &mut handshake, peer, stopping);
     let entered = if timeout.is_zero() {
         entering.await
     } else {
@@ -62,7 +65,7 @@ async fn serve(context: Arc<Context>, stream: Stream, peer: Peer) {
             tokio::spawn(replication.run());
         }
         Ok(Some(Entered::Console(console))) => {
-            tokio::spawn(crate::admin::console::serve(*console));
+            tokio::spawn(crate::admin::console::serve(*console, admin));
         }
         Err(HandshakeError::Io(error)) => debug!(%peer, "connection lost during login: {error}"),
         Err(HandshakeError::Client(error)) => {
@@ -87,6 +90,7 @@ async fn enter(
     context: &Arc<Context>,
     handshake: &mut Option<Handshake>,
     peer: Peer,
+    mut stopping: watch::Receiver<bool>,
 ) -> Result<Option<Entered>, HandshakeError> {
     let Some(io) = handshake.as_mut() else { return Ok(None) };
     let startup = match io.wish().await? {
@@ -100,7 +104,13 @@ async fn enter(
         let text = "no more connections allowed (max_client_conn)";
         return Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, text).hint("See max_client_conn.").into());
     };
-    let entered = login::login(admission, handshake, startup, peer).await?;
+    // One who isn't in yet has nothing to lose by a stop.
+    let entered = tokio::select! {
+        entered = login::login(admission, handshake, startup, peer) => entered?,
+        _ = stopping.wait_for(|stop| *stop) => {
+            return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, "Carpool is shutting down").into());
+        }
+    };
     if context.config.load().pooler.log_connections {
         log_login(&entered);
     }

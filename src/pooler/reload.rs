@@ -2,27 +2,39 @@
 
 use std::sync::Arc;
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-use super::Source;
+use super::{Origin, Source};
 use crate::client::Context;
-use crate::client::registry::order;
+use crate::client::registry::{ClientKind, order};
 use crate::config::Config;
 use crate::error::{ClientError, SqlState};
 use crate::pool::directory;
 
 /// Reads the configuration again and applies it. What is wrong with it is logged, and then nothing changes.
-pub fn reload(context: &Arc<Context>, source: &Source) {
-    let Source::File(path) = source else {
-        info!("nothing to reload: the configuration came from the environment");
-        return;
+///
+/// # Errors
+/// What was logged.
+pub fn reload(context: &Arc<Context>, source: &Source) -> Result<(), String> {
+    let Origin::File(path) = &source.origin else {
+        let text = "nothing to reload: the configuration came from the environment";
+        info!("{text}");
+        return Err(text.into());
     };
-    match Config::load(path) {
+    match source.load() {
         Ok(config) => {
+            for warning in &config.warnings {
+                warn!("{warning}");
+            }
             apply(context, config);
             info!("reloaded {}", path.display());
+            Ok(())
         }
-        Err(errors) => error!("{} was not reloaded, nothing has changed:\n{errors}", path.display()),
+        Err(errors) => {
+            let text = format!("{} was not reloaded, nothing has changed:\n{errors}", path.display());
+            error!("{text}");
+            Err(text)
+        }
     }
 }
 
@@ -32,8 +44,7 @@ pub fn apply(context: &Arc<Context>, config: Config) {
     let config = context.config.load_full();
     context.pools.apply(&config);
     context.registry.for_each(|client| {
-        let console = crate::client::login::CONSOLE_DATABASES.contains(&client.database.as_str());
-        if !console && directory::find(&config, client.database.as_str()).is_none() {
+        if client.kind != ClientKind::Console && directory::find(&config, client.database.as_str()).is_none() {
             let text = format!("database \"{}\" was removed from the configuration", client.database);
             client.end(order::END_IDLE, ClientError::fatal(SqlState::ADMIN_SHUTDOWN, text));
         }

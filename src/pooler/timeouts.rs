@@ -1,15 +1,11 @@
-//! Time limits of clients, looked after from time to time: no timer per query. And the periodic statistics line.
+//! Time limits of clients, looked after from time to time: no timer per query.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::info;
-
 use crate::client::Context;
-use crate::client::registry::{ClientShared, Phase, order};
+use crate::client::registry::{ClientKind, ClientShared, Phase, order};
 use crate::config::{Config, Pooler, User};
 use crate::error::{ClientError, SqlState};
-use crate::pool::Totals;
 
 /// Ends the clients that are over a limit.
 pub fn enforce(context: &Context, now: Instant) {
@@ -37,6 +33,10 @@ fn any_limit(config: &Config) -> bool {
 
 /// Which limit a client is over.
 fn overdue(client: &ClientShared, config: &Config, now: Instant, epoch: Instant) -> Option<ClientError> {
+    // Somebody who looks after Carpool may take their time.
+    if client.kind == ClientKind::Console {
+        return None;
+    }
     let user = config.users.get(&client.user);
     let limit = |of_user: fn(&User) -> Option<Duration>, global: fn(&Pooler) -> Duration| {
         user.and_then(of_user).unwrap_or_else(|| global(&config.pooler))
@@ -66,33 +66,4 @@ fn overdue(client: &ClientShared, config: &Config, now: Instant, epoch: Instant)
         let limit = user.and_then(|u| u.transaction_timeout).unwrap_or(config.pooler.transaction_timeout);
         over("transaction_timeout", SqlState::QUERY_CANCELED, limit, passed)
     })
-}
-
-/// Logs PgBouncer's line of statistics every `stats_period`.
-pub async fn log_statistics(context: Arc<Context>) {
-    let mut before = Totals::default();
-    loop {
-        let (period, wanted) = {
-            let config = context.config.load();
-            (config.pooler.stats_period.max(Duration::from_secs(1)), config.pooler.log_stats)
-        };
-        tokio::time::sleep(period).await;
-        let totals = context.pools.all().iter().fold(Totals::default(), |sum, pool| sum + pool.totals());
-        let per_second = |now: u64, then: u64| now.saturating_sub(then) / period.as_secs().max(1);
-        let average = |time: u64, then: u64, count: u64| time.saturating_sub(then).checked_div(count).unwrap_or(0);
-        let (transactions, queries) = (totals.transactions - before.transactions, totals.queries - before.queries);
-        if wanted {
-            info!(
-                "stats: {} xacts/s, {} queries/s, in {} B/s, out {} B/s, xact {} us, query {} us, wait {} us",
-                per_second(totals.transactions, before.transactions),
-                per_second(totals.queries, before.queries),
-                per_second(totals.received, before.received),
-                per_second(totals.sent, before.sent),
-                average(totals.transaction_time, before.transaction_time, transactions),
-                average(totals.query_time, before.query_time, queries),
-                average(totals.wait_time, before.wait_time, transactions),
-            );
-        }
-        before = totals;
-    }
 }

@@ -7,6 +7,7 @@
 pub mod pipeline;
 pub mod reply;
 pub mod request;
+pub mod session;
 pub mod settings;
 pub mod sql;
 pub mod statements;
@@ -14,9 +15,12 @@ pub mod statements;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pipeline::Pipeline;
+use pipeline::{Kind, Pipeline, Request, ServerUndo};
+use session::{Probe, Taints};
 use settings::{Settings, SettingsTable};
 use statements::{ClientStatements, ServerStatements};
+
+use crate::stats::StatementCounts;
 
 /// What a client has set up and expects to find on every server.
 #[derive(Debug)]
@@ -27,7 +31,7 @@ pub struct ClientState {
     pub settings: Arc<Settings>,
     /// What they were at startup: what RESET ALL and DISCARD ALL bring back.
     pub startup: Arc<Settings>,
-    /// The settings that matter when a text is parsed: all but `application_name`.
+    /// The settings that matter when a text is parsed, see [`Settings::when_parsing`].
     pub context: Arc<Settings>,
     /// An error was answered without a server: everything up to Sync is dropped.
     pub skipping: bool,
@@ -37,7 +41,7 @@ impl ClientState {
     /// A client with nothing prepared.
     #[must_use]
     pub fn new(settings: Arc<Settings>, table: &SettingsTable) -> Self {
-        let context = table.intern(settings.without("application_name"));
+        let context = table.intern(settings.when_parsing());
         let startup = Arc::clone(&settings);
         Self { statements: ClientStatements::default(), settings, startup, context, skipping: false }
     }
@@ -52,7 +56,7 @@ impl ClientState {
 
     /// Replaces the settings.
     pub fn set_settings(&mut self, settings: Arc<Settings>, table: &SettingsTable) {
-        self.context = table.intern(settings.without("application_name"));
+        self.context = table.intern(settings.when_parsing());
         self.settings = settings;
     }
 }
@@ -66,9 +70,16 @@ pub struct ServerState {
     pub statements: ServerStatements,
     /// Its settings, by the same rule as the client's.
     pub settings: Arc<Settings>,
-    /// Session state that this layer can't follow was or may have been changed, and why: the server must be
-    /// reset before another client gets it.
-    pub taint: Option<Taint>,
+    /// What of the session may have been changed, beyond the reported settings, since it was last known.
+    pub touched: Taints,
+    /// The parameters that may have been, where their names are known.
+    pub touched_names: Vec<Box<str>>,
+    /// What is on the server that ties the client to it.
+    pub pins: Taints,
+    /// Whether the client may keep the server between transactions.
+    pub keeping: Keeping,
+    /// A question about the session under way.
+    pub probe: Option<Box<Probe>>,
     /// A schema change ran in the transaction at hand.
     pub schema_changed: bool,
     /// The bytes of a lone prepared execution, kept while it may have to be sent again.
@@ -77,6 +88,8 @@ pub struct ServerState {
     pub portals: request::Portals,
     /// The client's next messages wait until all that is in flight is answered.
     pub hold: bool,
+    /// Uses of named statements that are not in the statistics yet.
+    pub counts: StatementCounts,
     /// Requests went out that may have changed the settings, and their end isn't known: what is parsed now is
     /// parsed under settings that aren't known either.
     pub unsettled: bool,
@@ -85,6 +98,8 @@ pub struct ServerState {
     /// A reset by the client has succeeded; what the server reports up to ReadyForQuery are its own defaults,
     /// not the client's.
     pub was_reset: bool,
+    /// The same for one parameter.
+    pub was_reset_name: Option<Box<str>>,
 }
 
 impl ServerState {
@@ -95,14 +110,20 @@ impl ServerState {
             pipeline: Pipeline::default(),
             statements: ServerStatements::new(max_prepared_statements),
             settings,
-            taint: None,
+            touched: Taints::NONE,
+            touched_names: Vec::new(),
+            pins: Taints::NONE,
+            keeping: Keeping::Unasked,
+            probe: None,
             schema_changed: false,
             retry: request::Retry::default(),
             portals: request::Portals::default(),
             hold: false,
+            counts: StatementCounts::default(),
             unsettled: false,
             partial: false,
             was_reset: false,
+            was_reset_name: None,
         }
     }
 
@@ -118,58 +139,76 @@ impl ServerState {
         }
     }
 
-    /// Notes that the server needs a reset.
-    pub fn note_taint(&mut self, taint: Option<Taint>) {
-        self.taint = Taint::worst(self.taint, taint);
-    }
-}
-
-/// Why a server needs a reset before its next client.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Taint {
-    /// SET or RESET of a parameter that isn't reported.
-    Setting,
-    /// SQL-level PREPARE.
-    SqlPrepare,
-    /// LISTEN.
-    Listen,
-    /// LOAD.
-    Load,
-    /// DECLARE … WITH HOLD, or a temporary object.
-    SessionObject,
-    /// The session user was changed.
-    SessionUser,
-    /// A client had it for a whole session.
-    Session,
-    /// A text that couldn't be read: too long, or in escapes.
-    Unread,
-    /// The fast-path protocol called a function that may do anything.
-    FunctionCall,
-    /// Something that no reset removes, so that the connection must be closed.
-    Lasting,
-}
-
-impl Taint {
-    /// For logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Setting => "a setting was changed",
-            Self::SqlPrepare => "PREPARE was used",
-            Self::Listen => "LISTEN was used",
-            Self::Load => "LOAD was used",
-            Self::SessionObject => "a temporary object or held cursor was made",
-            Self::SessionUser => "the session user was changed",
-            Self::Session => "a client's session ended",
-            Self::Unread => "a query was too long or too odd to read",
-            Self::FunctionCall => "a function was called by fast path",
-            Self::Lasting => "something was begun that only the session's end ends",
+    /// Notes what a request may do to the session.
+    pub fn touch(&mut self, taint: Taints, ends: Taints, names: &[Box<str>]) {
+        self.touched |= taint.or(ends.and(self.pins));
+        for name in names {
+            if !self.touched_names.contains(name) {
+                self.touched_names.push(name.clone());
+            }
         }
     }
 
-    /// Both, in one: the one that a reset doesn't remove, else the first.
+    /// What a reset must clear, or can't.
     #[must_use]
-    pub fn worst(first: Option<Self>, second: Option<Self>) -> Option<Self> {
-        if second == Some(Self::Lasting) { second } else { first.or(second) }
+    pub const fn left(&self) -> Taints {
+        self.touched.or(self.pins)
     }
+
+    /// The session was reset (DISCARD ALL).
+    pub fn discarded(&mut self) {
+        self.probe = None;
+        self.touched = self.touched.and(Taints::LASTING);
+        self.pins = self.pins.and(Taints::LASTING);
+        self.touched_names.clear();
+    }
+
+    /// Whether the client may part from an idle server, and else what is to be done first.
+    pub fn parting(&mut self) -> Parting {
+        if self.left().is_empty() {
+            return Parting::Free;
+        }
+        let askable = match self.keeping {
+            // The rest stays noted, and is a reason to reset the server.
+            Keeping::Never => Taints::MOVABLE,
+            _ => Taints::ASKABLE,
+        };
+        if self.keeping != Keeping::Never {
+            self.pins |= self.touched.without(askable);
+            self.touched = self.touched.and(askable);
+        }
+        if self.touched.and(askable).is_empty() {
+            return if self.pins.is_empty() { Parting::Free } else { Parting::Pinned };
+        }
+        let (probe, sql) = Probe::new(self.left().and(askable), &std::mem::take(&mut self.touched_names));
+        self.touched = self.touched.without(askable);
+        self.probe = Some(Box::new(probe));
+        // What is parsed before the answer is parsed under settings that aren't known.
+        self.unsettled = true;
+        self.statements.unnamed = None;
+        self.pipeline.push(Request::skip(Kind::Query, ServerUndo::None));
+        Parting::Ask(sql)
+    }
+}
+
+/// Whether a client may keep its server between transactions for what can't be moved to another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keeping {
+    /// It hasn't needed to.
+    Unasked,
+    /// It may.
+    Allowed,
+    /// Nobody may: such state ends with the transaction.
+    Never,
+}
+
+/// See [`ServerState::parting`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Parting {
+    /// It may.
+    Free,
+    /// This query is to be sent; its answer will tell.
+    Ask(String),
+    /// It may not.
+    Pinned,
 }

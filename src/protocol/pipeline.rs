@@ -97,6 +97,8 @@ pub struct Extra {
     pub describes: Option<Describes>,
     /// For a query that ends in RESET ALL: if it succeeds, the session is as after login.
     pub resets: bool,
+    /// For a query that resets one parameter which the client gave at startup.
+    pub resets_name: Option<Box<str>>,
 }
 
 /// What an error must say.

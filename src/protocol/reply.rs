@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Request, ServerUndo, Unexpected};
 use super::request::{Output, Tables};
-use super::settings::{canonical_name, follows_client};
+use super::session::{Findings, Taint, Taints};
+use super::settings::{ROLE, SESSION_AUTHORIZATION, canonical_name, follows_client};
 use super::statements::{DUMMY, SERVER_PREFIX, Told};
-use super::{ClientState, ServerState, Taint};
+use super::{ClientState, ServerState};
 use crate::error::SqlState;
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
@@ -98,7 +99,9 @@ impl ServerPath<'_> {
     pub fn message(&mut self, input: &[u8], at: usize) -> Result<Step, ServerFault> {
         let Some(header) = frame::peek(&input[at..])? else { return Ok(Step::More) };
         let start = at + HEADER_LEN;
-        let Some(body) = input.get(start..start + inspected(header)?) else { return Ok(Step::More) };
+        let found = header.tag == tag::DATA_ROW && self.server.probe.is_some() && self.is_own();
+        let wanted = if found { header.body_len.min(WHOLE_LIMIT) } else { inspected(header)? };
+        let Some(body) = input.get(start..start + wanted) else { return Ok(Step::More) };
         self.inserts(input);
         let forward = match header.tag {
             // These may come at any time; those of Carpool's own requests are nobody's business.
@@ -133,6 +136,11 @@ impl ServerPath<'_> {
 
     fn reply(&mut self, header: Header, body: &[u8]) -> Result<bool, ServerFault> {
         match header.tag {
+            tag::DATA_ROW if self.is_own() => {
+                if let Some(probe) = &mut self.server.probe {
+                    probe.row(header.tag, body)?;
+                }
+            }
             tag::COMMAND_COMPLETE => self.command_complete(body),
             tag::PARAMETER_DESCRIPTION | tag::ROW_DESCRIPTION => self.describe(header.tag, body)?,
             _ => {}
@@ -192,8 +200,10 @@ impl ServerPath<'_> {
                 self.client.statements.named.clear();
                 self.server.statements.clear_named();
                 if command == b"DISCARD ALL" {
+                    let settings = self.server.settings.without(ROLE);
+                    self.server.settings = self.tables.settings.intern(settings);
                     self.server.was_reset = true;
-                    self.server.taint = self.server.taint.filter(|&taint| taint == Taint::Lasting);
+                    self.server.discarded();
                 }
             }
             b"DEALLOCATE" => {
@@ -201,7 +211,10 @@ impl ServerPath<'_> {
                     self.client.statements.named.remove(&name);
                 }
             }
-            b"RESET" => self.server.was_reset |= front.resets(),
+            b"RESET" | b"SET" => {
+                self.server.was_reset |= front.resets();
+                self.server.was_reset_name = front.extra.as_mut().and_then(|e| e.resets_name.take());
+            }
             _ if [&b"ALTER "[..], b"CREATE ", b"DROP "].iter().any(|p| command.starts_with(p)) => {
                 self.server.schema_changed = true;
             }
@@ -217,16 +230,14 @@ impl ServerPath<'_> {
         };
         let own = self.is_own();
         if !follows_client(name) {
-            if name == "session_authorization" {
-                self.server.note_taint(Some(Taint::SessionUser));
-            }
             return Ok(!own);
         }
         if self.server.settings.get(name) != Some(value) {
             let settings = self.server.settings.with_reported(name, value);
             self.server.settings = self.tables.settings.intern(settings);
         }
-        if self.server.was_reset {
+        let of_one = self.server.was_reset_name.as_deref().is_some_and(|reset| reset.eq_ignore_ascii_case(name));
+        if self.server.was_reset || of_one {
             // Of the server's own defaults; what the client gets back is settled at ReadyForQuery.
             return Ok(false);
         }
@@ -253,6 +264,11 @@ impl ServerPath<'_> {
         let extra = self.server.pipeline.front().and_then(|r| r.extra.as_mut());
         let text = extra.and_then(|e| e.error.take());
         let failure = self.server.pipeline.error();
+        if failure.own_query && !fatal && self.server.probe.take().is_some() {
+            // What there is can't be told, so the client keeps the server.
+            self.server.pins |= Taint::Unknown;
+            return Ok(false);
+        }
         if failure.own_query && !fatal {
             let message = backend::error_field(body, b'M').unwrap_or(b"unknown error");
             return Err(ServerFault::Replay(String::from_utf8_lossy(message).into_owned()));
@@ -271,8 +287,9 @@ impl ServerPath<'_> {
         self.server.retry.stop();
         if std::mem::take(&mut self.server.was_reset) {
             // It is rolled back, or not: DISCARD ALL may not be.
-            self.server.note_taint(Some(Taint::Setting));
+            self.server.touched |= Taint::Setting;
         }
+        self.server.was_reset_name = None;
         if self.server.pipeline.is_answered() {
             self.server.hold = false;
         }
@@ -320,7 +337,8 @@ impl ServerPath<'_> {
                 let Some(id) = server_id(message) else { return false };
                 if code == SqlState::INVALID_STATEMENT_NAME.0.as_bytes() {
                     // The server lacks a statement that it should have: what it has is unknown.
-                    self.server.note_taint(Some(Taint::SqlPrepare));
+                    self.server.touched |= Taint::SqlPrepare;
+                    self.server.pins |= Taint::Unknown;
                 }
                 let named = self.client.statements.named.iter().find(|(_, named)| named.statement.id == id);
                 let Some((name, _)) = named else { return false };
@@ -372,10 +390,14 @@ impl ServerPath<'_> {
             self.events.queries += 1;
         } else if request.kind == Kind::Query {
             self.events.replayed = true;
+            if let Some(probe) = self.server.probe.take() {
+                let asked = probe.asked();
+                self.apply_findings(asked, probe.finish());
+            }
         }
         if request.resets() && status != TransactionStatus::Idle {
             // It may yet be rolled back.
-            self.server.note_taint(Some(Taint::Setting));
+            self.server.touched |= Taint::Setting;
         }
         if status == TransactionStatus::Idle {
             self.events.transactions += u32::from(forward);
@@ -386,6 +408,9 @@ impl ServerPath<'_> {
         if std::mem::take(&mut self.server.was_reset) {
             self.settle_reset(input);
         }
+        if let Some(name) = self.server.was_reset_name.take() {
+            self.settle_reset_of(input, &name);
+        }
         if self.server.pipeline.is_answered() {
             self.server.hold = false;
             self.server.settle();
@@ -393,20 +418,66 @@ impl ServerPath<'_> {
         Ok(forward)
     }
 
+    /// What a probe found: settings are the client's from now on, and everything else ties it to the server.
+    fn apply_findings(&mut self, asked: Taints, findings: Findings) {
+        let pins = self.server.pins.without(asked).or(findings.present);
+        self.server.pins = pins;
+        let mut settings = (*self.client.settings).clone();
+        if findings.complete {
+            settings = settings.retain(|name, reported| reported || name.contains('.') || name == ROLE);
+        }
+        for (name, value) in findings.settings {
+            match value {
+                _ if settings.reported(&name) => {}
+                Some(value) if name != ROLE || value != "none" => settings = settings.with(&name, &value),
+                _ => settings = settings.without(&name),
+            }
+        }
+        let settings = self.tables.settings.intern(settings);
+        self.events.settings_changed |= !Arc::ptr_eq(&settings, &self.client.settings);
+        self.client.set_settings(Arc::clone(&settings), &self.tables.settings);
+        self.server.settings = settings;
+    }
+
+    /// As [`Self::settle_reset`], for one parameter.
+    fn settle_reset_of(&mut self, input: &[u8], name: &str) {
+        let Some(value) = self.client.startup.get(name).map(str::to_owned) else { return };
+        let reported = self.client.startup.reported(name);
+        let was = self.client.settings.get(name);
+        if reported && was != Some(&value) {
+            backend::put_parameter_status(self.to_client.own(input), canonical_name(name).as_bytes(), value.as_bytes());
+        }
+        let settings = &self.client.settings;
+        let settings = if reported { settings.with_reported(name, &value) } else { settings.with(name, &value) };
+        let settings = self.tables.settings.intern(settings);
+        self.events.settings_changed |= !Arc::ptr_eq(&settings, &self.client.settings);
+        self.client.set_settings(settings, &self.tables.settings);
+        if !reported {
+            let server = self.server.settings.without(name);
+            self.server.settings = self.tables.settings.intern(server);
+        }
+        self.replay();
+    }
+
     /// The client has reset its session. On a connection of its own that brings back what it asked for at
     /// startup, where the server only knows its own defaults.
     fn settle_reset(&mut self, input: &[u8]) {
-        let left = self.server.settings.only_reported();
+        let left = self.server.settings.only_reported().with_that_of(&self.server.settings, ROLE);
         self.server.settings = self.tables.settings.intern(left);
-        let startup = Arc::clone(&self.client.startup);
-        for (name, value) in startup.iter().filter(|(name, _)| startup.reported(name)) {
+        // RESET ALL leaves these two alone, and what DISCARD ALL makes of them is known.
+        let users = [ROLE, SESSION_AUTHORIZATION];
+        let settings = users
+            .iter()
+            .fold((*self.client.startup).clone(), |settings, name| settings.with_that_of(&self.server.settings, name));
+        for (name, value) in settings.iter().filter(|(name, _)| settings.reported(name)) {
             if self.client.settings.get(name) != Some(value) {
                 let out = self.to_client.own(input);
                 backend::put_parameter_status(out, canonical_name(name).as_bytes(), value.as_bytes());
             }
         }
-        self.events.settings_changed |= !Arc::ptr_eq(&startup, &self.client.settings);
-        self.client.set_settings(startup, &self.tables.settings);
+        let settings = self.tables.settings.intern(settings);
+        self.events.settings_changed |= !Arc::ptr_eq(&settings, &self.client.settings);
+        self.client.set_settings(settings, &self.tables.settings);
         self.replay();
     }
 

@@ -18,10 +18,11 @@ pub use output::Output;
 pub use retry::Retry;
 
 use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
+use super::session::Taints;
 use super::settings::SettingsTable;
 use super::sql::{self, Effect, Reading};
 use super::statements::{SERVER_PREFIX, StatementTable, significant};
-use super::{ClientState, ServerState};
+use super::{ClientState, Keeping, ServerState};
 use crate::error::{ClientError, SqlState};
 use crate::wire::backend;
 use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
@@ -58,6 +59,8 @@ pub enum Step {
     More,
     /// Replies to earlier requests must arrive first.
     Blocked,
+    /// The client must be allowed to keep the server first, see [`super::Keeping`].
+    Pins,
     /// The client says goodbye.
     Terminate,
 }
@@ -183,7 +186,9 @@ impl ClientPath<'_> {
                 self.server.pipeline.copy_end();
                 Some(self.pass_on(input, at, header))
             }
-            _ => None,
+            tag::TERMINATE => None,
+            // The server ends the connection over anything else.
+            _ => Some(self.pass_on(input, at, header)),
         }
     }
 
@@ -214,6 +219,11 @@ impl ClientPath<'_> {
         step
     }
 
+    /// Whether a request that may leave this behind must wait until its client may keep the server.
+    fn must_ask(&self, taint: Taints) -> bool {
+        taint.will_pin() && self.server.keeping == Keeping::Unasked
+    }
+
     fn query(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
         let wanted = header.body_len.min(QUERY_INSPECTED);
         let Some(body) = body(input, at, wanted) else { return Ok(Step::More) };
@@ -227,8 +237,11 @@ impl ClientPath<'_> {
                 return Ok(Step::Blocked);
             }
         }
+        if self.must_ask(reading.taint) {
+            return Ok(Step::Pins);
+        }
         self.server.retry.stop();
-        self.server.note_taint(reading.taint);
+        self.server.touch(reading.taint, reading.ends, &reading.names);
         self.server.unsettled |= reading.sets;
         let mut extra = Extra::default();
         let mut text = None;
@@ -244,6 +257,12 @@ impl ClientPath<'_> {
                     extra.error = Some(ErrorText::Name(name));
                 }
             }
+            Effect::Reset(name) => {
+                if self.client.startup.get(&name).is_some() {
+                    extra.resets_name = Some(name);
+                    self.server.hold = true;
+                }
+            }
             _ => {
                 extra.resets = reading.resets;
                 self.server.hold = true;
@@ -254,7 +273,7 @@ impl ClientPath<'_> {
             client: ClientUndo::Unnamed(self.client.statements.unnamed.take()),
             server: ServerUndo::Unnamed(self.server.statements.unnamed.take()),
         };
-        let plain = extra.forget.is_none() && extra.error.is_none() && !extra.resets;
+        let plain = extra.forget.is_none() && extra.error.is_none() && !extra.resets && extra.resets_name.is_none();
         let extra = (!plain).then(|| Box::new(extra));
         self.server.pipeline.push(Request { undo, extra, ..Request::forward(Kind::Query) });
         Ok(match text {
@@ -269,7 +288,7 @@ impl ClientPath<'_> {
     fn function_call(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
         let Some(start) = body(input, at, header.body_len.min(4)) else { return Ok(Step::More) };
         let oid = <[u8; 4]>::try_from(start).map(u32::from_be_bytes).unwrap_or_default();
-        self.server.note_taint(sql::taint_of_function(oid));
+        self.server.touch(sql::taint_of_function(oid), Taints::NONE, &[]);
         self.server.unsettled = true;
         self.server.pipeline.push(Request::forward(Kind::FunctionCall));
         Ok(self.forward(input, at, header, Kind::FunctionCall))

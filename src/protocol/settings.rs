@@ -11,13 +11,31 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 /// Reported parameters that a session can't set, or that aren't the session's own.
-const NOT_SETTABLE: [&str; 6] = [
-    "server_version",
-    "server_encoding",
-    "integer_datetimes",
-    "is_superuser",
-    "session_authorization",
-    "in_hot_standby",
+const NOT_SETTABLE: [&str; 5] =
+    ["server_version", "server_encoding", "integer_datetimes", "is_superuser", "in_hot_standby"];
+
+/// The parameter behind SET ROLE. It isn't reported, so it is among the settings only where it isn't `none`.
+pub const ROLE: &str = "role";
+
+/// The parameter behind SET SESSION AUTHORIZATION.
+pub const SESSION_AUTHORIZATION: &str = "session_authorization";
+
+/// What a text's meaning can depend on when it is parsed: how constants are read, and what names mean.
+const WHEN_PARSING: [&str; 14] = [
+    "array_nulls",
+    "backslash_quote",
+    "client_encoding",
+    "datestyle",
+    "intervalstyle",
+    "lc_monetary",
+    ROLE,
+    "search_path",
+    SESSION_AUTHORIZATION,
+    "standard_conforming_strings",
+    "timezone",
+    "timezone_abbreviations",
+    "transform_null_equals",
+    "xmloption",
 ];
 
 /// Parameters whose value is a list of identifiers: `SET x TO 'a, b'` would make one identifier of it.
@@ -98,6 +116,28 @@ impl Settings {
         Self(self.0.iter().filter(|s| !s.name.eq_ignore_ascii_case(name)).cloned().collect())
     }
 
+    /// Those for which `keep` says so, of their names (lower case) and whether servers report them.
+    #[must_use]
+    pub fn retain(&self, keep: impl Fn(&str, bool) -> bool) -> Self {
+        Self(self.0.iter().filter(|s| keep(&s.name, s.reported)).cloned().collect())
+    }
+
+    /// Only what a text's meaning can depend on when it is parsed. Extensions' own parameters aren't among that:
+    /// were they, tenants that are told apart by one could share no statement.
+    #[must_use]
+    pub fn when_parsing(&self) -> Self {
+        self.retain(|name, _| WHEN_PARSING.contains(&name))
+    }
+
+    /// The same with one parameter as it is in `other`, or isn't.
+    #[must_use]
+    pub fn with_that_of(&self, other: &Self, name: &str) -> Self {
+        match other.find(name) {
+            Ok(at) => self.put(name, &other.0[at].value, other.0[at].reported),
+            Err(_) => self.without(name),
+        }
+    }
+
     /// Names (lower case) and values, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|s| (&*s.name, &*s.value))
@@ -128,16 +168,33 @@ impl Settings {
     /// The SQL that makes a server with settings `self` like `wanted`; empty when nothing is to do.
     #[must_use]
     pub fn replay(&self, wanted: &Self) -> String {
+        let is_user = |name: &str| name == ROLE || name == SESSION_AUTHORIZATION;
         let mut sql = String::new();
-        for (name, value) in wanted.iter().filter(|&(name, value)| self.get(name) != Some(value)) {
+        for (name, value) in wanted.iter().filter(|&(name, value)| !is_user(name) && self.get(name) != Some(value)) {
             put_set(&mut sql, name, value);
         }
-        for (name, _) in self.iter().filter(|(name, _)| wanted.get(name).is_none()) {
+        for (name, _) in self.iter().filter(|&(name, _)| !is_user(name) && wanted.get(name).is_none()) {
             sql.push_str("RESET ");
             put_identifier(&mut sql, name);
             sql.push(';');
         }
-        sql
+        let same = |name: &str| self.get(name) == wanted.get(name);
+        if same(ROLE) && same(SESSION_AUTHORIZATION) && (sql.is_empty() || self.get(ROLE).is_none()) {
+            return sql;
+        }
+        // The others may need the rights of the user who logged in.
+        let mut as_user = String::from("RESET ROLE;");
+        if !same(SESSION_AUTHORIZATION) {
+            as_user.push_str("RESET SESSION AUTHORIZATION;");
+        }
+        as_user.push_str(&sql);
+        if let (Some(user), false) = (wanted.get(SESSION_AUTHORIZATION), same(SESSION_AUTHORIZATION)) {
+            put_set(&mut as_user, SESSION_AUTHORIZATION, user);
+        }
+        if let Some(role) = wanted.get(ROLE) {
+            put_set(&mut as_user, ROLE, role);
+        }
+        as_user
     }
 }
 

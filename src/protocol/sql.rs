@@ -2,7 +2,7 @@
 //! statements end. It follows PostgreSQL's lexical rules (`scan.l`) for comments, strings, quoted identifiers
 //! and dollar quotes, so that a keyword inside one is never taken for a command.
 
-use super::Taint;
+use super::session::{Taint, Taints};
 use super::settings::Settings;
 
 /// A lexical token; white space and comments are passed over.
@@ -174,6 +174,8 @@ pub enum Effect {
     ForgetAll,
     /// `RESET ALL`: as before.
     ResetAll,
+    /// `RESET name`, `SET name TO DEFAULT`: as before, if the client gave the parameter at startup.
+    Reset(Box<str>),
     /// `COPY … FROM STDIN`: what a Sync means depends on whether it begins.
     CopyIn,
     /// Several statements, one of them of the above kinds: later requests wait for its outcome.
@@ -185,9 +187,13 @@ pub enum Effect {
 pub struct Reading {
     /// What it does to state kept for the client.
     pub effect: Effect,
-    /// Session state that running it leaves on the server beyond what [`Settings`] follows. `RESET ALL` at the
+    /// Session state that running it may leave on the server beyond what [`Settings`] follows. `RESET ALL` at the
     /// end isn't counted, see [`Reading::resets`].
-    pub taint: Option<Taint>,
+    pub taint: Taints,
+    /// Session state that may be gone once it has run.
+    pub ends: Taints,
+    /// The parameters that [`Taint::Named`] is about, in lower case.
+    pub names: Vec<Box<str>>,
     /// It ends in `RESET ALL`: settings changed before it don't matter.
     pub resets: bool,
     /// It may change settings that [`Settings`] follows, at once or by ending a transaction.
@@ -197,14 +203,17 @@ pub struct Reading {
 impl Reading {
     /// Of a text that can't be read: it may do anything.
     #[must_use]
-    pub const fn unreadable() -> Self {
-        Self { effect: Effect::Several, taint: Some(Taint::Unread), resets: false, sets: true }
+    pub fn unreadable() -> Self {
+        Self { effect: Effect::Several, taint: Taints::ASKABLE, sets: true, ..Self::default() }
     }
 
-    fn or(self, other: Self) -> Self {
+    fn or(mut self, other: Self) -> Self {
+        self.names.extend(other.names);
         Self {
             effect: if self.effect == other.effect { self.effect } else { Effect::Several },
-            taint: Taint::worst(self.taint, other.taint),
+            taint: self.taint.or(other.taint),
+            ends: self.ends.or(other.ends),
+            names: self.names,
             resets: self.resets && other.resets,
             sets: self.sets || other.sets,
         }
@@ -229,8 +238,8 @@ pub fn read(text: &[u8], tracked: &Settings) -> Reading {
         reading = reading.or(read_statements(Lexer::with_backslashes(text), text, tracked));
     }
     calls(text, tracked, &mut reading);
-    if reading.taint.is_none() && creates_temporary(text) {
-        reading.taint = Some(Taint::SessionObject);
+    if creates_temporary(text) {
+        reading.taint |= Taint::Temporary;
     }
     reading
 }
@@ -248,9 +257,11 @@ fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Rea
             next_statement(&mut lexer)
         });
         whole.sets |= one.sets;
-        whole.taint = Taint::worst(whole.taint, one.taint);
+        whole.taint |= one.taint;
+        whole.ends |= one.ends;
+        whole.names.extend(one.names);
         if one.resets && next.is_some() {
-            whole.taint = Taint::worst(whole.taint, Some(Taint::Setting));
+            whole.taint |= Taint::Setting;
         }
         whole.resets = one.resets;
         whole.effect = match (std::mem::take(&mut whole.effect), one.effect) {
@@ -282,7 +293,7 @@ fn read_one(lexer: &mut Lexer<'_>, tracked: &Settings) -> Reading {
     lexer.skip_blank();
     // INSERT, UPDATE, WITH and so on end here.
     let first = lexer.rest.first().map_or(0, u8::to_ascii_lowercase);
-    if !b"sreplcda".contains(&first) {
+    if !b"sreplcdau".contains(&first) {
         return reading;
     }
     let mut ahead = lexer.clone();
@@ -291,35 +302,47 @@ fn read_one(lexer: &mut Lexer<'_>, tracked: &Settings) -> Reading {
         return reading;
     }
     match first.to_ascii_lowercase().as_slice() {
-        b"set" => (reading.taint, reading.sets) = (taint_of_set(&mut ahead, tracked), true),
+        b"set" => {
+            reading.sets = true;
+            read_set(&mut ahead, tracked, &mut reading);
+        }
         b"reset" => {
             reading.sets = true;
-            match parameter(&mut ahead) {
-                Parameter::Named(name) if name.eq_ignore_ascii_case(b"all") => {
+            match parameter(&mut ahead).as_deref() {
+                Some("all") => {
                     reading.resets = true;
                     reading.effect = Effect::ResetAll;
                 }
-                Parameter::Named(name) if names_tracked(name, tracked) => {}
-                Parameter::Named(name) if name.eq_ignore_ascii_case(b"session") => {
-                    reading.taint = Some(Taint::SessionUser);
+                Some("session") => reading.taint |= Taint::SessionUser,
+                Some("time") => reading.effect = Effect::Reset("timezone".into()),
+                name => {
+                    reading.note_parameter(name, tracked);
+                    reading.effect = name.map_or(Effect::None, |name| Effect::Reset(name.into()));
                 }
-                _ => reading.taint = Some(Taint::Setting),
             }
         }
         b"prepare" => {
             let two_phase = is_word(ahead.next(), &[b"transaction"]) && matches!(ahead.next(), Some(Token::Text(_)));
-            (reading.taint, reading.sets) = ((!two_phase).then_some(Taint::SqlPrepare), two_phase);
+            reading.sets = two_phase;
+            if !two_phase {
+                reading.taint |= Taint::SqlPrepare;
+            }
         }
-        b"listen" => reading.taint = Some(Taint::Listen),
-        b"load" => reading.taint = Some(Taint::Load),
-        b"declare" if has_word(ahead.clone(), &[b"hold"]) => reading.taint = Some(Taint::SessionObject),
+        b"listen" => reading.taint |= Taint::Listen,
+        b"unlisten" => reading.ends |= Taint::Listen,
+        b"load" => reading.taint |= Taint::Unknown,
+        b"declare" if has_word(ahead.clone(), &[b"hold"]) => reading.taint |= Taint::HeldCursor,
+        b"close" => reading.ends |= Taint::HeldCursor,
+        b"drop" => reading.ends |= Taint::Temporary,
         b"discard" | b"deallocate" => {
+            reading.ends = Taints::ASKABLE;
             reading.effect = forgets(first, ahead);
             reading.sets = first.eq_ignore_ascii_case(b"discard");
         }
         b"copy" if has_word(ahead.clone(), &[b"stdin"]) => reading.effect = Effect::CopyIn,
-        b"commit" | b"end" | b"rollback" | b"abort" | b"call" => reading.sets = true,
-        b"do" => (reading.taint, reading.sets) = (Some(Taint::Unread), true),
+        b"commit" | b"end" | b"rollback" | b"abort" => reading.sets = true,
+        // What they run isn't here to be read.
+        b"do" | b"call" | b"execute" => (reading.taint, reading.sets) = (Taints::ASKABLE, true),
         _ => {}
     }
     reading
@@ -378,44 +401,76 @@ pub fn put_identifier(out: &mut Vec<u8>, name: &[u8]) {
     out.push(b'"');
 }
 
-/// A parameter's name in SET or RESET.
-enum Parameter<'a> {
-    /// One word.
-    Named(&'a [u8]),
-    /// Anything else: quoted, or with a dot.
-    Other,
-}
-
-fn parameter<'a>(tokens: &mut Lexer<'a>) -> Parameter<'a> {
-    let Some(Token::Word(name)) = tokens.next() else { return Parameter::Other };
-    let mut ahead = tokens.clone();
-    if ahead.next() == Some(Token::Symbol(b'.')) { Parameter::Other } else { Parameter::Named(name) }
+/// A parameter's name in SET or RESET, in lower case: words or quoted identifiers with dots between. `None`:
+/// something else.
+fn parameter(tokens: &mut Lexer<'_>) -> Option<String> {
+    let mut name = Vec::new();
+    loop {
+        match tokens.next()? {
+            Token::Word(word) => name.extend_from_slice(word),
+            Token::Quoted(quoted) => name.extend(unquote(quoted)),
+            _ => return None,
+        }
+        let mut ahead = tokens.clone();
+        if ahead.next() != Some(Token::Symbol(b'.')) {
+            break;
+        }
+        *tokens = ahead;
+        name.push(b'.');
+    }
+    String::from_utf8(name).ok().map(|name| name.to_ascii_lowercase())
 }
 
 /// What follows SET.
-fn taint_of_set(tokens: &mut Lexer<'_>, tracked: &Settings) -> Option<Taint> {
-    let other = Some(Taint::Setting);
-    let Parameter::Named(mut name) = parameter(tokens) else { return other };
-    if [&b"local"[..], b"transaction", b"constraints"].iter().any(|w| name.eq_ignore_ascii_case(w)) {
-        return None;
+fn read_set(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading) {
+    let mut name = parameter(tokens);
+    if matches!(name.as_deref(), Some("local" | "transaction" | "constraints")) {
+        return;
     }
-    if name.eq_ignore_ascii_case(b"session") {
-        let Parameter::Named(behind) = parameter(tokens) else { return other };
-        name = behind;
-        if name.eq_ignore_ascii_case(b"authorization") {
-            return Some(Taint::SessionUser);
+    if name.as_deref() == Some("session") {
+        name = parameter(tokens);
+        match name.as_deref() {
+            Some("authorization") => {
+                reading.taint |= Taint::SessionUser;
+                return;
+            }
+            Some("characteristics") => name = None,
+            _ => {}
         }
     }
-    match name.to_ascii_lowercase().as_slice() {
-        b"time" | b"names" => None,
-        b"role" => Some(Taint::SessionUser),
-        _ if names_tracked(name, tracked) => None,
-        _ => other,
+    let name = match name.as_deref() {
+        Some("time") => {
+            // SET TIME ZONE …
+            tokens.next();
+            Some("timezone")
+        }
+        Some("names") => Some("client_encoding"),
+        Some("schema") => Some("search_path"),
+        Some("xml") => Some("xmloption"),
+        other => other,
+    };
+    reading.note_parameter(name, tracked);
+    let value = tokens.find(|&token| token != Token::Symbol(b'=') && !is_word(Some(token), &[b"to"]));
+    if let (Some(name), true) = (name, is_word(value, &[b"default", b"local"])) {
+        reading.effect = Effect::Reset(name.into());
     }
 }
 
-fn names_tracked(word: &[u8], tracked: &Settings) -> bool {
-    std::str::from_utf8(word).is_ok_and(|name| tracked.reported(name))
+impl Reading {
+    /// A parameter is set or reset; `None` is one whose name can't be told.
+    fn note_parameter(&mut self, name: Option<&str>, tracked: &Settings) {
+        match name {
+            Some("role" | "session_authorization") => self.taint |= Taint::SessionUser,
+            Some("seed") => self.taint |= Taint::Unknown,
+            Some(name) if tracked.reported(name) => {}
+            // One that needs more than plain quotes isn't worth the care.
+            Some(name) if !name.contains(['\\', '\'']) => {
+                self.taint |= Taint::Named;
+                self.names.push(name.into());
+            }
+            _ => self.taint |= Taint::Setting,
+        }
+    }
 }
 
 /// A word that taints wherever it stands, in strings as well: they may be run. All have an underscore, which is
@@ -427,13 +482,14 @@ struct Call {
     taint: Taint,
 }
 
-const CALLS: [Call; 11] = [
+const CALLS: [Call; 12] = [
     Call { word: b"set_config", at: 3, taint: Taint::Setting },
     Call { word: b"set_limit", at: 3, taint: Taint::Setting },
     Call { word: b"pg_settings", at: 2, taint: Taint::Setting },
-    Call { word: b"pg_advisory_lock", at: 2, taint: Taint::SessionObject },
-    Call { word: b"pg_try_advisory_lock", at: 2, taint: Taint::SessionObject },
-    Call { word: b"pg_temp", at: 2, taint: Taint::SessionObject },
+    Call { word: b"pg_advisory_lock", at: 2, taint: Taint::AdvisoryLock },
+    Call { word: b"pg_try_advisory_lock", at: 2, taint: Taint::AdvisoryLock },
+    Call { word: b"pg_advisory_unlock", at: 2, taint: Taint::AdvisoryLock },
+    Call { word: b"pg_temp", at: 2, taint: Taint::Temporary },
     Call { word: b"dblink_connect", at: 6, taint: Taint::Lasting },
     Call { word: b"pg_replication_origin_session_setup", at: 2, taint: Taint::Lasting },
     Call { word: b"pg_backup_start", at: 2, taint: Taint::Lasting },
@@ -456,34 +512,37 @@ fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
             match call.word {
                 b"set_config" => {
                     reading.sets = true;
-                    if sets_tracked(behind, tracked) {
-                        continue;
-                    }
+                    reading.note_parameter(configured(behind).as_deref(), tracked);
+                    continue;
+                }
+                b"pg_advisory_unlock" => {
+                    reading.ends |= call.taint;
+                    continue;
                 }
                 // A view that can be updated, to the same effect as SET.
                 b"pg_settings" if !has_update(text) => continue,
                 _ => {}
             }
-            reading.taint = Taint::worst(reading.taint, Some(call.taint));
+            reading.taint |= call.taint;
         }
     }
     let escaped = |at: usize| matches!(text[..at].last(), Some(b'u' | b'U')) && text.get(at + 1) == Some(&b'"');
     if memchr::memchr_iter(b'&', text).any(escaped) {
-        reading.taint = Taint::worst(reading.taint, Some(Taint::Unread));
+        reading.taint |= Taints::ASKABLE;
         reading.sets = true;
     }
 }
 
-/// Whether what follows `set_config` is `('name',` with a name that follows the client.
-fn sets_tracked(behind: &[u8], tracked: &Settings) -> bool {
+/// The parameter's name where what follows `set_config` is `('name',`.
+fn configured(behind: &[u8]) -> Option<String> {
     let mut tokens = Lexer::new(behind);
     let (Some(Token::Symbol(b'(')), Some(Token::Text(name)), Some(Token::Symbol(b','))) =
         (tokens.next(), tokens.next(), tokens.next())
     else {
-        return false;
+        return None;
     };
-    let name = name.strip_prefix(b"'").and_then(|n| n.strip_suffix(b"'"));
-    name.is_some_and(|name| names_tracked(name, tracked))
+    let name = name.strip_prefix(b"'")?.strip_suffix(b"'")?;
+    String::from_utf8(name.to_ascii_lowercase()).ok()
 }
 
 fn has_update(text: &[u8]) -> bool {
@@ -534,8 +593,8 @@ const LARGE_OBJECT_FUNCTIONS: [u32; 16] =
 
 /// What a FunctionCall of the function `oid` may leave behind.
 #[must_use]
-pub fn taint_of_function(oid: u32) -> Option<Taint> {
-    (!LARGE_OBJECT_FUNCTIONS.contains(&oid)).then_some(Taint::FunctionCall)
+pub fn taint_of_function(oid: u32) -> Taints {
+    if LARGE_OBJECT_FUNCTIONS.contains(&oid) { Taints::NONE } else { Taints::ASKABLE }
 }
 
 #[cfg(test)]

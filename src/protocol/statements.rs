@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::Taint;
+use super::session::{Taint, Taints};
 use super::settings::Settings;
 use super::sql::{self, Effect, Reading};
 
@@ -25,8 +25,12 @@ pub struct Statement {
     key: Key,
     /// What running it does to state kept here.
     pub effect: Effect,
-    /// Whether running it leaves session state behind.
-    pub taint: Option<Taint>,
+    /// What session state running it may leave behind.
+    pub taint: Taints,
+    /// What session state may be gone once it has run.
+    pub ends: Taints,
+    /// The parameters that it sets.
+    pub names: Vec<Box<str>>,
     /// Whether running it may change settings that follow the client.
     pub sets: bool,
     generation: AtomicU32,
@@ -222,11 +226,16 @@ impl StatementTable {
             known.retain(|s| Arc::strong_count(&s.0) > 1);
         }
         let text = rest.split(|&b| b == 0).next().unwrap_or_default();
-        let Reading { effect, taint, resets, sets } = sql::read(text, context);
+        let Reading { effect, mut taint, ends, names, resets, sets } = sql::read(text, context);
+        if resets {
+            taint |= Taint::Setting;
+        }
         let statement = Arc::new(Statement {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             effect,
-            taint: taint.or(resets.then_some(Taint::Setting)),
+            taint,
+            ends,
+            names,
             sets,
             key: Key { rest: rest.into(), context: Arc::clone(context) },
             generation: AtomicU32::new(0),

@@ -11,16 +11,21 @@ use super::ServerShared;
 use crate::net::TcpOptions;
 use crate::wire::startup;
 
-/// Holds a server back from changing hands while a cancel request for it is on its way.
+/// Holds a server back from changing hands while a cancel request for it is on its way. One that was sent and
+/// not seen to its end may still come at any time: the server is then doomed.
 #[derive(Debug)]
-pub struct CancelInFlight(Arc<ServerShared>);
+pub struct CancelInFlight {
+    server: Arc<ServerShared>,
+    /// Sent, and PostgreSQL hasn't hung up.
+    pending: bool,
+}
 
 impl CancelInFlight {
     /// Must be called while the server can't be given back (under the holder's cancel slot).
     #[must_use]
     pub fn begin(server: &Arc<ServerShared>) -> Self {
         server.cancels.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(server))
+        Self { server: Arc::clone(server), pending: false }
     }
 
     /// Sends the request and waits until PostgreSQL has hung up: by then the signal has been sent, and what the
@@ -28,14 +33,16 @@ impl CancelInFlight {
     ///
     /// # Errors
     /// The socket's; `TimedOut`.
-    pub async fn send(self, options: TcpOptions, timeout: Duration) -> io::Result<()> {
+    pub async fn send(mut self, options: TcpOptions, timeout: Duration) -> io::Result<()> {
         let request = async {
-            let mut stream = self.0.target.connect(&options).await?;
+            let mut stream = self.server.target.connect(&options).await?;
             let mut message = Vec::new();
-            startup::put_cancel(&mut message, &self.0.key);
+            startup::put_cancel(&mut message, &self.server.key);
+            self.pending = true;
             stream.write_all(&message).await?;
             let mut sink = [0u8; 64];
             while stream.read(&mut sink).await? > 0 {}
+            self.pending = false;
             Ok(())
         };
         tokio::time::timeout(timeout, request).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -44,6 +51,9 @@ impl CancelInFlight {
 
 impl Drop for CancelInFlight {
     fn drop(&mut self) {
-        self.0.cancels.fetch_sub(1, Ordering::AcqRel);
+        if self.pending {
+            self.server.doomed.store(true, Ordering::Release);
+        }
+        self.server.cancels.fetch_sub(1, Ordering::AcqRel);
     }
 }

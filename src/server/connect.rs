@@ -2,12 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::AsyncWriteExt;
 
-use super::{Counters, Outbox, QueryError, Remainder, Server, ServerShared, next_message};
+use super::{Outbox, QueryError, Remainder, Server, ServerShared, next_message};
 use crate::auth::scram::{ChannelBinding, ScramKeys};
 use crate::auth::{ServerAuth, ServerAuthError, ServerCredentials, ServerStep};
 use crate::error::{ClientError, SqlState};
@@ -15,6 +15,7 @@ use crate::names::{ServerId, UserName};
 use crate::net::{Target, TcpOptions};
 use crate::protocol::ServerState;
 use crate::protocol::settings::{Settings, SettingsTable, follows_client};
+use crate::stats::Counters;
 use crate::wire::backend::{self, tag};
 use crate::wire::frame::{Fields, FrameError};
 use crate::wire::frontend;
@@ -282,7 +283,9 @@ impl<'a> Session<'a> {
             addresses: self.stream.addresses(),
             connected: SystemTime::now(),
             counters: Counters::default(),
+            prepared: AtomicU32::new(0),
             cancels: 0.into(),
+            doomed: false.into(),
             holder: None.into(),
         };
         // Lifetimes are spread by up to a tenth, so that a pool filled at once isn't emptied at once.

@@ -8,7 +8,7 @@ pub mod connect;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -20,6 +20,7 @@ use crate::net::stream::Stream;
 use crate::protocol::ServerState;
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::settings::{Settings, SettingsTable, follows_client};
+use crate::stats::Counters;
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::frame::{self, FrameError};
 use crate::wire::frontend;
@@ -46,8 +47,12 @@ pub struct ServerShared {
     pub connected: SystemTime,
     /// Statistics.
     pub counters: Counters,
+    /// Named statements that it has.
+    pub prepared: AtomicU32,
     /// Cancel requests on their way to it. It changes hands only at 0.
     pub cancels: AtomicU32,
+    /// A cancel request for it was sent whose end nobody saw: it must not change hands any more.
+    pub doomed: AtomicBool,
     /// Who has it, since when.
     pub holder: Mutex<Option<Holder>>,
 }
@@ -61,44 +66,10 @@ pub struct Holder {
     pub since: Instant,
 }
 
-/// Sums over the transactions that ran on one server. Each is written by one thread at a time, without
-/// read-modify-write instructions.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Transactions.
-    pub transactions: Counter,
-    /// Queries.
-    pub queries: Counter,
-    /// Bytes from clients.
-    pub received: Counter,
-    /// Bytes to clients.
-    pub sent: Counter,
-    /// Microseconds in transactions.
-    pub transaction_time: Counter,
-    /// Microseconds in queries.
-    pub query_time: Counter,
-    /// Microseconds that clients waited for a server.
-    pub wait_time: Counter,
-    /// Parse messages of clients.
-    pub client_parses: Counter,
-    /// Bind messages of clients.
-    pub binds: Counter,
-}
-
-/// A sum with a single writer at a time.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds to it.
-    pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-    }
-
-    /// Reads it.
-    #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+impl ServerShared {
+    /// Notes how many named statements it has.
+    pub fn note_prepared(&self, statements: usize) {
+        self.prepared.store(u32::try_from(statements).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 }
 
@@ -195,7 +166,7 @@ impl Server {
     /// Whether it may go to another client as it is.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.state.pipeline.is_idle() && self.is_at_boundary() && self.state.taint.is_none()
+        self.state.pipeline.is_idle() && self.is_at_boundary() && self.state.left().is_empty()
     }
 
     /// No message is half read or half sent.
@@ -220,6 +191,8 @@ impl Server {
             frontend::put_empty(&mut message, frontend::tag::SYNC);
         } else {
             frontend::put_query(&mut message, sql.as_bytes());
+            // A simple query drops it.
+            self.state.statements.unnamed = None;
         }
         self.state
             .pipeline
@@ -285,24 +258,31 @@ impl Server {
         self.state.settings = settings.intern(left);
         self.state.statements.clear_named();
         self.state.statements.unnamed = None;
-        self.state.taint = None;
+        self.state.discarded();
         Ok(())
     }
 
     /// Says goodbye and waits until the server has hung up, so that it is gone from PostgreSQL's own count
     /// before its slot is used again.
     pub async fn close(mut self) {
+        // A server that doesn't hang up is left to itself.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.goodbye()).await;
+    }
+
+    /// Says goodbye and waits until the server has hung up. May be cancelled and called again.
+    pub async fn goodbye(&mut self) {
         let goodbye = async {
             let mut message = Vec::new();
             frontend::put_empty(&mut message, frontend::tag::TERMINATE);
-            self.stream.write_all(&message).await?;
-            self.stream.shutdown().await?;
+            // Fails where it was said before, or nobody listens any more: reading will tell.
+            let _ = self.stream.write_all(&message).await;
+            let _ = self.stream.shutdown().await;
             let mut sink = [0u8; 4096];
             while self.stream.read(&mut sink).await? > 0 {}
             io::Result::Ok(())
         };
-        // An error is an end as well; a server that doesn't hang up is left to itself.
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, goodbye).await;
+        // An error is an end as well.
+        let _ = goodbye.await;
     }
 }
 

@@ -177,6 +177,20 @@ impl<'a> Fields<'a> {
         Ok(u32::from_be_bytes(*bytes))
     }
 
+    /// A column's value with its length in front; `None` for NULL.
+    ///
+    /// # Errors
+    /// [`FrameError::Body`] when the value isn't all there.
+    pub fn value(&mut self) -> Result<Option<&'a [u8]>, FrameError> {
+        let len = self.u32()?;
+        if len == u32::MAX {
+            return Ok(None);
+        }
+        let (value, rest) = self.rest.split_at_checked(len as usize).ok_or(FrameError::Body(self.tag))?;
+        self.rest = rest;
+        Ok(Some(value))
+    }
+
     /// Checks that nothing is left.
     ///
     /// # Errors

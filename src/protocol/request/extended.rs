@@ -40,6 +40,7 @@ impl ClientPath<'_> {
         if self.server.pipeline.uncertain(key, statement.id) {
             return Ok(Step::Blocked);
         }
+        self.server.counts.client_parses += 1;
         let undo = ClientUndo::Named(key.into(), None);
         match self.server.statements.touch(&statement) {
             Presence::Current if self.may_insert_parse() => {
@@ -92,11 +93,13 @@ impl ClientPath<'_> {
                 (Some(nonexistent(name)), Request::renamed(Kind::Bind, name))
             }
             Found::Unknown => (None, Request::forward(Kind::Bind)),
+            Found::Known(named) if self.must_ask(named.statement.taint) => return Ok(Step::Pins),
             Found::Known(named) => match self.bind_known(input, name, portal, &named, idle) {
                 None => return Ok(Step::Blocked),
                 Some(bind) => bind,
             },
         };
+        self.server.counts.binds += u32::from(!name.is_empty());
         self.server.pipeline.push(request);
         let Some(sent_name) = sent_name else {
             return Ok(self.forward(input, at, header, Kind::Bind));

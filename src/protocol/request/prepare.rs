@@ -181,6 +181,7 @@ impl ClientPath<'_> {
         let undo = Undo { client, server: ServerUndo::Added(statement.id) };
         self.server.pipeline.push(Request { fate, undo, ..Request::forward(Kind::Parse) });
         self.server.statements.insert(statement);
+        self.server.counts.server_parses += 1;
     }
 
     /// Has the server know [`DUMMY`]. It can't fail: an empty text is fine even in a failed transaction.
@@ -194,10 +195,10 @@ impl ClientPath<'_> {
 
     /// What running a statement does besides: taints, and what its outcome changes in the records.
     pub(super) fn prepare_to_run(&mut self, input: &[u8], statement: &Arc<Statement>, portal: &[u8]) {
-        self.server.note_taint(statement.taint);
+        self.server.touch(statement.taint, statement.ends, &statement.names);
         self.server.unsettled |= statement.sets;
         let runs = match &statement.effect {
-            Effect::None | Effect::ResetAll => return self.server.portals.forget(portal),
+            Effect::None | Effect::ResetAll | Effect::Reset(_) => return self.server.portals.forget(portal),
             Effect::ForgetAll | Effect::Several | Effect::CopyIn => Runs::AndWaits,
             Effect::Deallocate(name) if !self.client.statements.named.contains_key(significant(name)) => {
                 Runs::Renamed(name.clone())

@@ -87,6 +87,7 @@ impl ServerState {
         frontend::put_parse(out, &name, statement.rest());
         self.pipeline.push(Request::skip(Kind::Parse, ServerUndo::Added(statement.id)));
         self.statements.insert(&statement);
+        self.counts.server_parses += 1;
         out.extend_from_slice(&self.retry.bytes);
         for kind in std::mem::take(&mut self.retry.kinds) {
             self.pipeline.push(Request::forward(kind));

@@ -88,31 +88,30 @@ fn no_taint() {
         "select '\\d+', E'it\\'s'",
         "settle",
     ] {
-        assert_eq!(read_text(text).taint, None, "{text}");
+        assert_eq!(read_text(text).taint, Taints::NONE, "{text}");
     }
 }
 
 #[test]
 fn taints() {
     for (text, want) in [
-        ("SET statement_timeout = 1", Taint::Setting),
-        ("sEt statement_timeout = 1", Taint::Setting),
-        ("set session geqo = off", Taint::Setting),
-        ("set \"TimeZone\" = 'CET'", Taint::Setting),
-        ("set a.b = 1", Taint::Setting),
-        ("set local.b = 1", Taint::Setting),
-        ("set session.b = 1", Taint::Setting),
-        ("set timezone.b = 1", Taint::Setting),
-        ("set time.b = 1", Taint::Setting),
-        ("set transaction /**/ . b = 1", Taint::Setting),
-        ("SET SCHEMA 'x'", Taint::Setting),
-        ("set search_path to x", Taint::Setting),
-        ("SET SEED TO 0.5", Taint::Setting),
-        ("SET XML OPTION CONTENT", Taint::Setting),
+        ("SET statement_timeout = 1", Taint::Named),
+        ("sEt statement_timeout = 1", Taint::Named),
+        ("set session geqo = off", Taint::Named),
+        ("set a.b = 1", Taint::Named),
+        ("set local.b = 1", Taint::Named),
+        ("set session.b = 1", Taint::Named),
+        ("set timezone.b = 1", Taint::Named),
+        ("set time.b = 1", Taint::Named),
+        ("set transaction /**/ . b = 1", Taint::Named),
+        ("SET SCHEMA 'x'", Taint::Named),
+        ("set search_path to x", Taint::Named),
+        ("SET SEED TO 0.5", Taint::Unknown),
+        ("SET XML OPTION CONTENT", Taint::Named),
         ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", Taint::Setting),
         ("reset all; select 1", Taint::Setting),
-        ("reset timezone.x", Taint::Setting),
-        ("reset geqo", Taint::Setting),
+        ("reset timezone.x", Taint::Named),
+        ("reset geqo", Taint::Named),
         ("SET ROLE x", Taint::SessionUser),
         ("set session authorization x", Taint::SessionUser),
         ("reset session authorization", Taint::SessionUser),
@@ -121,36 +120,86 @@ fn taints() {
         ("-- c\nlisten x", Taint::Listen),
         ("begin; listen x; commit", Taint::Listen),
         (";;listen x", Taint::Listen),
-        ("BEGIN; SET x = 1", Taint::Setting),
-        ("select ';'; set x = 1", Taint::Setting),
-        ("LOAD 'x'", Taint::Load),
-        ("create temp table t(i int)", Taint::SessionObject),
-        ("create tEmP table t(i int)", Taint::SessionObject),
-        ("CREATE /**/ TEMPORARY view v", Taint::SessionObject),
-        ("create or replace temp view v as select 1", Taint::SessionObject),
-        ("create local temporary table t(i int)", Taint::SessionObject),
-        ("select 1 as i into Temp t", Taint::SessionObject),
-        ("create table pg_temp.t(i int)", Taint::SessionObject),
-        ("create table PG_temp.t(i int)", Taint::SessionObject),
-        ("create function \"pg_temp\".f() returns int", Taint::SessionObject),
-        ("declare c cursor with hold for select 1", Taint::SessionObject),
-        ("select Pg_Advisory_Lock(1)", Taint::SessionObject),
-        ("select pg_advisory_lock_shared(1)", Taint::SessionObject),
-        ("select pg_try_advisory_lock(1)", Taint::SessionObject),
-        ("select Set_Config('a', 'b', false)", Taint::Setting),
+        ("BEGIN; SET x = 1", Taint::Named),
+        ("select ';'; set x = 1", Taint::Named),
+        ("LOAD 'x'", Taint::Unknown),
+        ("create temp table t(i int)", Taint::Temporary),
+        ("create tEmP table t(i int)", Taint::Temporary),
+        ("CREATE /**/ TEMPORARY view v", Taint::Temporary),
+        ("create or replace temp view v as select 1", Taint::Temporary),
+        ("create local temporary table t(i int)", Taint::Temporary),
+        ("select 1 as i into Temp t", Taint::Temporary),
+        ("create table pg_temp.t(i int)", Taint::Temporary),
+        ("create table PG_temp.t(i int)", Taint::Temporary),
+        ("create function \"pg_temp\".f() returns int", Taint::Temporary),
+        ("declare c cursor with hold for select 1", Taint::HeldCursor),
+        ("select Pg_Advisory_Lock(1)", Taint::AdvisoryLock),
+        ("select pg_advisory_lock_shared(1)", Taint::AdvisoryLock),
+        ("select pg_try_advisory_lock(1)", Taint::AdvisoryLock),
+        ("select Set_Config('a', 'b', false)", Taint::Named),
         ("select \"set_config\"('a', 'b', false)", Taint::Setting),
-        ("with x as (select set_config('a', 'b', false)) select * from x", Taint::Setting),
+        ("with x as (select set_config('a', 'b', false)) select * from x", Taint::Named),
         ("select set_config('timezone' || 'x', 'b', false)", Taint::Setting),
         ("select set_config('time'\n'zone_x', 'b', false)", Taint::Setting),
         ("update pg_settings set setting = 'x' where name = 'y'", Taint::Setting),
-        ("select U&\"set\\005Fconfig\"('a', 'b', false)", Taint::Unread),
-        ("do $$begin set x = 1; end$$", Taint::Unread),
-        ("execute carpool_5", Taint::SqlPrepare),
         ("deallocate CARPOOL_5", Taint::SqlPrepare),
-        ("select set_config('a', 'b', false), dblink_connect('x', 'y')", Taint::Lasting),
+        ("select dblink_connect('x', 'y')", Taint::Lasting),
         ("select pg_backup_start('x')", Taint::Lasting),
     ] {
-        assert_eq!(read_text(text).taint, Some(want), "{text}");
+        assert_eq!(read_text(text).taint, want.into(), "{text}");
+    }
+}
+
+/// What they run isn't there to be read.
+#[test]
+fn anything_may_be_left_of_what_is_out_of_sight() {
+    for text in
+        ["do $$begin set x = 1; end$$", "call p()", "execute s", "select U&\"set\\005Fconfig\"('a', 'b', false)"]
+    {
+        assert_eq!(read_text(text).taint.and(Taints::ASKABLE), Taints::ASKABLE, "{text}");
+    }
+}
+
+#[test]
+fn names_of_parameters() {
+    for (text, want) in [
+        ("set Work_Mem = 1", "work_mem"),
+        ("set session \"a\".B to 2", "a.b"),
+        ("set schema 'x'", "search_path"),
+        ("set xml option document", "xmloption"),
+        ("reset lock_timeout", "lock_timeout"),
+        ("select set_config('App.Tenant', $1, false)", "app.tenant"),
+    ] {
+        assert_eq!(read_text(text).names, [want.into()], "{text}");
+    }
+    assert!(read_text("set \"it's\" = 1").taint.has(Taint::Setting), "a name that can't be asked for");
+}
+
+#[test]
+fn resets_of_one_parameter() {
+    for (text, want) in [
+        ("reset TimeZone", "timezone"),
+        ("reset time zone", "timezone"),
+        ("set timezone to default", "timezone"),
+        ("set time zone local", "timezone"),
+        ("set session work_mem = default", "work_mem"),
+    ] {
+        assert_eq!(read_text(text).effect, Effect::Reset(want.into()), "{text}");
+    }
+    assert_eq!(read_text("set timezone to 'default'").effect, Effect::None);
+}
+
+#[test]
+fn what_may_end_a_pin() {
+    for (text, want) in [
+        ("drop table t", Taints::from(Taint::Temporary)),
+        ("unlisten *", Taint::Listen.into()),
+        ("close c", Taint::HeldCursor.into()),
+        ("select pg_advisory_unlock(1)", Taint::AdvisoryLock.into()),
+        ("discard temp", Taints::ASKABLE),
+        ("select 1", Taints::NONE),
+    ] {
+        assert_eq!(read_text(text).ends, want, "{text}");
     }
 }
 
@@ -165,13 +214,13 @@ fn both_readings_of_backslashes_count() {
         "select E'a'\n'\\'', '\\'; set x = 1 --'",
         "select E'a' -- c\n  '\\'; listen y; --'; set x = 1",
     ] {
-        assert_eq!(read_text(text).taint, Some(Taint::Setting), "{text}");
+        assert_eq!(read_text(text).taint, Taint::Named.into(), "{text}");
     }
     assert_eq!(read_text(r"select '\''; discard all; select '").effect, Effect::Several);
-    assert_eq!(read_text("select E'a'\n'\\'; listen y; --'").taint, None, "a continued E string is one");
+    assert_eq!(read_text("select E'a'\n'\\'; listen y; --'").taint, Taints::NONE, "a continued E string is one");
     let sjis = tracked().with_reported("client_encoding", "SJIS");
     assert_eq!(read(b"select E'\x95\\'; set x = 1; --'", &sjis), Reading::unreadable());
-    assert_eq!(read("select 'é\\'".as_bytes(), &tracked()).taint, None);
+    assert_eq!(read("select 'é\\'".as_bytes(), &tracked()).taint, Taints::NONE);
 }
 
 #[test]
@@ -207,15 +256,15 @@ fn a_reset_counts_at_the_end_only() {
 
 #[test]
 fn fast_path_functions() {
-    assert_eq!(taint_of_function(952), None);
-    assert_eq!(taint_of_function(3172), None);
-    assert_eq!(taint_of_function(2078), Some(Taint::FunctionCall));
+    assert_eq!(taint_of_function(952), Taints::NONE);
+    assert_eq!(taint_of_function(3172), Taints::NONE);
+    assert_eq!(taint_of_function(2078), Taints::ASKABLE);
 }
 
 #[test]
 fn a_long_list_of_statements_is_read_to_its_end() {
     let text = "select ';';".repeat(2000) + "set x = 1";
-    assert_eq!(read_text(&text).taint, Some(Taint::Setting));
+    assert_eq!(read_text(&text).taint, Taint::Named.into());
 }
 
 /// Places where a keyword is not one.
@@ -262,7 +311,7 @@ proptest! {
             .map(|(i, c)| if case >> i & 1 == 1 { c.to_ascii_uppercase() } else { c })
             .collect();
         let text = format!("select {}; {keyword}", parts.join(", "));
-        prop_assert_eq!(read_text(&text).taint.is_some(), true, "{}", text);
+        prop_assert_eq!(read_text(&text).taint != Taints::NONE, true, "{}", text);
     }
 
     #[test]
@@ -274,7 +323,8 @@ proptest! {
             .map(|(i, c)| if case >> (i % 64) & 1 == 1 { c.to_ascii_uppercase() } else { c })
             .collect();
         let text = format!("update t set a = b where {call}(1) is null");
-        prop_assert_eq!(read_text(&text).taint, Some(CALLS[at].taint), "{}", text);
+        let reading = read_text(&text);
+        prop_assert_eq!(reading.taint.or(reading.ends), CALLS[at].taint.into(), "{}", text);
     }
 
     #[test]

@@ -9,8 +9,9 @@ use super::backend::{Backend, Database};
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::reply::{self, Events, ServerFault, ServerPath};
 use crate::protocol::request::{self, ClientPath, Local, Output, Tables};
+use crate::protocol::session::Taint;
 use crate::protocol::settings::{Settings, follows_client};
-use crate::protocol::{ClientState, ServerState, Taint};
+use crate::protocol::{ClientState, Keeping, ServerState};
 use crate::wire::backend::tag as reply_tag;
 use crate::wire::{backend, frame, frontend};
 
@@ -222,6 +223,8 @@ impl World {
                 }
                 continue;
             };
+            // As with `max_pinned = 0`: what the core can't move ends with the transaction.
+            self.servers[j].state.keeping = Keeping::Never;
             let mut path = ClientPath {
                 client: &mut client.state,
                 server: &mut self.servers[j].state,
@@ -240,7 +243,7 @@ impl World {
                     client.stuck = true;
                     break;
                 }
-                request::Step::Terminate => unreachable!(),
+                request::Step::Terminate | request::Step::Pins => unreachable!(),
             }
         }
         let client = &mut self.clients[i];
@@ -352,10 +355,11 @@ impl World {
         assert!(server.backend.output.is_empty(), "an idle server has more to say");
         self.clients[i].server = None;
         server.holder = None;
-        match server.state.taint {
-            Some(Taint::Lasting) => server.closed = true,
-            Some(_) => self.reset(j),
-            None => {}
+        let left = server.state.left();
+        if left.has(Taint::Lasting) {
+            server.closed = true;
+        } else if !left.is_empty() {
+            self.reset(j);
         }
     }
 
@@ -379,7 +383,7 @@ impl World {
         }
         server.state.statements.clear_named();
         server.state.statements.unnamed = None;
-        server.state.taint = None;
+        server.state.discarded();
     }
 }
 

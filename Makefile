@@ -1,0 +1,36 @@
+# Each target sets up what it needs. On Debian with Rust, `make run` and `make test` are the only commands.
+
+PYTHON := .venv/bin/python
+AXUM := docker/apps/axum
+AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
+
+.PHONY: run test bench build axum clean
+
+# Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
+run:
+	@scripts/run.sh
+
+# Everything: formatting, lints, unit, integration and driver tests.
+test: setup axum
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	CARPOOL_TEST_AXUM=$(AXUM_BIN) cargo test
+
+# Against PgBouncer, in interleaved rounds. Options: make bench BENCH="--quick"
+bench: setup build
+	$(PYTHON) tests/bench/bench.py --carpool target/release/carpool $(BENCH)
+
+build:
+	cargo build --release
+
+# The axum app that the sharing test runs; a crate of its own, so that its dependencies aren't Carpool's.
+axum:
+	CARGO_TARGET_DIR=target/apps cargo build --release --manifest-path $(AXUM)/Cargo.toml
+
+.PHONY: setup
+setup:
+	@tests/setup.sh
+
+clean:
+	cargo clean
+	rm -rf .venv .cache tests/drivers/node_modules

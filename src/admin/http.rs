@@ -1,0 +1,159 @@
+//! HTTP: health for load balancers, `/metrics` for Prometheus, a status page for people. Only reads.
+//!
+//! Each connection serves one request and has a time limit, and so have all of them together a bound: what
+//! watches Carpool can't burden it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{self, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tracing::{debug, warn};
+
+use super::{Admin, metrics};
+use crate::stats::prometheus;
+
+/// Connections at once; more wait in the listening queue.
+const CONNECTIONS: usize = 64;
+/// How long the request's head may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// The pause after a failure to accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+/// The status page. Everything that it needs is in it.
+const PAGE: &str = include_str!("status.html");
+/// What the status page may do: nothing but ask this server.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+type Response = hyper::Response<Full<Bytes>>;
+
+/// Serves until dropped.
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        // Never closed, so there always comes one.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let admin = Arc::clone(&admin);
+                connections.spawn(async move {
+                    if tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, admin)).await.is_err() {
+                        debug!("http connection took longer than {CONNECTION_TIMEOUT:?}");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                warn!("http accept failed: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, admin: Arc<Admin>) {
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let response = respond(&admin, request.method(), request.uri().path());
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .keep_alive(false)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        debug!("http connection failed: {error}");
+    }
+}
+
+/// The answer to a request. That to HEAD gets its body taken off on the way out.
+fn respond(admin: &Admin, method: &Method, path: &str) -> Response {
+    let known = matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/api/pools");
+    if !known {
+        return response(StatusCode::NOT_FOUND, TEXT, "not found\n");
+    }
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed\n");
+        refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    match path {
+        "/healthz" => response(StatusCode::OK, TEXT, "ok"),
+        "/readyz" if admin.is_accepting() => response(StatusCode::OK, TEXT, "ready"),
+        "/readyz" => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping"),
+        "/metrics" => response(StatusCode::OK, prometheus::CONTENT_TYPE, metrics::prometheus(admin)),
+        "/api/pools" => match metrics::overview(admin) {
+            Ok(json) => response(StatusCode::OK, "application/json", json),
+            Err(error) => {
+                warn!("cannot write the overview: {error}");
+                response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "internal error\n")
+            }
+        },
+        _ => {
+            let mut page = response(StatusCode::OK, "text/html; charset=utf-8", PAGE);
+            let policy = HeaderValue::from_static(PAGE_POLICY);
+            page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+            page
+        }
+    }
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::tests::Stand;
+
+    fn status(stand: &Stand, method: Method, path: &str) -> u16 {
+        respond(&stand.admin, &method, path).status().as_u16()
+    }
+
+    #[test]
+    fn paths_and_methods() {
+        let stand = Stand::new(&["app"]);
+        for path in ["/", "/healthz", "/readyz", "/metrics", "/api/pools"] {
+            assert_eq!(status(&stand, Method::GET, path), 200, "{path}");
+            assert_eq!(status(&stand, Method::HEAD, path), 200, "{path}");
+            assert_eq!(status(&stand, Method::POST, path), 405, "{path}");
+        }
+        assert_eq!(status(&stand, Method::GET, "/other"), 404);
+        assert_eq!(status(&stand, Method::POST, "/other"), 404);
+    }
+
+    #[test]
+    fn health_is_not_readiness() {
+        let stand = Stand::new(&[]);
+        stand.stopping.send_replace(true);
+        assert_eq!(status(&stand, Method::GET, "/healthz"), 200);
+        assert_eq!(status(&stand, Method::GET, "/readyz"), 503);
+    }
+
+    #[test]
+    fn the_page_asks_nobody_else() {
+        assert!(!PAGE.contains("http://") && !PAGE.contains("https://") && !PAGE.contains("//cdn"));
+    }
+}

@@ -1,0 +1,107 @@
+//! What must hold between settings, and what is likely a mistake.
+
+use super::report::{KeyPath, Report};
+use super::{AuthType, Config, Database, Format, RESERVED_DATABASES, UNLIMITED, User, build};
+
+/// The longest name of a user or database, bytes: PostgreSQL's `NAMEDATALEN - 1`.
+const NAME_LIMIT: usize = 63;
+
+/// Checks a whole configuration.
+pub(super) fn check(config: &Config, report: &mut Report) {
+    listening(config, report);
+    pooler_sizes(config, report);
+    let databases = config.databases.iter().map(|(name, database)| (name.as_str(), database));
+    for (name, database) in databases.chain(config.fallback.iter().map(|database| (build::FALLBACK, database))) {
+        check_database(config, name, database, report);
+    }
+    for (name, user) in &config.users {
+        check_user(config, name.as_str(), user, report);
+    }
+    if config.databases.is_empty() && config.fallback.is_none() {
+        report.warn(&KeyPath::default(), "names no database, so clients can only use the console");
+    }
+    if config.users.is_empty() && config.pooler.auth_type != AuthType::Any {
+        report.warn(&KeyPath::default(), "names no user, so nobody can log in");
+    }
+}
+
+fn listening(config: &Config, report: &mut Report) {
+    let pooler = &config.pooler;
+    let path = config.format.pooler_path();
+    if pooler.listen_addr.is_empty() && pooler.unix_socket_dir.is_none() {
+        report.error(&path.join("listen_addr"), "is empty, and so is unix_socket_dir: nobody could connect");
+    }
+    if pooler.listen_addr.iter().any(|addr| addr != "*" && addr.contains([' ', '/', ','])) {
+        report.error(&path.join("listen_addr"), "an item is neither a name, nor an address, nor *");
+    }
+    if pooler.unix_socket_dir.as_ref().is_some_and(|dir| dir.starts_with("@") || !dir.is_absolute()) {
+        report.error(&path.join("unix_socket_dir"), "must be an absolute path; abstract sockets are not supported yet");
+    }
+    let Some(port) = pooler.http_port else { return };
+    if pooler.http_addr.is_empty() {
+        report.error(&path.join("http_addr"), "is empty, but http_port is set");
+    }
+    let same_address = pooler.listen_addr.iter().any(|addr| *addr == pooler.http_addr || addr == "*");
+    if port == pooler.listen_port && port != 0 && same_address {
+        report.error(&path.join("http_port"), format!("{port} is the listen_port too"));
+    }
+}
+
+fn pooler_sizes(config: &Config, report: &mut Report) {
+    let pooler = &config.pooler;
+    // PgBouncer caps it instead.
+    if config.format == Format::Toml && pooler.min_pool_size > pooler.default_pool_size {
+        let message = format!("{} is more than default_pool_size ({})", pooler.min_pool_size, pooler.default_pool_size);
+        report.error(&config.format.pooler_path().join("min_pool_size"), message);
+    }
+}
+
+fn check_database(config: &Config, name: &str, database: &Database, report: &mut Report) {
+    let path = KeyPath::top("databases").join(name);
+    check_name(name, &path, report);
+    if RESERVED_DATABASES.contains(&name) {
+        report.error(&path, "this name is the admin console's");
+    }
+    if config.pooler.auth_type == AuthType::Any && database.user.is_none() {
+        report.error(&path.join("user"), "must be set with auth_type any, which does not know who the client is");
+    }
+    if database.min_pool_size > database.pool_size {
+        let message = format!("{} is more than pool_size ({})", database.min_pool_size, database.pool_size);
+        report.error(&path.join("min_pool_size"), message);
+    }
+    if database.min_pool_size == UNLIMITED {
+        report.error(&path.join("min_pool_size"), "must be a number");
+    }
+    for (key, name) in [("user", database.user.as_ref().map(|u| u.as_str())), ("dbname", database.dbname.as_deref())] {
+        if let Some(name) = name {
+            check_name(name, &path.join(key), report);
+        }
+    }
+    if database.password.as_ref().is_some_and(|secret| secret.expose().starts_with(SCRAM)) {
+        report.warn(&path.join("password"), "is a SCRAM secret, which can check a password but not log in with it");
+    }
+}
+
+/// How a SCRAM secret starts.
+const SCRAM: &str = "SCRAM-SHA-256$";
+
+fn check_user(config: &Config, name: &str, user: &User, report: &mut Report) {
+    let path = KeyPath::top("users").join(name);
+    check_name(name, &path, report);
+    let Some(secret) = user.password.as_ref().map(|secret| secret.expose()) else { return };
+    let is_md5 = secret.len() == 35 && secret.starts_with("md5") && secret[3..].bytes().all(|b| b.is_ascii_hexdigit());
+    if is_md5 && config.pooler.auth_type == AuthType::ScramSha256 {
+        report.warn(&path.join("password"), "is an md5 secret, so auth_type scram-sha-256 lets nobody in with it");
+    }
+}
+
+fn check_name(name: &str, path: &KeyPath, report: &mut Report) {
+    match name {
+        "" => report.error(path, "the name is empty"),
+        name if name.contains('\0') => report.error(path, "the name has a NUL character"),
+        name if name.len() > NAME_LIMIT => {
+            report.error(path, format!("the name is longer than PostgreSQL's {NAME_LIMIT} bytes"));
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,95 @@
+//! The tables of `[databases.NAME]` and `[users.NAME]`.
+//!
+//! PgBouncer's `pool_size` of a database caps one user's connections, and `max_db_connections` all of them; here
+//! `user_pool_size` and `pool_size` do. So the same fields have other names in an ini file.
+
+use super::field::{Field, Value};
+use super::kind::Kind;
+use super::settings::{Setting, setting, write};
+use super::{Database, User};
+
+macro_rules! database {
+    ($field:ident, $kind:expr, $doc:expr) => {
+        setting!(Database, $field, $kind, $doc)
+    };
+}
+
+/// A setting that is kept as a startup parameter.
+macro_rules! startup_parameter {
+    ($name:literal, $doc:expr) => {
+        Setting::<Database>::new(
+            ($name, $doc),
+            Kind::Text,
+            |database| database.startup_parameters.get($name).map_or(Value::Unset, Field::to_value),
+            |database, value| {
+                let mut text = None;
+                let stored = write::<Option<String>>(&mut text, value);
+                if let Some(text) = text {
+                    database.startup_parameters.insert($name.into(), text);
+                }
+                stored
+            },
+        )
+        .unset("")
+    };
+}
+
+/// `[databases.NAME]`, in the order of `config.example.toml`.
+pub(super) static DATABASE: &[Setting<Database>] = &[
+    database!(host, Kind::Host, "Name or address of the server, or the directory of its unix socket."),
+    database!(port, Kind::Number(1, 65535), "Port of the server."),
+    database!(dbname, Kind::Text, "Name of the database on the server; without it, the name that clients use.")
+        .unset(""),
+    database!(user, Kind::Text, "Log in to the server as this user for everybody.").unset(""),
+    database!(password, Kind::Secret, "Password to log in to the server with; without it, the user's own.").unset(""),
+    database!(pool_size, Kind::Size, "Server connections at most, over all users.")
+        .ini_name(Some("max_db_connections"))
+        .ini_zero_inherits(),
+    database!(user_pool_size, Kind::ANY_NUMBER, "One user's share of them at most. 0: the whole pool.")
+        .unset("0")
+        .ini_name(Some("pool_size")),
+    database!(min_pool_size, Kind::ANY_NUMBER, "Server connections kept open when idle."),
+    database!(
+        max_pinned,
+        Kind::ANY_NUMBER,
+        "Servers that clients may keep between transactions for what can't be moved (temporary tables, …). 0: none."
+    ),
+    database!(pool_mode, Kind::PoolMode, "When a server is free again."),
+    database!(max_client_connections, Kind::ANY_NUMBER, "Client connections at most. 0: no limit.")
+        .alias("max_db_client_connections")
+        .ini_name(Some("max_db_client_connections"))
+        .ini_zero_inherits(),
+    database!(server_lifetime, Kind::Time, "Close a server connection of this age when it comes free. 0: never.")
+        .ini_zero_inherits(),
+    database!(query_wait_timeout, Kind::Time, "How long a client may wait for a server. 0: no limit."),
+    database!(connect_query, Kind::Text, "SQL that is run on each new server connection.").unset(""),
+    startup_parameter!("application_name", "Value that sessions start with, unless the client brings its own."),
+    startup_parameter!("client_encoding", "Value that sessions start with, unless the client brings its own."),
+    startup_parameter!("datestyle", "Value that sessions start with, unless the client brings its own."),
+    startup_parameter!("timezone", "Value that sessions start with, unless the client brings its own."),
+];
+
+macro_rules! user {
+    ($field:ident, $kind:expr, $doc:expr) => {
+        setting!(User, $field, $kind, $doc)
+    };
+}
+
+/// `[users.NAME]`, in the order of `config.example.toml`.
+pub(super) static USER: &[Setting<User>] = &[
+    user!(password, Kind::Secret, "Password, in plain, as md5… or as SCRAM-SHA-256$….").unset("").ini_name(None),
+    user!(pool_mode, Kind::PoolMode, "When a server is free again, whatever the database says."),
+    user!(pool_size, Kind::Size, "Server connections in one pool at most."),
+    user!(max_user_connections, Kind::ANY_NUMBER, "Server connections over all databases at most. 0: no limit.")
+        .ini_zero_inherits(),
+    user!(max_client_connections, Kind::ANY_NUMBER, "Client connections at most. 0: no limit.")
+        .alias("max_user_client_connections")
+        .ini_name(Some("max_user_client_connections"))
+        .ini_zero_inherits(),
+    user!(query_timeout, Kind::Time, "How long a query may run. 0: no limit.").ini_zero_inherits(),
+    user!(idle_transaction_timeout, Kind::Time, "How long a client may sit idle in a transaction. 0: no limit.")
+        .ini_zero_inherits(),
+    user!(transaction_timeout, Kind::Time, "How long a transaction may take. 0: no limit.").ini_zero_inherits(),
+    user!(client_idle_timeout, Kind::Time, "How long a client may sit idle outside of one. 0: no limit.")
+        .ini_zero_inherits(),
+];

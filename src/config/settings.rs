@@ -1,0 +1,311 @@
+//! The table of `[pooler]`: each setting once. It feeds both readers, SHOW CONFIG, `to_toml` and the test of
+//! `config.example.toml`.
+
+use std::time::Duration;
+
+use super::document::Raw;
+use super::field::{Field, Value};
+use super::kind::Kind;
+use super::{Format, Pooler};
+
+/// One setting of `T`.
+pub(super) struct Setting<T: 'static> {
+    /// Its name in TOML; PgBouncer's where it has one.
+    pub(super) name: &'static str,
+    /// Another name in TOML.
+    pub(super) alias: Option<&'static str>,
+    /// Its name in an ini file, if it can be set there.
+    pub(super) ini_name: Option<&'static str>,
+    /// What it may be.
+    pub(super) kind: Kind,
+    /// The text (or number) that says "not set", for a field that can be.
+    pub(super) unset: Option<&'static str>,
+    /// PgBouncer's default, where it isn't the field's.
+    pub(super) ini_default: Option<&'static str>,
+    /// What PgBouncer's `0` is here, where that means something else.
+    pub(super) ini_zero: Option<&'static str>,
+    /// Whether `0`, like a negative number, means "as the global setting" in an ini file.
+    pub(super) ini_zero_inherits: bool,
+    /// Whether a reload can change it.
+    pub(super) changeable: bool,
+    /// What it does, in one line.
+    pub(super) doc: &'static str,
+    /// Its value.
+    pub(super) get: fn(&T) -> Value,
+    put: fn(&mut T, Value) -> bool,
+}
+
+impl<T> Setting<T> {
+    /// A setting that both formats know by this name.
+    pub(super) const fn new(
+        (name, doc): (&'static str, &'static str),
+        kind: Kind,
+        get: fn(&T) -> Value,
+        put: fn(&mut T, Value) -> bool,
+    ) -> Self {
+        let (alias, unset, ini_default, ini_zero) = (None, None, None, None);
+        let (ini_name, ini_zero_inherits, changeable) = (Some(name), false, true);
+        Self { name, alias, ini_name, kind, unset, ini_default, ini_zero, ini_zero_inherits, changeable, doc, get, put }
+    }
+
+    /// With another name in TOML.
+    pub(super) const fn alias(mut self, alias: &'static str) -> Self {
+        self.alias = Some(alias);
+        self
+    }
+
+    /// With another name in an ini file, or none.
+    pub(super) const fn ini_name(mut self, name: Option<&'static str>) -> Self {
+        self.ini_name = name;
+        self
+    }
+
+    /// With a text that says "not set".
+    pub(super) const fn unset(mut self, text: &'static str) -> Self {
+        self.unset = Some(text);
+        self
+    }
+
+    /// With PgBouncer's default.
+    const fn ini(mut self, default: &'static str) -> Self {
+        self.ini_default = Some(default);
+        self
+    }
+
+    /// With another meaning of PgBouncer's `0`.
+    const fn ini_zero(mut self, meaning: &'static str) -> Self {
+        self.ini_zero = Some(meaning);
+        self
+    }
+
+    /// With `0` for "as the global setting" in an ini file.
+    pub(super) const fn ini_zero_inherits(mut self) -> Self {
+        self.ini_zero_inherits = true;
+        self
+    }
+
+    /// Only read at start.
+    const fn fixed(mut self) -> Self {
+        self.changeable = false;
+        self
+    }
+
+    /// Whether this is the setting of that name.
+    pub(super) fn is_named(&self, key: &str, format: Format) -> bool {
+        match format {
+            Format::Toml => self.name == key || self.alias == Some(key),
+            Format::Ini => self.ini_name == Some(key),
+        }
+    }
+
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn parse(&self, raw: &Raw, format: Format) -> Result<Value, String> {
+        if self.unset.is_some() && raw.as_text().as_deref() == self.unset {
+            return Ok(Value::Unset);
+        }
+        match (self.ini_zero, raw) {
+            (Some(meaning), Raw::Text(text)) if format == Format::Ini && is_zero(text) => {
+                self.kind.parse(&Raw::Text(meaning.into()), format)
+            }
+            _ => self.kind.parse(raw, format),
+        }
+    }
+
+    /// Sets the field.
+    ///
+    /// # Errors
+    /// When the field's type can't hold the value, which the kind should have seen.
+    pub(super) fn store(&self, target: &mut T, value: Value) -> Result<(), String> {
+        if (self.put)(target, value) { Ok(()) } else { Err("not a possible value".into()) }
+    }
+
+    /// The value as an ini file has it.
+    pub(super) fn text(&self, of: &T) -> String {
+        match (self.get)(of) {
+            Value::Unset => self.unset.unwrap_or_default().into(),
+            value => self.kind.to_text(&value),
+        }
+    }
+}
+
+fn is_zero(text: &str) -> bool {
+    text.parse::<f64>() == Ok(0.0)
+}
+
+/// Sets a field from a value of its kind.
+pub(super) fn write<F: Field>(field: &mut F, value: Value) -> bool {
+    F::from_value(value).map(|value| *field = value).is_some()
+}
+
+/// A setting that is the field of the same name.
+macro_rules! setting {
+    ($owner:ty, $field:ident, $kind:expr, $doc:expr) => {
+        $crate::config::settings::Setting::<$owner>::new(
+            (stringify!($field), $doc),
+            $kind,
+            |owner| $crate::config::field::Field::to_value(&owner.$field),
+            |owner, value| $crate::config::settings::write(&mut owner.$field, value),
+        )
+    };
+}
+pub(super) use setting;
+
+macro_rules! pooler {
+    ($field:ident, $kind:expr, $doc:expr) => {
+        setting!(Pooler, $field, $kind, $doc)
+    };
+}
+
+/// A wait that PgBouncer lets be endless ends after a day here.
+const ENDLESS: &str = "1d";
+/// What comes closest to "each time" where 0 means "never".
+const AT_ONCE: &str = "1us";
+/// The shortest time that a step which must end can be given.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// `[pooler]`, in the order of `config.example.toml`.
+pub(super) static POOLER: &[Setting<Pooler>] = &[
+    pooler!(listen_addr, Kind::List, "Addresses to listen on, by number or name; \"*\" is all. Empty: no TCP.")
+        .ini("")
+        .fixed(),
+    pooler!(listen_port, Kind::Number(0, 65535), "Port for clients, also the suffix of the unix socket's name.")
+        .fixed(),
+    pooler!(unix_socket_dir, Kind::Path, "Directory of the unix socket .s.PGSQL.PORT. Empty: none.")
+        .unset("")
+        .ini("/tmp")
+        .fixed(),
+    pooler!(unix_socket_mode, Kind::FileMode, "Permissions of the unix socket, in octal.").fixed(),
+    pooler!(
+        http_addr,
+        Kind::Text,
+        "Address for HTTP: /metrics (Prometheus), / (dashboard), /api, /healthz and /readyz."
+    )
+    .fixed(),
+    pooler!(http_port, Kind::Number(0, 65535), "Port for HTTP. 0: off.").unset("0").fixed(),
+    pooler!(listen_backlog, Kind::Number(1, 65535), "Connections that may wait to be accepted.").ini("128").fixed(),
+    pooler!(so_reuseport, Kind::Flag, "Let several processes listen on the same port (SO_REUSEPORT).").fixed(),
+    pooler!(worker_threads, Kind::Number(0, 1024), "Worker threads. 0: one per core, at most 4.").fixed(),
+    pooler!(max_client_conn, Kind::Number(1, i32::MAX as u32), "Client connections in total.").ini("100"),
+    pooler!(pool_mode, Kind::PoolMode, "When a server is free again: after the transaction, session or statement.")
+        .ini("session"),
+    pooler!(
+        default_pool_size,
+        Kind::Size,
+        "Server connections of a database, over all its users, unless it has a pool_size of its own."
+    )
+    .ini("20"),
+    pooler!(min_pool_size, Kind::ANY_NUMBER, "Server connections that a database keeps open when idle."),
+    pooler!(
+        max_concurrent_logins,
+        Kind::Number(1, 1024),
+        "Logins to one database's server under way at the same time."
+    ),
+    pooler!(
+        max_db_client_connections,
+        Kind::ANY_NUMBER,
+        "Client connections to one database, unless it has a limit of its own. 0: no limit."
+    ),
+    pooler!(
+        max_user_client_connections,
+        Kind::ANY_NUMBER,
+        "Client connections of one user, unless it has a limit of its own. 0: no limit."
+    ),
+    pooler!(
+        max_user_connections,
+        Kind::ANY_NUMBER,
+        "Server connections of one user over all databases, unless it has a limit of its own. 0: no limit."
+    ),
+    pooler!(
+        auth_type,
+        Kind::AuthType,
+        "How clients log in: scram-sha-256, md5 (SCRAM where the secret is), plain, trust, any."
+    )
+    .ini("md5"),
+    pooler!(
+        auth_file,
+        Kind::Path,
+        "Further users, in the format of PgBouncer's userlist.txt; [users] wins, setting by setting."
+    )
+    .unset(""),
+    pooler!(admin_users, Kind::List, "Users who may run all commands on the console (the database pgbouncer)."),
+    pooler!(stats_users, Kind::List, "Users who may run SHOW on the console."),
+    pooler!(server_idle_timeout, Kind::Time, "Close a server connection that nobody used for so long. 0: never."),
+    pooler!(server_lifetime, Kind::Time, "Close a server connection of this age when it comes free. 0: never.")
+        .ini_zero(AT_ONCE),
+    pooler!(server_connect_timeout, Kind::Bound(SHORTEST), "How long a connect and login to a server may take.")
+        .ini_zero(ENDLESS),
+    pooler!(server_login_retry, Kind::Time, "Longest pause between logins after some have failed."),
+    pooler!(server_check_query, Kind::CheckQuery, "Query that checks an idle server before use. <empty>: a bare Sync."),
+    pooler!(server_check_delay, Kind::Time, "Check a server that was idle for longer than this. 0: never.")
+        .ini_zero(AT_ONCE),
+    pooler!(server_reset_query, Kind::Text, "Query that cleans a server up when a client leaves, in session mode."),
+    pooler!(server_reset_query_always, Kind::Flag, "Run server_reset_query in the other modes too."),
+    pooler!(query_wait_timeout, Kind::Time, "How long a client may wait for a server. 0: no limit."),
+    pooler!(query_timeout, Kind::Time, "How long a query may run. 0: no limit."),
+    pooler!(idle_transaction_timeout, Kind::Time, "How long a client may sit idle in a transaction. 0: no limit."),
+    pooler!(transaction_timeout, Kind::Time, "How long a transaction may take. 0: no limit."),
+    pooler!(client_idle_timeout, Kind::Time, "How long a client may sit idle outside of one. 0: no limit."),
+    pooler!(client_login_timeout, Kind::Time, "How long a client may take to log in. 0: no limit."),
+    pooler!(cancel_wait_timeout, Kind::Bound(SHORTEST), "How long a cancel request may wait and run.")
+        .ini_zero(ENDLESS),
+    pooler!(shutdown_timeout, Kind::Time, "How long running transactions may take after SIGTERM."),
+    pooler!(
+        max_prepared_statements,
+        Kind::ANY_NUMBER,
+        "Prepared statements kept on each server connection. 0: names aren't tracked."
+    ),
+    pooler!(
+        max_packet_size,
+        Kind::Number(1024, i32::MAX as u32),
+        "Largest message of a client that has to be held whole, in bytes."
+    )
+    .ini("2147483647"),
+    pooler!(ignore_startup_parameters, Kind::List, "Startup parameters that are dropped instead of set."),
+    pooler!(track_extra_parameters, Kind::List, "Further parameters that follow the client, beside the reported ones.")
+        .ini("IntervalStyle")
+        .fixed(),
+    pooler!(log_connections, Kind::Flag, "Log logins."),
+    pooler!(log_disconnections, Kind::Flag, "Log disconnections, with the reason."),
+    pooler!(log_pooler_errors, Kind::Flag, "Log errors that clients are told."),
+    pooler!(log_stats, Kind::Flag, "Log a line of statistics every stats_period."),
+    pooler!(
+        stats_period,
+        Kind::Bound(Duration::from_secs(1)),
+        "Period of the averages in SHOW STATS and of log_stats."
+    ),
+    pooler!(verbose, Kind::Number(0, 9), "Log more: 1 or 2, as -v and -vv.").fixed(),
+    pooler!(tcp_keepalive, Kind::Flag, "TCP keepalive, for clients and servers."),
+    pooler!(tcp_keepidle, Kind::ANY_NUMBER, "Seconds of silence before the first probe. 0: the system's."),
+    pooler!(tcp_keepintvl, Kind::ANY_NUMBER, "Seconds between probes. 0: the system's."),
+    pooler!(
+        tcp_keepcnt,
+        Kind::ANY_NUMBER,
+        "Probes without an answer before the connection is given up. 0: the system's."
+    ),
+    pooler!(
+        tcp_user_timeout,
+        Kind::ANY_NUMBER,
+        "Milliseconds that sent data may stay unacknowledged (TCP_USER_TIMEOUT). 0: the system's."
+    ),
+];
+
+impl Pooler {
+    /// What a setting is when a file of this format doesn't name it.
+    #[must_use]
+    pub fn defaults(format: Format) -> Self {
+        let mut pooler = Self::default();
+        if format == Format::Ini {
+            for setting in POOLER {
+                let default = setting.ini_default.map(|text| setting.parse(&Raw::Text(text.into()), Format::Ini));
+                // A test sees to it that they all can be stored.
+                if let Some(Ok(value)) = default {
+                    (setting.put)(&mut pooler, value);
+                }
+            }
+        }
+        pooler
+    }
+}

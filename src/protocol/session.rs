@@ -1,0 +1,331 @@
+//! Session state that servers don't report: what may have changed ([`Taints`]), the question that finds out
+//! ([`Probe`]), and what it found ([`Findings`]).
+//!
+//! A text that may leave something behind is noticed when it goes out. When the transaction has ended the server
+//! is asked what there is: settings then follow the client like the reported ones; what can't be moved to
+//! another server ties the client to this one (a *pin*) until a later question finds it gone.
+
+use super::settings::ROLE;
+use crate::wire::frame::{Fields, FrameError};
+
+/// A kind of session state that may be on a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u16)]
+pub enum Taint {
+    /// A parameter that isn't reported was set or reset, and its name couldn't be told.
+    Setting = 1 << 0,
+    /// SET ROLE, SET SESSION AUTHORIZATION.
+    SessionUser = 1 << 1,
+    /// SQL-level PREPARE.
+    SqlPrepare = 1 << 2,
+    /// LISTEN.
+    Listen = 1 << 3,
+    /// A temporary object.
+    Temporary = 1 << 4,
+    /// A session-level advisory lock.
+    AdvisoryLock = 1 << 5,
+    /// DECLARE … WITH HOLD.
+    HeldCursor = 1 << 6,
+    /// LOAD, SET SEED: there is no asking whether something is left of it.
+    Unknown = 1 << 7,
+    /// Something that no reset removes, so that the connection must be closed.
+    Lasting = 1 << 8,
+    /// A client had it for a whole session.
+    Session = 1 << 9,
+    /// As [`Taint::Setting`], with the names known.
+    Named = 1 << 10,
+}
+
+impl Taint {
+    /// All, in the order in which they are named to people.
+    pub const ALL: [Self; 11] = [
+        Self::Temporary,
+        Self::AdvisoryLock,
+        Self::HeldCursor,
+        Self::Listen,
+        Self::SqlPrepare,
+        Self::Unknown,
+        Self::Lasting,
+        Self::SessionUser,
+        Self::Setting,
+        Self::Named,
+        Self::Session,
+    ];
+
+    /// For logs, SHOW and error texts: what is on the server.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Setting | Self::Named => "settings",
+            Self::SessionUser => "session user",
+            Self::SqlPrepare => "prepared statement",
+            Self::Listen => "listen",
+            Self::Temporary => "temporary object",
+            Self::AdvisoryLock => "advisory lock",
+            Self::HeldCursor => "held cursor",
+            Self::Unknown => "unknown state",
+            Self::Lasting => "lasting state",
+            Self::Session => "session",
+        }
+    }
+}
+
+/// A set of [`Taint`]s.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Taints(u16);
+
+impl Taints {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// What follows a client to other servers.
+    pub const MOVABLE: Self = Self(Taint::Setting as u16 | Taint::Named as u16 | Taint::SessionUser as u16);
+    /// What a [`Probe`] can find out about.
+    pub const ASKABLE: Self = Self(
+        Self::MOVABLE.0
+            | Taint::SqlPrepare as u16
+            | Taint::Listen as u16
+            | Taint::Temporary as u16
+            | Taint::AdvisoryLock as u16
+            | Taint::HeldCursor as u16,
+    );
+
+    /// What ties a client to its server.
+    pub const PINNING: Self = Self(
+        Taint::SqlPrepare as u16
+            | Taint::Listen as u16
+            | Taint::Temporary as u16
+            | Taint::AdvisoryLock as u16
+            | Taint::HeldCursor as u16
+            | Taint::Unknown as u16
+            | Taint::Lasting as u16,
+    );
+
+    /// What no reset removes.
+    pub const LASTING: Self = Self(Taint::Lasting as u16);
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether these are signs that the client will be tied to its server, rather than that it can't be told.
+    #[must_use]
+    pub fn will_pin(self) -> bool {
+        !self.and(Self::PINNING).is_empty() && self.and(Self::ASKABLE) != Self::ASKABLE
+    }
+
+    /// Whether `taint` is one of them.
+    #[must_use]
+    pub const fn has(self, taint: Taint) -> bool {
+        self.0 & taint as u16 != 0
+    }
+
+    /// Those in both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Those in either.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Those that aren't in `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// The one to name first.
+    #[must_use]
+    pub fn first(self) -> Option<Taint> {
+        Taint::ALL.into_iter().find(|&taint| self.has(taint))
+    }
+}
+
+impl From<Taint> for Taints {
+    fn from(taint: Taint) -> Self {
+        Self(taint as u16)
+    }
+}
+
+impl std::ops::BitOrAssign<Taint> for Taints {
+    fn bitor_assign(&mut self, taint: Taint) {
+        self.0 |= taint as u16;
+    }
+}
+
+impl std::ops::BitOrAssign for Taints {
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+/// A question to a server under way: what session state is there?
+#[derive(Debug)]
+pub struct Probe {
+    asked: Taints,
+    findings: Findings,
+}
+
+/// What a [`Probe`] found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Findings {
+    /// What is there, of what was asked about and can't be moved.
+    pub present: Taints,
+    /// Whether `settings` are all that differ from the session's start; else only some were asked about.
+    pub complete: bool,
+    /// Parameters and their values, in the server's spelling; `None`: there is no such parameter.
+    pub settings: Vec<(String, Option<String>)>,
+}
+
+/// Where in `pg_catalog` each kind is seen.
+const PRESENCE: [(Taint, &str); 5] = [
+    (Taint::SqlPrepare, "pg_catalog.pg_prepared_statements WHERE from_sql"),
+    (Taint::Listen, "pg_catalog.pg_listening_channels()"),
+    // Everything in a schema depends on it.
+    (
+        Taint::Temporary,
+        "pg_catalog.pg_depend WHERE refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass \
+         AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()",
+    ),
+    (
+        Taint::AdvisoryLock,
+        "pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' \
+         AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()",
+    ),
+    (Taint::HeldCursor, "pg_catalog.pg_cursors WHERE is_holdable"),
+];
+
+impl Probe {
+    /// A question about `asked` and, unless all settings are among that, about the parameters `names`; and its
+    /// SQL. Everything in it is qualified: the client's `search_path` must not change its meaning.
+    #[must_use]
+    pub fn new(asked: Taints, names: &[Box<str>]) -> (Self, String) {
+        let asked = asked.and(Taints::ASKABLE);
+        let complete = asked.has(Taint::Setting);
+        let mut parts = Vec::new();
+        if complete {
+            parts.push(
+                "SELECT 's',name,setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session'"
+                    .to_owned(),
+            );
+        }
+        // The view doesn't have those with a dot, nor the role.
+        let role = asked.has(Taint::SessionUser).then_some(ROLE);
+        let named = names.iter().map(AsRef::as_ref).filter(|name: &&str| !complete || name.contains('.'));
+        for name in named.chain(role) {
+            let literal = literal(name);
+            parts.push(format!("SELECT 's',{literal},pg_catalog.current_setting({literal},true)"));
+        }
+        for (taint, place) in PRESENCE.iter().filter(|(taint, _)| asked.has(*taint)) {
+            parts.push(format!("SELECT 'p','{}','' WHERE EXISTS (SELECT FROM {place})", taint.as_str()));
+        }
+        let sql = format!("/* carpool */ {}", parts.join(" UNION ALL "));
+        (Self { asked, findings: Findings { complete, ..Findings::default() } }, sql)
+    }
+
+    /// Takes a DataRow.
+    ///
+    /// # Errors
+    /// When it isn't one of the answer's.
+    pub fn row(&mut self, tag: u8, body: &[u8]) -> Result<(), FrameError> {
+        let mut fields = Fields::new(tag, body);
+        let columns = fields.u16()?;
+        let mut text = || match fields.value()?.map(std::str::from_utf8) {
+            None => Ok(None),
+            Some(Ok(text)) => Ok(Some(text)),
+            Some(Err(_)) => Err(FrameError::Body(tag)),
+        };
+        let (kind, name, value) = (text()?, text()?, text()?);
+        let (Some(kind), Some(name), 3) = (kind, name, columns) else { return Err(FrameError::Body(tag)) };
+        fields.end()?;
+        match kind {
+            "s" => self.findings.settings.push((name.to_owned(), value.map(str::to_owned))),
+            _ => {
+                let taint = Taint::ALL.into_iter().find(|taint| taint.as_str() == name);
+                self.findings.present |= taint.ok_or(FrameError::Body(tag))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was asked about.
+    #[must_use]
+    pub const fn asked(&self) -> Taints {
+        self.asked
+    }
+
+    /// What was found, when all rows have come.
+    #[must_use]
+    pub fn finish(self) -> Findings {
+        self.findings
+    }
+}
+
+/// A string constant of a parameter's name, which has no backslashes or is refused before.
+fn literal(name: &str) -> String {
+    format!("'{}'", name.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(columns: [Option<&str>; 3]) -> Vec<u8> {
+        let mut body = 3u16.to_be_bytes().to_vec();
+        for column in columns {
+            match column {
+                Some(text) => {
+                    body.extend_from_slice(&u32::try_from(text.len()).unwrap().to_be_bytes());
+                    body.extend_from_slice(text.as_bytes());
+                }
+                None => body.extend_from_slice(&u32::MAX.to_be_bytes()),
+            }
+        }
+        body
+    }
+
+    #[test]
+    fn asks_only_what_is_in_question() {
+        let (_, sql) = Probe::new(Taint::Listen.into(), &["a.b".into(), "x".into()]);
+        assert_eq!(
+            sql,
+            "/* carpool */ SELECT 's','a.b',pg_catalog.current_setting('a.b',true) \
+             UNION ALL SELECT 's','x',pg_catalog.current_setting('x',true) \
+             UNION ALL SELECT 'p','listen','' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels())"
+        );
+        let (_, sql) = Probe::new(Taint::Setting.into(), &["a.b".into(), "x".into()]);
+        assert!(sql.contains("'a.b'") && !sql.contains("'x'"), "{sql}");
+    }
+
+    #[test]
+    fn reads_what_is_there() {
+        let (mut probe, _) = Probe::new(Taints::ASKABLE, &[]);
+        probe.row(b'D', &row([Some("s"), Some("work_mem"), Some("64")])).unwrap();
+        probe.row(b'D', &row([Some("s"), Some("my.x"), None])).unwrap();
+        probe.row(b'D', &row([Some("p"), Some("advisory lock"), Some("")])).unwrap();
+        assert!(probe.row(b'D', &row([Some("p"), Some("nonsense"), Some("")])).is_err());
+        assert!(probe.row(b'D', &row([None, Some("a"), None])).is_err());
+        let whole = row([Some("s"), Some("a"), None]);
+        for end in 0..whole.len() {
+            assert!(probe.row(b'D', &whole[..end]).is_err());
+        }
+        let findings = probe.finish();
+        assert!(findings.complete);
+        assert_eq!(findings.present, Taint::AdvisoryLock.into());
+        assert_eq!(findings.settings.len(), 2);
+    }
+
+    #[test]
+    fn the_pins_are_named_first() {
+        let mut taints = Taints::from(Taint::Setting);
+        taints |= Taint::Temporary;
+        assert_eq!(taints.first(), Some(Taint::Temporary));
+        assert_eq!(taints.without(Taint::Temporary.into()).first(), Some(Taint::Setting));
+        assert_eq!(Taints::NONE.first(), None);
+    }
+}

@@ -1,0 +1,13 @@
+//! Layer 0: what Carpool counts, and the rows it shows. Pure: no sockets, no clock; time comes as an argument.
+//!
+//! [`counters`] are written where things happen and summed when somebody looks; [`history`] makes averages of
+//! two looks; [`table`] and [`rows`] are the SHOW results, [`prometheus`] the text of `/metrics`. Nothing here
+//! knows where the numbers come from.
+
+pub mod counters;
+pub mod history;
+pub mod prometheus;
+pub mod rows;
+pub mod table;
+
+pub use counters::{Counter, Counters, StatementCounts, Totals};

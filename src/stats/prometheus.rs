@@ -1,0 +1,91 @@
+//! Prometheus' text format, version 0.0.4: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+
+use std::fmt::{Display, Write};
+
+/// The media type of the text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What a metric is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Type {
+    /// Only grows, but for a restart.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+/// A text under construction.
+#[derive(Debug, Default)]
+pub struct Exposition(String);
+
+/// The samples of one metric, to be added to right after its heading.
+#[derive(Debug)]
+pub struct Family<'e> {
+    out: &'e mut String,
+    name: &'static str,
+}
+
+impl Exposition {
+    /// Begins a metric. Each name may be begun once.
+    pub fn family(&mut self, name: &'static str, kind: Type, help: &str) -> Family<'_> {
+        let kind = match kind {
+            Type::Counter => "counter",
+            Type::Gauge => "gauge",
+        };
+        put(&mut self.0, format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        Family { out: &mut self.0, name }
+    }
+
+    /// The whole text.
+    #[must_use]
+    pub fn finish(self) -> String {
+        self.0
+    }
+}
+
+impl Family<'_> {
+    /// Adds one sample.
+    pub fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
+        self.out.push_str(self.name);
+        for (i, (name, value)) in labels.iter().enumerate() {
+            self.out.push(if i == 0 { '{' } else { ',' });
+            put(self.out, format_args!("{name}=\""));
+            for c in value.chars() {
+                match c {
+                    '\\' => self.out.push_str("\\\\"),
+                    '"' => self.out.push_str("\\\""),
+                    '\n' => self.out.push_str("\\n"),
+                    c => self.out.push(c),
+                }
+            }
+            self.out.push('"');
+        }
+        if !labels.is_empty() {
+            self.out.push('}');
+        }
+        put(self.out, format_args!(" {value}\n"));
+        self
+    }
+}
+
+fn put(out: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a String can't fail.
+    let _ = out.write_fmt(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_as_the_format_says() {
+        let mut text = Exposition::default();
+        text.family("up", Type::Gauge, "Whether it is up.").sample(&[], 1);
+        text.family("n_total", Type::Counter, "A number.").sample(&[("a", "x\"\\\ny"), ("b", "")], 0.5);
+        assert_eq!(
+            text.finish(),
+            "# HELP up Whether it is up.\n# TYPE up gauge\nup 1\n\
+             # HELP n_total A number.\n# TYPE n_total counter\nn_total{a=\"x\\\"\\\\\\ny\",b=\"\"} 0.5\n"
+        );
+    }
+}

@@ -1,0 +1,51 @@
+//! The commands that check and convert a configuration, as an operator runs them.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Runs the binary on a file with this text: exit code, stdout, stderr.
+fn run(command: &str, name: &str, text: &str) -> (i32, String, String) {
+    let file: PathBuf = std::env::temp_dir().join(format!("carpool-cli-{}-{name}", std::process::id()));
+    std::fs::write(&file, text).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_carpool")).arg(command).arg(&file).output().unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn check_says_all_that_is_wrong() {
+    let text = "[pooler]\nlisten_port = -1\npool_mod = 1\n[databases.app]\npool_size = 0\n";
+    let (code, stdout, stderr) = run("check", "wrong.toml", text);
+    assert_eq!((code, stdout.as_str()), (64, ""));
+    for error in [":2: pooler.listen_port: ", ":3: pooler.pool_mod: ", ":5: databases.app.pool_size: "] {
+        assert!(stderr.contains(error), "{stderr}");
+    }
+}
+
+#[test]
+fn check_passes_with_warnings() {
+    let (code, stdout, stderr) = run("check", "good.ini", "[pgbouncer]\nlogfile = /tmp/x\n");
+    assert_eq!(code, 0);
+    assert!(stdout.trim_end().ends_with("good.ini: ok"), "{stdout}");
+    assert!(stderr.contains("pgbouncer.logfile: has no effect"), "{stderr}");
+}
+
+#[test]
+fn convert_gives_toml_that_passes() {
+    let text = "[databases]\napp = host=db user=a password='p w' pool_size=3\n[pgbouncer]\nlisten_addr = *\n";
+    let (code, converted, _) = run("convert", "convert.ini", text);
+    assert_eq!(code, 0);
+    assert!(converted.contains("password = \"p w\"") && converted.contains("user_pool_size = 3"), "{converted}");
+    let (code, _, stderr) = run("check", "converted.toml", &converted);
+    assert_eq!(code, 0, "{stderr}");
+}
+
+#[test]
+fn a_file_that_is_missing_is_a_bad_configuration() {
+    let output = Command::new(env!("CARGO_BIN_EXE_carpool")).arg("/nonexistent/carpool.toml").output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/carpool.toml: cannot be read"));
+}

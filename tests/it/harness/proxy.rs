@@ -1,0 +1,52 @@
+//! A proxy that cuts up what a server sends, so that messages arrive in every possible number of pieces.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+/// Listens until the test process ends.
+pub struct Proxy {
+    pub port: u16,
+}
+
+/// Bulk goes on whole behind this many bytes of one read: cutting it up takes long and shows nothing new.
+const CUT_UP: usize = 512;
+
+impl Proxy {
+    /// In front of a server on 127.0.0.1; what it sends goes on in pieces of 1 to `largest` bytes.
+    pub fn start(server: u16, largest: usize) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let Ok(upstream) = TcpStream::connect(("127.0.0.1", server)) else { continue };
+                for stream in [&client, &upstream] {
+                    stream.set_nodelay(true).unwrap();
+                }
+                let (to_server, to_client) = (upstream.try_clone().unwrap(), client.try_clone().unwrap());
+                std::thread::spawn(move || pass(client, to_server, usize::MAX));
+                std::thread::spawn(move || pass(upstream, to_client, largest));
+            }
+        });
+        Self { port }
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, largest: usize) {
+    let mut buf = vec![0; 65536];
+    let mut size = 1;
+    while let Ok(n @ 1..) = from.read(&mut buf) {
+        let (mut head, tail) = buf[..n].split_at(if largest == usize::MAX { 0 } else { n.min(CUT_UP) });
+        while !head.is_empty() {
+            let (piece, rest) = head.split_at(size.min(head.len()));
+            if to.write_all(piece).is_err() {
+                return;
+            }
+            head = rest;
+            size = size % largest + 1;
+        }
+        if to.write_all(tail).is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Write);
+}

@@ -1,0 +1,24 @@
+//! Tests of the whole: the real binary in front of real PostgreSQL.
+
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "test code"
+)]
+
+mod basics;
+mod cancel;
+mod console;
+mod differential;
+mod drivers;
+mod faults;
+mod harness;
+mod isolation;
+mod layers;
+mod modes;
+mod startup;
+mod stopping;
