@@ -89,8 +89,9 @@ pub enum ServerUndo {
 /// What few requests need to have noted.
 #[derive(Debug, Default)]
 pub struct Extra {
-    /// For DEALLOCATE of one statement: the client's name of it, which goes when the command succeeds.
-    pub forget: Option<Box<[u8]>>,
+    /// For each DEALLOCATE of one statement in it, the last first: the client's name of it, which goes when the
+    /// command succeeds; `None` for one that isn't the client's by the protocol.
+    pub forget: Vec<Option<Box<[u8]>>>,
     /// What the client must read in an error, since the request isn't as the client sent it.
     pub error: Option<ErrorText>,
     /// For Describe of a statement.
@@ -249,6 +250,8 @@ struct Counts {
     ready: usize,
     /// Are Syncs.
     syncs: usize,
+    /// Run something.
+    runs: usize,
     /// Changed the records about named statements.
     named: usize,
     /// Changed the records about the unnamed statement.
@@ -262,6 +265,9 @@ impl Counts {
         }
         if request.kind == Kind::Sync {
             change(&mut self.syncs);
+        }
+        if matches!(request.kind, Kind::Execute | Kind::Query | Kind::FunctionCall) {
+            change(&mut self.runs);
         }
         if request.changes_named() {
             change(&mut self.named);
@@ -364,6 +370,12 @@ impl Pipeline {
     #[must_use]
     pub const fn awaits_ready(&self) -> bool {
         self.count.ready > 0
+    }
+
+    /// Something in flight runs.
+    #[must_use]
+    pub const fn runs(&self) -> bool {
+        self.count.runs > 0
     }
 
     /// Extended-protocol messages went out since the last Sync.
@@ -544,7 +556,8 @@ impl Pipeline {
 
     fn undo_to_sync(&mut self) -> Vec<Request> {
         let sync = self.requests.iter().position(|r| r.kind == Kind::Sync);
-        self.skipping = sync.is_none();
+        // Where only Carpool has synced, the client hasn't: it believes that all is skipped until it does.
+        self.skipping = sync.is_none_or(|at| self.requests[at].fate == Fate::Skip);
         let mut undone = Vec::new();
         // Queries that stood before the Sync are skipped like the rest.
         for _ in 0..sync.unwrap_or(self.requests.len()) {

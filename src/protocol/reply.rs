@@ -174,8 +174,9 @@ impl ServerPath<'_> {
     /// A statement's description is complete.
     fn described(&mut self, describes: Describes) -> Result<(), ServerFault> {
         let Describes { statement, name, expected, shape } = describes;
-        let shape = statement.shape(&shape, self.tables.statements.epoch());
-        self.server.statements.set_shape(statement.id, shape);
+        let epoch = self.tables.statements.epoch();
+        let shape = statement.shape(&shape, epoch);
+        self.server.statements.set_shape(statement.id, shape, epoch);
         if expected.is_some() && shape != expected {
             self.tables.statements.schema_changed();
             return Err(ServerFault::Changed);
@@ -207,7 +208,7 @@ impl ServerPath<'_> {
                 }
             }
             b"DEALLOCATE" => {
-                if let Some(name) = front.extra.as_mut().and_then(|e| e.forget.take()) {
+                if let Some(Some(name)) = front.extra.as_mut().and_then(|e| e.forget.pop()) {
                     self.client.statements.named.remove(&name);
                 }
             }
@@ -281,7 +282,7 @@ impl ServerPath<'_> {
             self.undo(request, i + 1 == failed_at);
         }
         if again {
-            self.server.send_again(self.to_server);
+            self.server.send_again(self.tables.statements.epoch(), self.to_server);
             return Ok(false);
         }
         self.server.retry.stop();

@@ -20,6 +20,9 @@ pub const ROLE: &str = "role";
 /// The parameter behind SET SESSION AUTHORIZATION.
 pub const SESSION_AUTHORIZATION: &str = "session_authorization";
 
+/// A mark that settings bear which nobody else is to have.
+pub const UNSHARED: &str = "carpool.unshared";
+
 /// What a text's meaning can depend on when it is parsed: how constants are read, and what names mean.
 const WHEN_PARSING: [&str; 14] = [
     "array_nulls",
@@ -108,6 +111,12 @@ impl Settings {
     #[must_use]
     pub fn only_reported(&self) -> Self {
         Self(self.0.iter().filter(|s| s.reported).cloned().collect())
+    }
+
+    /// Whether they are made to be nobody else's.
+    #[must_use]
+    pub fn is_unshared(&self) -> bool {
+        self.get(UNSHARED).is_some()
     }
 
     /// All but one parameter.

@@ -226,7 +226,7 @@ impl StatementTable {
             known.retain(|s| Arc::strong_count(&s.0) > 1);
         }
         let text = rest.split(|&b| b == 0).next().unwrap_or_default();
-        let Reading { effect, mut taint, ends, names, resets, sets } = sql::read(text, context);
+        let Reading { effect, mut taint, ends, names, resets, sets, .. } = sql::read(text, context);
         if resets {
             taint |= Taint::Setting;
         }
@@ -305,6 +305,8 @@ struct Slot {
     last_used: u64,
     /// [`Statement::mark_stale`]; `None`: must be prepared again.
     generation: Option<u32>,
+    /// The schema epoch in which it was last seen to be valid.
+    seen: u32,
     shape: Option<Shape>,
 }
 
@@ -350,11 +352,18 @@ impl ServerStatements {
         self.presence(statement)
     }
 
-    /// Notes that it is being prepared.
-    pub fn insert(&mut self, statement: &Statement) {
+    /// Whether the schema has not been seen to change since the server prepared or described it: it would
+    /// prepare it again without an error.
+    #[must_use]
+    pub fn is_fresh(&self, statement: &Statement, epoch: u32) -> bool {
+        self.slots.get(&statement.id).is_some_and(|slot| slot.seen == epoch)
+    }
+
+    /// Notes that it is being prepared, in schema epoch `epoch`.
+    pub fn insert(&mut self, statement: &Statement, epoch: u32) {
         self.clock += 1;
         let generation = Some(statement.generation.load(Ordering::Relaxed));
-        let slot = Slot { added: self.clock, last_used: self.clock, generation, shape: None };
+        let slot = Slot { added: self.clock, last_used: self.clock, generation, seen: epoch, shape: None };
         self.slots.insert(statement.id, slot);
     }
 
@@ -364,10 +373,11 @@ impl ServerStatements {
         self.slots.get(&id)?.shape
     }
 
-    /// Notes the shape that the server has it in.
-    pub fn set_shape(&mut self, id: u64, shape: Option<Shape>) {
+    /// Notes the shape that the server has it in, in schema epoch `epoch`.
+    pub fn set_shape(&mut self, id: u64, shape: Option<Shape>, epoch: u32) {
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.shape = shape;
+            slot.seen = epoch;
         }
     }
 
@@ -378,7 +388,7 @@ impl ServerStatements {
 
     /// Puts back one whose Close wasn't carried out. Taken as stale, since its age was forgotten.
     pub fn restore(&mut self, id: u64) {
-        self.slots.insert(id, Slot { added: 0, last_used: 0, generation: None, shape: None });
+        self.slots.insert(id, Slot { added: 0, last_used: 0, generation: None, seen: 0, shape: None });
     }
 
     /// All that was sent is answered: what is prepared was prepared under the settings that were thought in force.
@@ -478,11 +488,11 @@ mod tests {
         let utc = context("UTC");
         let [a, b, c] = ["a", "b", "c"].map(|t| table.intern(format!("{t}\0\0\0").as_bytes(), &utc));
         let mut server = ServerStatements::new(2);
-        server.insert(&a);
-        server.insert(&b);
+        server.insert(&a, 0);
+        server.insert(&b, 0);
         assert_eq!(server.touch(&a), Presence::Current);
         assert_eq!(server.evict(), Some(b.id));
-        server.insert(&c);
+        server.insert(&c, 0);
         assert_eq!(server.touch(&b), Presence::Missing);
         c.mark_stale();
         assert_eq!(server.touch(&c), Presence::Stale);

@@ -25,7 +25,7 @@ impl ClientPath<'_> {
         let taken = pass(input, at, header, true);
         if self.client.statements.named.contains_key(key) {
             // The server is to find the duplicate itself, after whatever else is wrong with the text.
-            self.prepare_dummy(input);
+            self.prepare_dummy(input, 0);
             frontend::put_parse(self.to_server.own(input), DUMMY, rest);
             self.server.pipeline.push(Request::renamed(Kind::Parse, name));
             return Ok(taken);
@@ -43,7 +43,7 @@ impl ClientPath<'_> {
         self.server.counts.client_parses += 1;
         let undo = ClientUndo::Named(key.into(), None);
         match self.server.statements.touch(&statement) {
-            Presence::Current if self.may_insert_parse() => {
+            Presence::Current if self.may_insert_parse(&statement) => {
                 self.server.pipeline.push(Request::insert(reply::PARSE_COMPLETE, undo));
             }
             presence => {
@@ -58,11 +58,13 @@ impl ClientPath<'_> {
         Ok(taken)
     }
 
-    /// Whether a Parse of what the server has can be answered in its place: not where the transaction has failed
-    /// or may have, since Parse fails then.
-    fn may_insert_parse(&self) -> bool {
+    /// Whether a Parse of what the server has can be answered in its place: not where it could fail, since the
+    /// transaction has failed or may have, or since a table that it names may be gone.
+    fn may_insert_parse(&self, statement: &Statement) -> bool {
         let pipeline = &self.server.pipeline;
-        pipeline.status() != TransactionStatus::Failed && !pipeline.awaits_ready() && !self.server.partial
+        let fresh = self.server.statements.is_fresh(statement, self.tables.statements.epoch());
+        let settled = !pipeline.awaits_ready() && !pipeline.runs() && !self.server.schema_changed;
+        pipeline.status() != TransactionStatus::Failed && fresh && settled && !self.server.partial
     }
 
     fn parse_unnamed(&mut self, input: &[u8], at: usize, header: Header, statement: Arc<Statement>) {
@@ -246,7 +248,7 @@ impl ClientPath<'_> {
             None => false,
             Some(Runs::AndWaits) => true,
             Some(Runs::Forgets(name)) => {
-                request = request.with(Extra { forget: Some(name.clone()), ..Extra::default() });
+                request = request.with(Extra { forget: vec![Some(name.clone())], ..Extra::default() });
                 true
             }
             Some(Runs::Renamed(name)) => {
