@@ -179,6 +179,10 @@ impl Request {
         }
     }
 
+    const fn ends_in_ready(&self) -> bool {
+        matches!(self.kind, Kind::Sync | Kind::Query | Kind::FunctionCall)
+    }
+
     /// It changed the records about named statements.
     const fn changes_named(&self) -> bool {
         matches!(self.undo.client, ClientUndo::Named(..))
@@ -260,7 +264,7 @@ struct Counts {
 
 impl Counts {
     fn each(&mut self, request: &Request, change: impl Fn(&mut usize)) {
-        if matches!(request.kind, Kind::Sync | Kind::Query | Kind::FunctionCall) {
+        if request.ends_in_ready() {
             change(&mut self.ready);
         }
         if request.kind == Kind::Sync {
@@ -285,7 +289,7 @@ impl Pipeline {
 
     /// Records a request that goes out now.
     pub fn push(&mut self, request: Request) {
-        self.open = !matches!(request.kind, Kind::Sync | Kind::Query | Kind::FunctionCall);
+        self.open = !request.ends_in_ready();
         if request.kind == Kind::Sync {
             self.unnamed_changed = false;
         }
@@ -503,23 +507,24 @@ impl Pipeline {
 
     /// The server now reads copy data: it drops each Sync that was sent before the CopyDone or CopyFail.
     fn begin_copy_in(&mut self) {
+        self.copy_in = CopyIn::Open;
         let mut at = 1;
         while let Some(request) = self.requests.get(at) {
             match request.kind {
                 Kind::CopyEnd => {
                     self.copy_in = CopyIn::Ended;
                     self.remove(at);
-                    return;
+                    break;
                 }
                 Kind::Sync => {
                     self.remove(at);
                     self.dropped_syncs += 1;
-                    self.open = true;
                 }
                 _ => at += 1,
             }
         }
-        self.copy_in = CopyIn::Open;
+        let last = self.requests.iter().rev().find(|r| r.kind != Kind::CopyEnd);
+        self.open = last.is_some_and(|r| !r.ends_in_ready());
     }
 
     fn remove(&mut self, at: usize) {
@@ -541,7 +546,7 @@ impl Pipeline {
         self.drop_markers();
         let mut failure = match self.requests.front_mut() {
             None => Failure::new(true),
-            Some(front) if matches!(front.kind, Kind::Query | Kind::FunctionCall | Kind::Sync) => {
+            Some(front) if front.ends_in_ready() => {
                 if let Some(extra) = &mut front.extra {
                     extra.resets = false;
                 }
@@ -575,7 +580,7 @@ impl Pipeline {
         self.drop_markers();
         self.end_copy();
         match self.requests.front() {
-            Some(r) if matches!(r.kind, Kind::Sync | Kind::Query | Kind::FunctionCall) => {}
+            Some(r) if r.ends_in_ready() => {}
             _ => return Err(Unexpected(tag::READY_FOR_QUERY)),
         }
         let request = self.pop().ok_or(Unexpected(tag::READY_FOR_QUERY))?;

@@ -18,7 +18,10 @@ impl ClientPath<'_> {
         let Some(body) = body(input, at, header.body_len) else { return Ok(Step::More) };
         let (name, rest) = frontend::parse(body)?;
         let key = significant(name);
-        if !name.is_empty() && self.server.pipeline.uncertain(key, 0) {
+        let pipeline = &self.server.pipeline;
+        // Which settings it will be read under is known soon, where all that went before has been synced.
+        let settles = self.server.unsettled && !pipeline.is_open() && !pipeline.is_answered();
+        if !name.is_empty() && (settles || pipeline.uncertain(key, 0)) {
             return Ok(Step::Blocked);
         }
         self.server.retry.stop();
