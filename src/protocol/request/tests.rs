@@ -1,6 +1,7 @@
 //! The two ways through the core, run against a model of PostgreSQL.
 
 mod backend;
+mod rules;
 mod scripts;
 mod world;
 

@@ -74,7 +74,7 @@ pub(super) struct World {
 pub(super) struct Choices<'a>(pub Box<dyn FnMut() -> u32 + 'a>);
 
 impl Choices<'_> {
-    fn below(&mut self, n: usize) -> usize {
+    pub(super) fn below(&mut self, n: usize) -> usize {
         (self.0)() as usize % n.max(1)
     }
 
@@ -171,7 +171,13 @@ impl World {
         for (i, client) in self.clients.iter().enumerate() {
             let idle = client.script.is_empty() && client.carry.is_empty() && !client.waiting;
             let state = || client.server.map(|j| (j, &self.servers[j].state.pipeline, self.servers[j].state.hold));
-            assert!(idle || client.end.is_some(), "client {i} is stuck: {:?} {:?}", client.carry, state());
+            assert!(
+                idle || client.end.is_some(),
+                "client {i} is stuck: {:?} {:?} behind {}",
+                client.carry,
+                state(),
+                client.received.escape_ascii()
+            );
         }
     }
 
