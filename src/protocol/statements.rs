@@ -453,6 +453,8 @@ pub enum Presence {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::Strategy as _;
+
     use super::*;
 
     fn context(timezone: &str) -> Arc<Settings> {
@@ -496,5 +498,115 @@ mod tests {
         assert_eq!(server.touch(&b), Presence::Missing);
         c.mark_stale();
         assert_eq!(server.touch(&c), Presence::Stale);
+    }
+
+    #[test]
+    fn shapes_are_told_apart_and_bounded() {
+        let table = StatementTable::default();
+        let [a, b] = ["UTC", "CET"].map(|zone| table.intern(b"a\0\0\0", &context(zone)));
+        let one = a.shape(b"one", 1).unwrap();
+        assert!(a.is_steady(1) && !a.is_steady(2));
+        assert_eq!(a.shape(b"one", 2), Some(one));
+        assert!(a.is_steady(2), "seen again");
+        assert_ne!(a.shape(b"two", 2), Some(one));
+        assert!(!a.is_steady(2));
+        assert_eq!(b.shape(b"two", 2), b.shape_of(&a, a.shape(b"two", 2).unwrap()));
+        assert_ne!(b.shape_of(&a, one), b.shape(b"two", 2));
+        for i in 0..100u32 {
+            let _ = a.shape(&i.to_be_bytes(), 3);
+        }
+        assert_eq!(a.shape(b"one too many", 3), None);
+    }
+
+    #[test]
+    fn what_settings_changed_under_is_distrusted() {
+        let table = StatementTable::default();
+        let [a, b] = ["a", "b"].map(|t| table.intern(format!("{t}\0\0\0").as_bytes(), &context("UTC")));
+        let mut server = ServerStatements::new(9);
+        server.insert(&a, 0);
+        server.settle();
+        server.insert(&b, 0);
+        server.unnamed = Some(b.id);
+        server.distrust_recent();
+        assert_eq!((server.presence(&a), server.presence(&b)), (Presence::Current, Presence::Stale));
+        assert_eq!(server.unnamed, Some(NOBODYS));
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Use {
+        Prepare(usize),
+        Touch(usize),
+        Close(usize),
+        Stale(usize),
+        Undo(usize),
+        All,
+    }
+
+    proptest::proptest! {
+        /// Against a list in the order of use.
+        #[test]
+        fn servers_statements(limit in 1usize..5, uses in proptest::collection::vec(
+            (0usize..6, 0usize..6).prop_map(|(kind, at)| match kind {
+                0 | 1 => Use::Prepare(at),
+                2 => Use::Touch(at),
+                3 => Use::Close(at),
+                4 => if at < 3 { Use::Stale(at) } else { Use::Undo(at) },
+                _ => if at == 0 { Use::All } else { Use::Touch(at) },
+            }), 0..60,
+        )) {
+            let table = StatementTable::default();
+            let all: Vec<_> =
+                (0..6).map(|i| table.intern(format!("{i}\0\0\0").as_bytes(), &context("UTC"))).collect();
+            let mut server = ServerStatements::new(limit);
+            // (which, current), least recently used first.
+            let mut model: Vec<(usize, bool)> = Vec::new();
+            for step in uses {
+                match step {
+                    Use::Prepare(i) => {
+                        model.retain(|m| m.0 != i);
+                        server.remove(all[i].id);
+                        while model.len() >= limit {
+                            let (victim, _) = model.remove(0);
+                            proptest::prop_assert_eq!(server.evict(), Some(all[victim].id));
+                        }
+                        proptest::prop_assert_eq!(server.evict(), None);
+                        server.insert(&all[i], 0);
+                        model.push((i, true));
+                    }
+                    Use::Touch(i) => {
+                        let known = model.iter().position(|m| m.0 == i).map(|at| model.remove(at));
+                        let wanted = match known {
+                            None => Presence::Missing,
+                            Some((_, true)) => Presence::Current,
+                            Some((_, false)) => Presence::Stale,
+                        };
+                        model.extend(known);
+                        proptest::prop_assert_eq!(server.touch(&all[i]), wanted);
+                    }
+                    Use::Close(i) => {
+                        server.remove(all[i].id);
+                        model.retain(|m| m.0 != i);
+                    }
+                    Use::Stale(i) => {
+                        all[i].mark_stale();
+                        model.iter_mut().filter(|m| m.0 == i).for_each(|m| m.1 = false);
+                    }
+                    Use::Undo(i) => {
+                        // Back, as the first to go again.
+                        server.remove(all[i].id);
+                        model.retain(|m| m.0 != i);
+                        if server.len() < limit && !model.iter().any(|m| !m.1) {
+                            server.restore(all[i].id);
+                            model.insert(0, (i, false));
+                        }
+                    }
+                    Use::All => {
+                        server.clear_named();
+                        model.clear();
+                    }
+                }
+                proptest::prop_assert_eq!(server.len(), model.len());
+            }
+        }
     }
 }
