@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pipeline::{Kind, Pipeline, Request, ServerUndo};
 use session::{Probe, Taints};
-use settings::{Settings, SettingsTable};
+use settings::{Settings, SettingsTable, UNSHARED};
 use statements::{ClientStatements, ServerStatements};
 
 use crate::stats::StatementCounts;
@@ -51,7 +51,7 @@ impl ClientState {
     pub fn unshared_context(&self) -> Arc<Settings> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let mark = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
-        Arc::new(self.context.with("carpool.unshared", &mark))
+        Arc::new(self.context.with(UNSHARED, &mark))
     }
 
     /// Replaces the settings.

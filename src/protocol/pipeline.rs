@@ -89,8 +89,9 @@ pub enum ServerUndo {
 /// What few requests need to have noted.
 #[derive(Debug, Default)]
 pub struct Extra {
-    /// For DEALLOCATE of one statement: the client's name of it, which goes when the command succeeds.
-    pub forget: Option<Box<[u8]>>,
+    /// For each DEALLOCATE of one statement in it, the last first: the client's name of it, which goes when the
+    /// command succeeds; `None` for one that isn't the client's by the protocol.
+    pub forget: Vec<Option<Box<[u8]>>>,
     /// What the client must read in an error, since the request isn't as the client sent it.
     pub error: Option<ErrorText>,
     /// For Describe of a statement.
@@ -178,6 +179,10 @@ impl Request {
         }
     }
 
+    const fn ends_in_ready(&self) -> bool {
+        matches!(self.kind, Kind::Sync | Kind::Query | Kind::FunctionCall)
+    }
+
     /// It changed the records about named statements.
     const fn changes_named(&self) -> bool {
         matches!(self.undo.client, ClientUndo::Named(..))
@@ -249,6 +254,8 @@ struct Counts {
     ready: usize,
     /// Are Syncs.
     syncs: usize,
+    /// Run something.
+    runs: usize,
     /// Changed the records about named statements.
     named: usize,
     /// Changed the records about the unnamed statement.
@@ -257,11 +264,14 @@ struct Counts {
 
 impl Counts {
     fn each(&mut self, request: &Request, change: impl Fn(&mut usize)) {
-        if matches!(request.kind, Kind::Sync | Kind::Query | Kind::FunctionCall) {
+        if request.ends_in_ready() {
             change(&mut self.ready);
         }
         if request.kind == Kind::Sync {
             change(&mut self.syncs);
+        }
+        if matches!(request.kind, Kind::Execute | Kind::Query | Kind::FunctionCall) {
+            change(&mut self.runs);
         }
         if request.changes_named() {
             change(&mut self.named);
@@ -279,7 +289,7 @@ impl Pipeline {
 
     /// Records a request that goes out now.
     pub fn push(&mut self, request: Request) {
-        self.open = !matches!(request.kind, Kind::Sync | Kind::Query | Kind::FunctionCall);
+        self.open = !request.ends_in_ready();
         if request.kind == Kind::Sync {
             self.unnamed_changed = false;
         }
@@ -336,6 +346,12 @@ impl Pipeline {
         self.status
     }
 
+    /// The transaction has failed, and nothing in flight can end it.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.is_answered() && self.status == TransactionStatus::Failed && !self.open
+    }
+
     /// Nothing owed, no transaction, nothing half sent: the server may go to another client.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -358,6 +374,12 @@ impl Pipeline {
     #[must_use]
     pub const fn awaits_ready(&self) -> bool {
         self.count.ready > 0
+    }
+
+    /// Something in flight runs.
+    #[must_use]
+    pub const fn runs(&self) -> bool {
+        self.count.runs > 0
     }
 
     /// Extended-protocol messages went out since the last Sync.
@@ -495,23 +517,24 @@ impl Pipeline {
 
     /// The server now reads copy data: it drops each Sync that was sent before the CopyDone or CopyFail.
     fn begin_copy_in(&mut self) {
+        self.copy_in = CopyIn::Open;
         let mut at = 1;
         while let Some(request) = self.requests.get(at) {
             match request.kind {
                 Kind::CopyEnd => {
                     self.copy_in = CopyIn::Ended;
                     self.remove(at);
-                    return;
+                    break;
                 }
                 Kind::Sync => {
                     self.remove(at);
                     self.dropped_syncs += 1;
-                    self.open = true;
                 }
                 _ => at += 1,
             }
         }
-        self.copy_in = CopyIn::Open;
+        let last = self.requests.iter().rev().find(|r| r.kind != Kind::CopyEnd);
+        self.open = last.is_some_and(|r| !r.ends_in_ready());
     }
 
     fn remove(&mut self, at: usize) {
@@ -533,7 +556,7 @@ impl Pipeline {
         self.drop_markers();
         let mut failure = match self.requests.front_mut() {
             None => Failure::new(true),
-            Some(front) if matches!(front.kind, Kind::Query | Kind::FunctionCall | Kind::Sync) => {
+            Some(front) if front.ends_in_ready() => {
                 if let Some(extra) = &mut front.extra {
                     extra.resets = false;
                 }
@@ -548,7 +571,8 @@ impl Pipeline {
 
     fn undo_to_sync(&mut self) -> Vec<Request> {
         let sync = self.requests.iter().position(|r| r.kind == Kind::Sync);
-        self.skipping = sync.is_none();
+        // Where only Carpool has synced, the client hasn't: it believes that all is skipped until it does.
+        self.skipping = sync.is_none_or(|at| self.requests[at].fate == Fate::Skip);
         let mut undone = Vec::new();
         // Queries that stood before the Sync are skipped like the rest.
         for _ in 0..sync.unwrap_or(self.requests.len()) {
@@ -566,7 +590,7 @@ impl Pipeline {
         self.drop_markers();
         self.end_copy();
         match self.requests.front() {
-            Some(r) if matches!(r.kind, Kind::Sync | Kind::Query | Kind::FunctionCall) => {}
+            Some(r) if r.ends_in_ready() => {}
             _ => return Err(Unexpected(tag::READY_FOR_QUERY)),
         }
         let request = self.pop().ok_or(Unexpected(tag::READY_FOR_QUERY))?;

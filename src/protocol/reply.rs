@@ -10,7 +10,7 @@ use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Request, Ser
 use super::request::{Output, Tables};
 use super::session::{Findings, Taint, Taints};
 use super::settings::{ROLE, SESSION_AUTHORIZATION, canonical_name, follows_client};
-use super::statements::{DUMMY, SERVER_PREFIX};
+use super::statements::{DUMMY, SERVER_PREFIX, Told};
 use super::{ClientState, ServerState};
 use crate::error::SqlState;
 use crate::wire::backend::{self, TransactionStatus, tag};
@@ -174,15 +174,17 @@ impl ServerPath<'_> {
     /// A statement's description is complete.
     fn described(&mut self, describes: Describes) -> Result<(), ServerFault> {
         let Describes { statement, name, expected, shape } = describes;
-        let shape = statement.shape(&shape, self.tables.statements.epoch());
-        self.server.statements.set_shape(statement.id, shape);
+        let epoch = self.tables.statements.epoch();
+        let shape = statement.shape(&shape, epoch);
+        self.server.statements.set_shape(statement.id, shape, epoch);
         if expected.is_some() && shape != expected {
             self.tables.statements.schema_changed();
             return Err(ServerFault::Changed);
         }
         let named = name.and_then(|name| self.client.statements.named.get_mut(&name));
-        if let Some(named) = named.filter(|n| Arc::ptr_eq(&n.statement, &statement)) {
-            named.told = shape;
+        if let Some(named) = named.filter(|n| n.statement.rest() == statement.rest()) {
+            let shape = shape.and_then(|shape| named.statement.shape_of(&statement, shape));
+            named.told = shape.map_or(Told::Nothing, Told::Shape);
         }
         Ok(())
     }
@@ -206,7 +208,7 @@ impl ServerPath<'_> {
                 }
             }
             b"DEALLOCATE" => {
-                if let Some(name) = front.extra.as_mut().and_then(|e| e.forget.take()) {
+                if let Some(Some(name)) = front.extra.as_mut().and_then(|e| e.forget.pop()) {
                     self.client.statements.named.remove(&name);
                 }
             }
@@ -282,7 +284,7 @@ impl ServerPath<'_> {
             self.undo(request, i + 1 == failed_at);
         }
         if again {
-            self.server.send_again(self.to_server);
+            self.server.send_again(self.tables.statements.epoch(), self.to_server);
             return Ok(false);
         }
         self.server.retry.stop();
@@ -355,6 +357,10 @@ impl ServerPath<'_> {
     /// Takes a request back that failed (`failed`) or was skipped.
     fn undo(&mut self, request: Request, failed: bool) {
         let statements = &mut self.client.statements;
+        let described = request.extra.as_ref().and_then(|e| e.describes.as_ref()).and_then(|d| d.name.as_ref());
+        if let Some(named) = described.and_then(|name| statements.named.get_mut(name)) {
+            named.told = Told::Nothing;
+        }
         match request.undo.client {
             ClientUndo::None => {}
             ClientUndo::Named(name, Some(old)) => drop(statements.named.insert(name, old)),

@@ -20,7 +20,7 @@ pub use retry::Retry;
 use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
 use super::session::Taints;
 use super::settings::SettingsTable;
-use super::sql::{self, Effect, Reading};
+use super::sql::{self, Deallocate, Effect, Reading};
 use super::statements::{SERVER_PREFIX, StatementTable, significant};
 use super::{ClientState, Keeping, ServerState};
 use crate::error::{ClientError, SqlState};
@@ -32,6 +32,9 @@ use crate::wire::frontend::{self, tag};
 const QUERY_INSPECTED: usize = 256 * 1024;
 /// The longest Describe or Close, and the longest names in a Bind, bytes.
 const NAMES_LIMIT: usize = 64 * 1024;
+
+/// How many DEALLOCATEs of a text can be of statements that the client has by the protocol.
+const DUMMIES: usize = 16;
 
 /// What all clients of a pool share.
 #[derive(Debug, Default)]
@@ -235,15 +238,11 @@ impl ClientPath<'_> {
     fn query(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
         let wanted = header.body_len.min(QUERY_INSPECTED);
         let Some(body) = body(input, at, wanted) else { return Ok(Step::More) };
-        let reading = if wanted == header.body_len {
-            sql::read(frontend::query(body)?, &self.client.settings)
-        } else {
-            Reading::unreadable()
-        };
-        if let Effect::Deallocate(name) = &reading.effect {
-            if self.server.pipeline.uncertain(significant(name), 0) {
-                return Ok(Step::Blocked);
-            }
+        let text = (wanted == header.body_len).then(|| frontend::query(body)).transpose()?;
+        let reading = text.map_or_else(Reading::unreadable, |text| sql::read(text, &self.client.settings));
+        let mut names = reading.deallocates.iter().filter_map(|d| d.name.as_ref());
+        if names.any(|name| self.server.pipeline.uncertain(significant(name), 0)) {
+            return Ok(Step::Blocked);
         }
         if self.must_ask(reading.taint) {
             return Ok(Step::Pins);
@@ -252,19 +251,10 @@ impl ClientPath<'_> {
         self.server.touch(reading.taint, reading.ends, &reading.names);
         self.server.unsettled |= reading.sets;
         let mut extra = Extra::default();
-        let mut text = None;
+        let sent = self.deallocate(input, text.unwrap_or_default(), &reading.deallocates, &mut extra);
         match reading.effect {
             Effect::None => {}
-            Effect::Deallocate(name) => {
-                text = self.deallocate_text(&name);
-                if self.client.statements.named.contains_key(significant(&name)) {
-                    self.prepare_dummy(input);
-                    self.server.hold = true;
-                    extra.forget = Some(significant(&name).into());
-                } else if name.starts_with(SERVER_PREFIX) {
-                    extra.error = Some(ErrorText::Name(name));
-                }
-            }
+            Effect::Deallocate(_) => self.server.hold = !extra.forget.is_empty(),
             _ => {
                 extra.resets = reading.resets;
                 self.server.hold = true;
@@ -277,16 +267,54 @@ impl ClientPath<'_> {
         };
         extra.defaults = self.given_at_startup(reading.defaults);
         self.server.hold |= !extra.defaults.is_empty();
-        let plain = extra.forget.is_none() && extra.error.is_none() && !extra.resets && extra.defaults.is_empty();
+        let plain = extra.forget.is_empty() && extra.error.is_none() && !extra.resets && extra.defaults.is_empty();
         let extra = (!plain).then(|| Box::new(extra));
         self.server.pipeline.push(Request { undo, extra, ..Request::forward(Kind::Query) });
-        Ok(match text {
+        Ok(match sent {
             None => self.pass_on(input, at, header),
             Some(text) => {
                 frontend::put_query(self.to_server.own(input), &text);
                 pass(input, at, header, true)
             }
         })
+    }
+
+    /// Has a text's DEALLOCATEs of statements that the client has by the protocol deallocate others in their place,
+    /// made for that. Gives the text to send, if it isn't the client's.
+    fn deallocate(&mut self, input: &[u8], text: &[u8], list: &[Deallocate], extra: &mut Extra) -> Option<Vec<u8>> {
+        let mut sent = Vec::new();
+        let (mut copied, mut all_gone) = (0, false);
+        for Deallocate { at, name } in list {
+            let Some(name) = name else {
+                all_gone = true;
+                continue;
+            };
+            let key = significant(name);
+            let known = !all_gone && self.client.statements.named.contains_key(key);
+            let dummies = extra.forget.iter().flatten().count();
+            let again = extra.forget.iter().flatten().any(|gone| **gone == *key);
+            if known && !again && dummies < DUMMIES {
+                let dummy = self.prepare_dummy(input, dummies);
+                sent.extend_from_slice(&text[copied..at.start]);
+                sent.extend_from_slice(&dummy);
+                copied = at.end;
+                extra.forget.push(Some(key.into()));
+                continue;
+            }
+            if name.starts_with(SERVER_PREFIX) {
+                sent.extend_from_slice(&text[copied..at.start]);
+                sql::put_identifier(&mut sent, &prepare::nonexistent(name));
+                copied = at.end;
+                extra.error = Some(ErrorText::Name(name.clone()));
+            }
+            extra.forget.push(None);
+        }
+        if extra.forget.iter().all(Option::is_none) {
+            extra.forget.clear();
+        }
+        extra.forget.reverse();
+        sent.extend_from_slice(&text[copied..]);
+        (copied > 0).then_some(sent)
     }
 
     fn function_call(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {

@@ -20,6 +20,9 @@ pub const ROLE: &str = "role";
 /// The parameter behind SET SESSION AUTHORIZATION.
 pub const SESSION_AUTHORIZATION: &str = "session_authorization";
 
+/// A mark that settings bear which nobody else is to have.
+pub const UNSHARED: &str = "carpool.unshared";
+
 /// What a text's meaning can depend on when it is parsed: how constants are read, and what names mean.
 const WHEN_PARSING: [&str; 14] = [
     "array_nulls",
@@ -108,6 +111,12 @@ impl Settings {
     #[must_use]
     pub fn only_reported(&self) -> Self {
         Self(self.0.iter().filter(|s| s.reported).cloned().collect())
+    }
+
+    /// Whether they are made to be nobody else's.
+    #[must_use]
+    pub fn is_unshared(&self) -> bool {
+        self.get(UNSHARED).is_some()
     }
 
     /// All but one parameter.
@@ -270,6 +279,7 @@ impl SettingsTable {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sql::Token;
     use super::*;
     use proptest::prelude::*;
 
@@ -304,7 +314,77 @@ mod tests {
         assert!(table.known.lock().len() < 10, "{}", table.known.lock().len());
     }
 
+    /// What a server makes of a replay: its session's values, where those that aren't set are its defaults.
+    fn apply(session: &mut std::collections::BTreeMap<String, String>, sql: &str) {
+        let tokens: Vec<_> = super::super::sql::Lexer::new(sql.as_bytes()).collect();
+        for statement in tokens.split(|token| *token == Token::Symbol(b';')).filter(|s| !s.is_empty()) {
+            let text = |token: &Token<'_>| match token {
+                Token::Quoted(text) => {
+                    let text = String::from_utf8(text.to_vec()).unwrap();
+                    text[1..text.len() - 1].replace("\"\"", "\"")
+                }
+                Token::Text(text) => read_constant(std::str::from_utf8(text).unwrap()),
+                other => panic!("{other:?} in {sql}"),
+            };
+            // A name may have a dot.
+            let name = |tokens: &[Token<'_>]| -> String {
+                tokens.iter().map(|t| if *t == Token::Symbol(b'.') { ".".into() } else { text(t) }).collect()
+            };
+            match statement {
+                [Token::Word(b"SET"), names @ .., Token::Word(b"TO"), value] => {
+                    session.insert(name(names), text(value));
+                }
+                [Token::Word(b"RESET"), names @ ..] => drop(session.remove(&name(names))),
+                [Token::Word(b"SELECT"), _, Token::Symbol(b'.'), _, Token::Symbol(b'('), set, _, value, _, _, _] => {
+                    session.insert(text(set), text(value));
+                }
+                other => panic!("{other:?} in {sql}"),
+            }
+        }
+    }
+
+    fn read_constant(constant: &str) -> String {
+        let (escapes, inner) = match constant.strip_prefix('E') {
+            Some(inner) => (true, inner),
+            None => (false, constant),
+        };
+        let inner = &inner[1..inner.len() - 1];
+        let mut value = String::new();
+        let mut rest = inner.chars();
+        while let Some(c) = rest.next() {
+            match c {
+                '\'' => value.extend(rest.next()),
+                '\\' if escapes => match rest.next() {
+                    Some('U') => {
+                        let code: String = rest.by_ref().take(8).collect();
+                        value.extend(char::from_u32(u32::from_str_radix(&code, 16).unwrap()));
+                    }
+                    other => value.extend(other),
+                },
+                c => value.push(c),
+            }
+        }
+        value
+    }
+
+    fn any_settings() -> impl Strategy<Value = Vec<(String, String)>> {
+        let name =
+            prop::sample::select(vec!["DateStyle", "search_path", "geqo", "my.var", "odd\"name", "temp_tablespaces"]);
+        prop::collection::vec((name.prop_map(str::to_owned), r#"[a-z'"\\,;é$ ]{0,12}"#), 0..6)
+    }
+
     proptest! {
+        #[test]
+        fn a_replay_makes_a_server_as_the_client_wants_it(has in any_settings(), wants in any_settings()) {
+            let (has, wants) = (Settings::from_pairs(has), Settings::from_pairs(wants));
+            let values = |settings: &Settings| settings.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+            let mut session: std::collections::BTreeMap<String, String> = values(&has);
+            let sql = has.replay(&wants);
+            prop_assert!(sql.is_ascii(), "{}", sql);
+            apply(&mut session, &sql);
+            prop_assert_eq!(session, values(&wants), "{}", sql);
+        }
+
         #[test]
         fn literals_cannot_break_out(value in r"[a'\\;\PC]{0,20}") {
             let sql = Settings::default().replay(&Settings::from_pairs([("x", &value)]));

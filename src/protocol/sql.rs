@@ -2,6 +2,8 @@
 //! statements end. It follows PostgreSQL's lexical rules (`scan.l`) for comments, strings, quoted identifiers
 //! and dollar quotes, so that a keyword inside one is never taken for a command.
 
+use std::ops::Range;
+
 use super::session::{Taint, Taints};
 use super::settings::Settings;
 
@@ -200,6 +202,17 @@ pub struct Reading {
     pub resets: bool,
     /// It may change settings that [`Settings`] follows, at once or by ending a transaction.
     pub sets: bool,
+    /// Its DEALLOCATEs, in order.
+    pub deallocates: Vec<Deallocate>,
+}
+
+/// One DEALLOCATE of a text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Deallocate {
+    /// Where the name stands.
+    pub at: Range<usize>,
+    /// The name, folded as PostgreSQL folds identifiers; `None`: ALL (also by DISCARD).
+    pub name: Option<Box<[u8]>>,
 }
 
 impl Reading {
@@ -221,6 +234,7 @@ impl Reading {
             assigned: None,
             resets: self.resets && other.resets,
             sets: self.sets || other.sets,
+            deallocates: if self.deallocates == other.deallocates { self.deallocates } else { Vec::new() },
         }
     }
 }
@@ -254,7 +268,7 @@ fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Rea
     let mut rest = text;
     let mut statements = 0u32;
     loop {
-        let one = read_one(&mut lexer, tracked);
+        let one = read_one(&mut lexer, text, tracked);
         statements += 1;
         // Most texts are one statement: look for another only where a semicolon stands.
         let next = memchr::memchr(b';', rest).and_then(|at| {
@@ -267,6 +281,7 @@ fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Rea
         whole.defaults.retain(|name| Some(name) != one.assigned.as_ref());
         whole.names.extend(one.names);
         whole.defaults.extend(one.defaults);
+        whole.deallocates.extend(one.deallocates);
         if one.resets && next.is_some() {
             whole.taint |= Taint::Setting;
         }
@@ -295,7 +310,7 @@ fn next_statement(lexer: &mut Lexer<'_>) -> Option<()> {
 }
 
 /// The statement at the lexer's place; leaves the lexer within it.
-fn read_one(lexer: &mut Lexer<'_>, tracked: &Settings) -> Reading {
+fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
     let mut reading = Reading::default();
     lexer.skip_blank();
     // INSERT, UPDATE, WITH and so on end here.
@@ -343,7 +358,7 @@ fn read_one(lexer: &mut Lexer<'_>, tracked: &Settings) -> Reading {
         b"drop" => reading.ends |= Taint::Temporary,
         b"discard" | b"deallocate" => {
             reading.ends = Taints::ASKABLE;
-            reading.effect = forgets(first, ahead);
+            reading.note_forgetting(first, ahead, text);
             reading.sets = first.eq_ignore_ascii_case(b"discard");
         }
         b"copy" if has_word(ahead.clone(), &[b"stdin"]) => reading.effect = Effect::CopyIn,
@@ -355,29 +370,29 @@ fn read_one(lexer: &mut Lexer<'_>, tracked: &Settings) -> Reading {
     reading
 }
 
-/// What DISCARD or DEALLOCATE does, `ahead` being behind that word.
-fn forgets(first: &[u8], mut ahead: Lexer<'_>) -> Effect {
+/// The token of a name, and the name; `None`: ALL.
+type Forgotten<'a> = (&'a [u8], Option<Box<[u8]>>);
+
+/// What DISCARD or DEALLOCATE is about, `ahead` being behind that word; `None` for what is neither ALL nor one name.
+fn forgets<'a>(first: &[u8], mut ahead: Lexer<'a>) -> Option<Forgotten<'a>> {
     let mut tokens = [ahead.next(), ahead.next(), ahead.next()];
     for at in 0..tokens.len() {
         if tokens[at] == Some(Token::Symbol(b';')) {
             tokens[at..].fill(None);
         }
     }
-    if first.eq_ignore_ascii_case(b"discard") {
-        let all = is_word(tokens[0], &[b"all"]) && tokens[1].is_none();
-        return if all { Effect::ForgetAll } else { Effect::None };
-    }
     // `DEALLOCATE PREPARE x`, but also `DEALLOCATE prepare`.
+    let discard = first.eq_ignore_ascii_case(b"discard");
     let name = match tokens {
         [name, None, None] => name,
-        [prepare, name, None] if is_word(prepare, &[b"prepare"]) => name,
-        _ => return Effect::None,
+        [prepare, name, None] if !discard && is_word(prepare, &[b"prepare"]) => name,
+        _ => return None,
     };
-    match name {
-        Some(Token::Word(word)) if word.eq_ignore_ascii_case(b"all") => Effect::ForgetAll,
-        Some(Token::Word(word)) => Effect::Deallocate(word.to_ascii_lowercase().into()),
-        Some(Token::Quoted(quoted)) => Effect::Deallocate(unquote(quoted).into()),
-        _ => Effect::None,
+    match name? {
+        Token::Word(word) if word.eq_ignore_ascii_case(b"all") => Some((word, None)),
+        Token::Word(word) if !discard => Some((word, Some(word.to_ascii_lowercase().into()))),
+        Token::Quoted(quoted) if !discard => Some((quoted, Some(unquote(quoted).into()))),
+        _ => None,
     }
 }
 
@@ -466,6 +481,14 @@ fn read_set(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading) {
 }
 
 impl Reading {
+    /// DISCARD or DEALLOCATE.
+    fn note_forgetting(&mut self, first: &[u8], ahead: Lexer<'_>, text: &[u8]) {
+        let Some((token, name)) = forgets(first, ahead) else { return };
+        let start = token.as_ptr() as usize - text.as_ptr() as usize;
+        self.effect = name.clone().map_or(Effect::ForgetAll, Effect::Deallocate);
+        self.deallocates.push(Deallocate { at: start..start + token.len(), name });
+    }
+
     /// A parameter is set or reset; `None` is one whose name can't be told.
     fn note_parameter(&mut self, name: Option<&str>, tracked: &Settings) {
         match name {

@@ -277,8 +277,20 @@ impl StatementTable {
 pub struct Named {
     /// The statement.
     pub statement: Arc<Statement>,
-    /// As the client was told it is.
-    pub told: Option<Shape>,
+    /// What the client knows of its shape.
+    pub told: Told,
+}
+
+/// What a client was told of a statement's shape.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Told {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// It has asked, and will be.
+    Asked,
+    /// This.
+    Shape(Shape),
 }
 
 /// One client's statements by its own names.
@@ -296,6 +308,8 @@ struct Slot {
     last_used: u64,
     /// [`Statement::mark_stale`]; `None`: must be prepared again.
     generation: Option<u32>,
+    /// The schema epoch in which it was last seen to be valid.
+    seen: u32,
     shape: Option<Shape>,
 }
 
@@ -341,11 +355,18 @@ impl ServerStatements {
         self.presence(statement)
     }
 
-    /// Notes that it is being prepared.
-    pub fn insert(&mut self, statement: &Statement) {
+    /// Whether the schema has not been seen to change since the server prepared or described it: it would
+    /// prepare it again without an error.
+    #[must_use]
+    pub fn is_fresh(&self, statement: &Statement, epoch: u32) -> bool {
+        self.slots.get(&statement.id).is_some_and(|slot| slot.seen == epoch)
+    }
+
+    /// Notes that it is being prepared, in schema epoch `epoch`.
+    pub fn insert(&mut self, statement: &Statement, epoch: u32) {
         self.clock += 1;
         let generation = Some(statement.generation.load(Ordering::Relaxed));
-        let slot = Slot { added: self.clock, last_used: self.clock, generation, shape: None };
+        let slot = Slot { added: self.clock, last_used: self.clock, generation, seen: epoch, shape: None };
         self.slots.insert(statement.id, slot);
     }
 
@@ -355,10 +376,11 @@ impl ServerStatements {
         self.slots.get(&id)?.shape
     }
 
-    /// Notes the shape that the server has it in.
-    pub fn set_shape(&mut self, id: u64, shape: Option<Shape>) {
+    /// Notes the shape that the server has it in, in schema epoch `epoch`.
+    pub fn set_shape(&mut self, id: u64, shape: Option<Shape>, epoch: u32) {
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.shape = shape;
+            slot.seen = epoch;
         }
     }
 
@@ -369,7 +391,7 @@ impl ServerStatements {
 
     /// Puts back one whose Close wasn't carried out. Taken as stale, since its age was forgotten.
     pub fn restore(&mut self, id: u64) {
-        self.slots.insert(id, Slot { added: 0, last_used: 0, generation: None, shape: None });
+        self.slots.insert(id, Slot { added: 0, last_used: 0, generation: None, seen: 0, shape: None });
     }
 
     /// All that was sent is answered: what is prepared was prepared under the settings that were thought in force.
@@ -434,6 +456,8 @@ pub enum Presence {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::Strategy as _;
+
     use super::*;
 
     fn context(timezone: &str) -> Arc<Settings> {
@@ -469,13 +493,123 @@ mod tests {
         let utc = context("UTC");
         let [a, b, c] = ["a", "b", "c"].map(|t| table.intern(format!("{t}\0\0\0").as_bytes(), &utc));
         let mut server = ServerStatements::new(2);
-        server.insert(&a);
-        server.insert(&b);
+        server.insert(&a, 0);
+        server.insert(&b, 0);
         assert_eq!(server.touch(&a), Presence::Current);
         assert_eq!(server.evict(), Some(b.id));
-        server.insert(&c);
+        server.insert(&c, 0);
         assert_eq!(server.touch(&b), Presence::Missing);
         c.mark_stale();
         assert_eq!(server.touch(&c), Presence::Stale);
+    }
+
+    #[test]
+    fn shapes_are_told_apart_and_bounded() {
+        let table = StatementTable::default();
+        let [a, b] = ["UTC", "CET"].map(|zone| table.intern(b"a\0\0\0", &context(zone)));
+        let one = a.shape(b"one", 1).unwrap();
+        assert!(a.is_steady(1) && !a.is_steady(2));
+        assert_eq!(a.shape(b"one", 2), Some(one));
+        assert!(a.is_steady(2), "seen again");
+        assert_ne!(a.shape(b"two", 2), Some(one));
+        assert!(!a.is_steady(2));
+        assert_eq!(b.shape(b"two", 2), b.shape_of(&a, a.shape(b"two", 2).unwrap()));
+        assert_ne!(b.shape_of(&a, one), b.shape(b"two", 2));
+        for i in 0..100u32 {
+            let _ = a.shape(&i.to_be_bytes(), 3);
+        }
+        assert_eq!(a.shape(b"one too many", 3), None);
+    }
+
+    #[test]
+    fn what_settings_changed_under_is_distrusted() {
+        let table = StatementTable::default();
+        let [a, b] = ["a", "b"].map(|t| table.intern(format!("{t}\0\0\0").as_bytes(), &context("UTC")));
+        let mut server = ServerStatements::new(9);
+        server.insert(&a, 0);
+        server.settle();
+        server.insert(&b, 0);
+        server.unnamed = Some(b.id);
+        server.distrust_recent();
+        assert_eq!((server.presence(&a), server.presence(&b)), (Presence::Current, Presence::Stale));
+        assert_eq!(server.unnamed, Some(NOBODYS));
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Use {
+        Prepare(usize),
+        Touch(usize),
+        Close(usize),
+        Stale(usize),
+        Undo(usize),
+        All,
+    }
+
+    proptest::proptest! {
+        /// Against a list in the order of use.
+        #[test]
+        fn servers_statements(limit in 1usize..5, uses in proptest::collection::vec(
+            (0usize..6, 0usize..6).prop_map(|(kind, at)| match kind {
+                0 | 1 => Use::Prepare(at),
+                2 => Use::Touch(at),
+                3 => Use::Close(at),
+                4 => if at < 3 { Use::Stale(at) } else { Use::Undo(at) },
+                _ => if at == 0 { Use::All } else { Use::Touch(at) },
+            }), 0..60,
+        )) {
+            let table = StatementTable::default();
+            let all: Vec<_> =
+                (0..6).map(|i| table.intern(format!("{i}\0\0\0").as_bytes(), &context("UTC"))).collect();
+            let mut server = ServerStatements::new(limit);
+            // (which, current), least recently used first.
+            let mut model: Vec<(usize, bool)> = Vec::new();
+            for step in uses {
+                match step {
+                    Use::Prepare(i) => {
+                        model.retain(|m| m.0 != i);
+                        server.remove(all[i].id);
+                        while model.len() >= limit {
+                            let (victim, _) = model.remove(0);
+                            proptest::prop_assert_eq!(server.evict(), Some(all[victim].id));
+                        }
+                        proptest::prop_assert_eq!(server.evict(), None);
+                        server.insert(&all[i], 0);
+                        model.push((i, true));
+                    }
+                    Use::Touch(i) => {
+                        let known = model.iter().position(|m| m.0 == i).map(|at| model.remove(at));
+                        let wanted = match known {
+                            None => Presence::Missing,
+                            Some((_, true)) => Presence::Current,
+                            Some((_, false)) => Presence::Stale,
+                        };
+                        model.extend(known);
+                        proptest::prop_assert_eq!(server.touch(&all[i]), wanted);
+                    }
+                    Use::Close(i) => {
+                        server.remove(all[i].id);
+                        model.retain(|m| m.0 != i);
+                    }
+                    Use::Stale(i) => {
+                        all[i].mark_stale();
+                        model.iter_mut().filter(|m| m.0 == i).for_each(|m| m.1 = false);
+                    }
+                    Use::Undo(i) => {
+                        // Back, as the first to go again.
+                        server.remove(all[i].id);
+                        model.retain(|m| m.0 != i);
+                        if server.len() < limit && !model.iter().any(|m| !m.1) {
+                            server.restore(all[i].id);
+                            model.insert(0, (i, false));
+                        }
+                    }
+                    Use::All => {
+                        server.clear_named();
+                        model.clear();
+                    }
+                }
+                proptest::prop_assert_eq!(server.len(), model.len());
+            }
+        }
     }
 }

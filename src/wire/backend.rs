@@ -275,11 +275,80 @@ mod tests {
         assert!(!is_fatal(b"\0"));
     }
 
+    #[test]
+    fn truncation_and_surplus() {
+        let two_columns = [&b"\0\x02a\0\0\0\0\x01\0\x01\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0"[..], &[0; 19]].concat();
+        let whole: [(&[u8], fn(&[u8]) -> bool); 3] = [
+            (b"T", |b| ready_for_query(b).is_ok()),
+            (b"TimeZone\0UTC\0", |b| parameter_status(b).is_ok()),
+            (&two_columns, |b| put_row_shape(&mut Vec::new(), b).is_ok()),
+        ];
+        for (body, reads) in whole {
+            assert!(reads(body), "{body:?}");
+            for end in 0..body.len() {
+                assert!(!reads(&body[..end]), "{body:?} at {end}");
+            }
+            assert!(!reads(&[body, b"\0"].concat()), "{body:?} and more");
+        }
+        for bad in [&b"X"[..], b"", b"i", b"II"] {
+            assert!(ready_for_query(bad).is_err());
+        }
+        // Four bytes of secret in protocol 3.0, up to 256 in 3.2.
+        for (len, ok) in [(3, false), (4, true), (32, true), (256, true), (257, false)] {
+            assert_eq!(backend_key_data(&vec![1; 4 + len]).is_ok(), ok, "{len}");
+        }
+    }
+
+    /// Names and types count, not which table they are from, nor in what format they come.
+    #[test]
+    fn shapes_of_rows() {
+        let shape = |name: &str, table: u8, oid: u8, format: u8| {
+            let mut body = vec![0, 1];
+            frame::put_cstr(&mut body, name.as_bytes());
+            body.extend_from_slice(&[0, 0, 0, table, 0, table, 0, 0, 0, oid, 0, 4, 0, 0, 0, 0, 0, format]);
+            let mut out = Vec::new();
+            put_row_shape(&mut out, &body).unwrap();
+            out
+        };
+        assert_eq!(shape("a", 1, 23, 0), shape("a", 2, 23, 1));
+        assert_ne!(shape("a", 1, 23, 0), shape("b", 1, 23, 0));
+        assert_ne!(shape("a", 1, 23, 0), shape("a", 1, 20, 0));
+    }
+
+    #[test]
+    fn another_message_in_an_error() {
+        let body = b"SERROR\0C26000\0Mold\0Hhint\0\0";
+        let mut out = Vec::new();
+        put_error_with_message(&mut out, body, b"new");
+        let (_, got) = frame::whole(&out).unwrap().unwrap();
+        assert_eq!(got, b"SERROR\0C26000\0Mnew\0Hhint\0\0");
+        out.clear();
+        put_changed(&mut out);
+        let (_, got) = frame::whole(&out).unwrap().unwrap();
+        assert_eq!(error_field(got, b'R'), Some(&b"RevalidateCachedQuery"[..]));
+        assert!(!is_fatal(got));
+    }
+
+    #[test]
+    fn what_is_fatal() {
+        for (body, fatal) in [
+            (&b"SFATAL\0VFATAL\0\0"[..], true),
+            (b"SFATAL\0\0", true),
+            (b"SPANIC\0VPANIC\0\0", true),
+            (b"SFATALE\0VFATAL\0\0", true),
+            (b"SFATAL\0VERROR\0\0", false),
+            (b"SERROR\0VERROR\0\0", false),
+        ] {
+            assert_eq!(is_fatal(body), fatal, "{body:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>, field: u8) {
             let _ = (ready_for_query(&bytes), parameter_status(&bytes), backend_key_data(&bytes));
-            let _ = (error_field(&bytes, field), is_fatal(&bytes));
+            let _ = (error_field(&bytes, field), is_fatal(&bytes), put_row_shape(&mut Vec::new(), &bytes));
+            put_error_with_message(&mut Vec::new(), &bytes, b"x");
         }
     }
 }

@@ -6,8 +6,9 @@
 /// Bytes of tag and length.
 pub const HEADER_LEN: usize = 5;
 
-/// PostgreSQL's own bound of a message (`PQ_LARGE_MESSAGE_LIMIT`, `MaxAllocSize - 1`), bytes with the length field.
-pub const MAX_MESSAGE_LEN: usize = 0x3fff_ffff;
+/// PostgreSQL's own bound of a message, bytes with the length field: the body is built in one allocation of at most
+/// `MaxAllocSize` (0x3fff_ffff), with a zero behind it.
+pub const MAX_MESSAGE_LEN: usize = 0x3fff_fffe + 4;
 
 /// PostgreSQL's bound of a startup packet (`MAX_STARTUP_PACKET_LENGTH`), bytes with the length field.
 pub const MAX_STARTUP_LEN: usize = 10_000;
@@ -218,11 +219,13 @@ mod tests {
 
     #[test]
     fn impossible_lengths_are_errors() {
-        for len in [0u32, 3, 0x4000_0000, u32::MAX] {
+        for len in [0u32, 3, 0x4000_0003, 0x7fff_ffff, u32::MAX] {
             let mut buf = vec![b'Q'];
             buf.extend_from_slice(&len.to_be_bytes());
             assert_eq!(peek(&buf), Err(FrameError::Length { tag: b'Q', len }));
         }
+        let longest = [&[b'D'][..], &0x4000_0002u32.to_be_bytes()].concat();
+        assert_eq!(peek(&longest), Ok(Some(Header { tag: b'D', body_len: 0x3fff_fffe })));
         for len in [0u32, 7, 10_001, u32::MAX] {
             assert_eq!(peek_startup(&len.to_be_bytes()), Err(FrameError::Length { tag: 0, len }));
         }

@@ -159,10 +159,48 @@ mod tests {
         }
     }
 
+    /// Each reader, at every byte: all of the body or nothing.
+    #[test]
+    fn truncation_and_surplus() {
+        let whole: [(&[u8], fn(&[u8]) -> bool); 5] = [
+            (b"s\0select $1\0\0\x01\0\0\0\x17", |b| parse(b).is_ok()),
+            (b"select 1\0", |b| query(b).is_ok()),
+            (b"portal\0\0\0\0\0", |b| portal(b).is_ok()),
+            (b"Sname\0", |b| target(tag::DESCRIBE, b).is_ok()),
+            (b"P\0", |b| target(tag::CLOSE, b).is_ok()),
+        ];
+        for (body, reads) in whole {
+            assert!(reads(body));
+            for end in 0..body.len() {
+                assert!(!reads(&body[..end]), "{body:?} at {end}");
+            }
+            assert!(!reads(&[body, b"\0"].concat()), "{body:?} and more");
+        }
+    }
+
+    /// As PostgreSQL counts them: 65535 parameters, no more and no fewer than said.
+    #[test]
+    fn parameter_types() {
+        let body = |count: u16, types: usize| [&b"\0\0"[..], &count.to_be_bytes(), &vec![0; types * 4]].concat();
+        assert!(parse(&body(u16::MAX, usize::from(u16::MAX))).is_ok());
+        assert!(parse(&body(2, 1)).is_err() && parse(&body(1, 2)).is_err());
+    }
+
     proptest! {
         #[test]
+        fn what_is_put_reads_back(name in "[^\0]{0,20}", text in "[^\0]{0,40}", kind: bool) {
+            let mut out = Vec::new();
+            put_query(&mut out, text.as_bytes());
+            put_statement_target(&mut out, if kind { tag::DESCRIBE } else { tag::CLOSE }, name.as_bytes());
+            let (header, body) = frame::whole(&out).unwrap().unwrap();
+            prop_assert_eq!((header.tag, query(body)), (tag::QUERY, Ok(text.as_bytes())));
+            let (header, body) = frame::whole(&out[header.total_len()..]).unwrap().unwrap();
+            prop_assert_eq!(target(header.tag, body), Ok(Target::Statement(name.as_bytes())));
+        }
+
+        #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
-            let _ = (parse(&bytes), query(&bytes), bind_names(&bytes), target(b'D', &bytes));
+            let _ = (parse(&bytes), query(&bytes), bind_names(&bytes), target(b'D', &bytes), portal(&bytes));
         }
     }
 }

@@ -131,21 +131,6 @@ fn difference(direct: &[Message], pooled: &[Message]) -> Option<String> {
     (expected != got).then(|| format!("{got} replies instead of {expected}: {:?}", pooled.last()))
 }
 
-/// What is known to differ, see "Known differences" in ARCHITECTURE.md: DEALLOCATE of one statement among several
-/// in a text, a statement's Parse answered for the server after its table was dropped, and statements that must be
-/// prepared anew under other settings than they were first read under.
-const OPEN: [&str; 4] = [
-    "deallocate and more",
-    "deallocate twice",
-    "statements about tables that come and go",
-    "statements read under other settings than they run under",
-];
-
-/// All scripts but [`OPEN`].
-fn scripts() -> Vec<Script> {
-    corpus::all().into_iter().filter(|s| !OPEN.contains(&s.name)).collect()
-}
-
 /// The direct connection and the pooled one, in front of the same database.
 struct Pair {
     postgres: &'static Postgres,
@@ -189,14 +174,14 @@ impl Pair {
 #[test]
 fn alone() {
     let pair = Pair::new(&Setup::default());
-    pair.check("alone", &scripts(), Cut::Whole, || ());
+    pair.check("alone", &corpus::all(), Cut::Whole, || ());
 }
 
 #[test]
 fn with_an_intruder_on_the_same_server() {
     let pair = Pair::new(&Setup::default().database("pool_size = 1\nmax_pinned = 0"));
     let mut intruder = Intruder::new(&pair.carpool);
-    pair.check("same server", &scripts(), Cut::Whole, || intruder.intrude());
+    pair.check("same server", &corpus::all(), Cut::Whole, || intruder.intrude());
 }
 
 #[test]
@@ -214,14 +199,14 @@ fn with_an_intruder_and_two_servers_by_turns() {
         blocker.query(if blocking { "commit" } else { "begin" });
         blocking = !blocking;
     };
-    pair.check("two servers", &scripts(), Cut::Whole, idle);
+    pair.check("two servers", &corpus::all(), Cut::Whole, idle);
     assert!(pids.len() >= 2, "the servers didn't take turns");
 }
 
 #[test]
 fn with_a_new_server_for_each_transaction() {
     let pair = Pair::new(&Setup::pooler("server_lifetime = 0.001").database("pool_size = 1\nmax_pinned = 0"));
-    pair.check("new servers", &scripts(), Cut::Whole, || ());
+    pair.check("new servers", &corpus::all(), Cut::Whole, || ());
 }
 
 #[test]
@@ -241,14 +226,14 @@ fn with_the_idle_server_terminated_after_each_transaction() {
         admin.query(&format!("select pg_terminate_backend(pid) {servers}"));
         eventually("the servers end", || (admin.value(&format!("select count(*) {servers}")) == "0").then_some(()));
     };
-    pair.check("terminated servers", &scripts(), Cut::Whole, idle);
+    pair.check("terminated servers", &corpus::all(), Cut::Whole, idle);
 }
 
 #[test]
 fn byte_by_byte() {
     let pair = Pair::new(&Setup::default().database("pool_size = 1\nmax_pinned = 0"));
     let mut intruder = Intruder::new(&pair.carpool);
-    pair.check("bytes", &scripts(), Cut::Bytes, || intruder.intrude());
+    pair.check("bytes", &corpus::all(), Cut::Bytes, || intruder.intrude());
 }
 
 #[test]
@@ -261,5 +246,5 @@ fn in_odd_pieces_both_ways() {
     let carpool = Carpool::before(postgres, &database, &Setup::default().database(&lines));
     let pair = Pair { postgres, carpool };
     let mut intruder = Intruder::new(&pair.carpool);
-    pair.check("pieces", &scripts(), Cut::Pieces, || intruder.intrude());
+    pair.check("pieces", &corpus::all(), Cut::Pieces, || intruder.intrude());
 }

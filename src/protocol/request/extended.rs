@@ -7,7 +7,7 @@ use super::{ClientPath, NAMES_LIMIT, Runs, Step, body, check_size, pass};
 use crate::error::ClientError;
 use crate::protocol::pipeline::{ClientUndo, Describes, ErrorText, Extra, Fate, Kind, Request, ServerUndo, Undo};
 use crate::protocol::sql::Effect;
-use crate::protocol::statements::{DUMMY, Named, Presence, SERVER_PREFIX, Statement, significant};
+use crate::protocol::statements::{DUMMY, Named, Presence, SERVER_PREFIX, Statement, Told, significant};
 use crate::wire::backend::{TransactionStatus, tag as reply};
 use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
 use crate::wire::frontend::{self, Target, tag};
@@ -18,14 +18,17 @@ impl ClientPath<'_> {
         let Some(body) = body(input, at, header.body_len) else { return Ok(Step::More) };
         let (name, rest) = frontend::parse(body)?;
         let key = significant(name);
-        if !name.is_empty() && self.server.pipeline.uncertain(key, 0) {
+        let pipeline = &self.server.pipeline;
+        // Which settings it will be read under is known soon, where all that went before has been synced.
+        let settles = self.server.unsettled && !pipeline.is_open() && !pipeline.is_answered();
+        if !name.is_empty() && (settles || pipeline.uncertain(key, 0)) {
             return Ok(Step::Blocked);
         }
         self.server.retry.stop();
         let taken = pass(input, at, header, true);
         if self.client.statements.named.contains_key(key) {
             // The server is to find the duplicate itself, after whatever else is wrong with the text.
-            self.prepare_dummy(input);
+            self.prepare_dummy(input, 0);
             frontend::put_parse(self.to_server.own(input), DUMMY, rest);
             self.server.pipeline.push(Request::renamed(Kind::Parse, name));
             return Ok(taken);
@@ -43,7 +46,7 @@ impl ClientPath<'_> {
         self.server.counts.client_parses += 1;
         let undo = ClientUndo::Named(key.into(), None);
         match self.server.statements.touch(&statement) {
-            Presence::Current if self.may_insert_parse() => {
+            Presence::Current if self.may_insert_parse(&statement) => {
                 self.server.pipeline.push(Request::insert(reply::PARSE_COMPLETE, undo));
             }
             presence => {
@@ -54,15 +57,17 @@ impl ClientPath<'_> {
                 self.prepare(input, &statement, &rest, Fate::Forward, undo);
             }
         }
-        self.client.statements.named.insert(key.into(), Named { statement, told: None });
+        self.client.statements.named.insert(key.into(), Named { statement, told: Told::Nothing });
         Ok(taken)
     }
 
-    /// Whether a Parse of what the server has can be answered in its place: not where the transaction has failed
-    /// or may have, since Parse fails then.
-    fn may_insert_parse(&self) -> bool {
+    /// Whether a Parse of what the server has can be answered in its place: not where it could fail, since the
+    /// transaction has failed or may have, or since a table that it names may be gone.
+    fn may_insert_parse(&self, statement: &Statement) -> bool {
         let pipeline = &self.server.pipeline;
-        pipeline.status() != TransactionStatus::Failed && !pipeline.awaits_ready() && !self.server.partial
+        let fresh = self.server.statements.is_fresh(statement, self.tables.statements.epoch());
+        let settled = !pipeline.awaits_ready() && !pipeline.runs() && !self.server.schema_changed;
+        pipeline.status() != TransactionStatus::Failed && fresh && settled && !self.server.partial
     }
 
     fn parse_unnamed(&mut self, input: &[u8], at: usize, header: Header, statement: Arc<Statement>) {
@@ -150,7 +155,7 @@ impl ClientPath<'_> {
             }
             Fit::Fits { injected } => {
                 self.prepare_to_run(input, statement, portal);
-                if idle && !injected && named.told.is_none() && statement.effect == Effect::None {
+                if idle && !injected && named.told == Told::Nothing && statement.effect == Effect::None {
                     self.server.retry.begin(statement);
                 }
                 let undo = Undo { server: ServerUndo::Uses(statement.id), ..Undo::default() };
@@ -178,7 +183,11 @@ impl ClientPath<'_> {
                 self.ensure_named(input, &statement);
                 let sent_name = statement.server_name();
                 frontend::put_statement_target(self.to_server.own(input), tag::DESCRIBE, &sent_name);
-                let name = Some(significant(name).into());
+                let key = significant(name);
+                if let Some(named) = self.client.statements.named.get_mut(key) {
+                    named.told = Told::Asked;
+                }
+                let name = Some(key.into());
                 let describes = Describes { statement, name, expected: None, shape: Vec::new() };
                 request = request.with(Extra { describes: Some(describes), ..Extra::default() });
             }
@@ -246,7 +255,7 @@ impl ClientPath<'_> {
                 true
             }
             Some(Runs::Forgets(name)) => {
-                request = request.with(Extra { forget: Some(name.clone()), ..Extra::default() });
+                request = request.with(Extra { forget: vec![Some(name.clone())], ..Extra::default() });
                 true
             }
             Some(Runs::Renamed(name)) => {

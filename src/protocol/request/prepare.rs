@@ -7,7 +7,7 @@ use super::{ClientPath, Portals, Runs};
 use crate::protocol::pipeline::{ClientUndo, Describes, Extra, Fate, Kind, Request, ServerUndo, Undo};
 use crate::protocol::settings::Settings;
 use crate::protocol::sql::{self, Effect};
-use crate::protocol::statements::{DUMMY, Named, Presence, SERVER_PREFIX, Shape, Statement, significant};
+use crate::protocol::statements::{DUMMY, Named, Presence, SERVER_PREFIX, Shape, Statement, Told, significant};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, tag};
 
@@ -41,7 +41,7 @@ impl ClientPath<'_> {
             return Found::Blocked;
         }
         let Some(known) = self.client.statements.named.get(name).cloned() else { return Found::Unknown };
-        let named = self.in_force(known);
+        let Some(named) = self.in_force(input, known) else { return Found::Blocked };
         if self.server.pipeline.uncertain(name, named.statement.id) {
             return Found::Blocked;
         }
@@ -58,7 +58,7 @@ impl ClientPath<'_> {
             return Found::Blocked;
         }
         if let Some(statement) = self.client.statements.unnamed.clone() {
-            return Found::Known(Named { statement, told: None });
+            return Found::Known(Named { statement, told: Told::Nothing });
         }
         if let Some(old) = self.server.statements.unnamed.take() {
             frontend::put_statement_target(self.to_server.own(input), tag::CLOSE, b"");
@@ -72,20 +72,50 @@ impl ClientPath<'_> {
         if self.server.unsettled { self.client.unshared_context() } else { Arc::clone(&self.client.context) }
     }
 
-    /// The statement itself while it is noted under the settings in force; else the one that the same text is
-    /// under these. A server that lacks it will parse it under these settings, and must not call that the former.
-    fn in_force(&self, named: Named) -> Named {
-        let fits = if self.server.unsettled {
-            self.server.statements.presence(&named.statement) == Presence::Current
-        } else {
-            Arc::ptr_eq(named.statement.context(), &self.client.context)
-        };
-        if fits {
-            return named;
+    /// The statement as it can be used now. One that was parsed under other settings than those in force, which
+    /// a server lacks, is prepared there under its own; where that can't be, it is taken for another that has the
+    /// same text. `None`: replies must arrive first.
+    fn in_force(&mut self, input: &[u8], named: Named) -> Option<Named> {
+        let pipeline = &self.server.pipeline;
+        let current = self.server.statements.presence(&named.statement) == Presence::Current;
+        let same = *named.statement.context() == self.client.context && !self.server.unsettled;
+        if current || same {
+            return Some(named);
+        }
+        let movable = !pipeline.is_open() && !named.statement.context().is_unshared();
+        if movable && !pipeline.is_answered() {
+            return None;
+        }
+        if movable && pipeline.status() == TransactionStatus::Idle && !self.server.unsettled {
+            self.prepare_under_its_settings(input, &named.statement);
+            return None;
         }
         let statement = self.tables.statements.intern(named.statement.rest(), &self.context());
-        let told = named.told.and_then(|told| statement.shape_of(&named.statement, told));
-        Named { statement, told }
+        let told = match named.told {
+            Told::Shape(told) => statement.shape_of(&named.statement, told).map_or(Told::Nothing, Told::Shape),
+            told => told,
+        };
+        Some(Named { statement, told })
+    }
+
+    /// Has the server prepare a statement under the settings that it was parsed under first. Between transactions
+    /// only: in one, it could not be undone after an error.
+    fn prepare_under_its_settings(&mut self, input: &[u8], statement: &Arc<Statement>) {
+        let (now, then) = (Arc::clone(&self.client.context), Arc::clone(statement.context()));
+        if self.server.statements.presence(statement) != Presence::Missing {
+            self.close_on_server(input, statement.id);
+        }
+        frontend::put_query(self.to_server.own(input), now.replay(&then).as_bytes());
+        self.server.pipeline.push(Request::skip(Kind::Query, ServerUndo::None));
+        let rest = self.rest_for_server(statement).into_owned();
+        self.prepare(input, statement, &rest, Fate::Skip, ClientUndo::None);
+        // An error must not have the settings stay.
+        frontend::put_empty(self.to_server.own(input), tag::SYNC);
+        self.server.pipeline.push(Request::skip(Kind::Sync, ServerUndo::None));
+        frontend::put_query(self.to_server.own(input), then.replay(&now).as_bytes());
+        self.server.pipeline.push(Request::skip(Kind::Query, ServerUndo::None));
+        self.server.statements.unnamed = None;
+        self.server.hold = true;
     }
 
     /// Has the server's unnamed statement be the client's.
@@ -119,9 +149,13 @@ impl ClientPath<'_> {
     /// told again, so they must look so.
     pub(super) fn ensure_fit(&mut self, input: &[u8], named: &Named) -> Fit {
         let statement = &named.statement;
+        let lacks = self.server.statements.presence(statement) != Presence::Current;
+        if named.told == Told::Asked && lacks && !self.server.pipeline.is_answered() {
+            return self.wait_for_replies(input);
+        }
         let injected = self.ensure_named(input, statement);
         let told = match named.told {
-            Some(told) if self.server.pipeline.status() != TransactionStatus::Failed => told,
+            Told::Shape(told) if !self.server.pipeline.has_failed() => told,
             _ => return Fit::Fits { injected },
         };
         match self.server.statements.shape(statement.id) {
@@ -133,11 +167,16 @@ impl ClientPath<'_> {
             }
             None => {
                 self.probe(input, statement, None);
-                frontend::put_empty(self.to_server.own(input), tag::FLUSH);
-                self.server.hold = true;
-                Fit::Blocked
+                self.wait_for_replies(input)
             }
         }
+    }
+
+    /// Has the server answer what is in flight before anything else is taken.
+    fn wait_for_replies(&mut self, input: &[u8]) -> Fit {
+        frontend::put_empty(self.to_server.own(input), tag::FLUSH);
+        self.server.hold = true;
+        Fit::Blocked
     }
 
     /// Asks the server what a statement looks like there.
@@ -169,17 +208,20 @@ impl ClientPath<'_> {
         frontend::put_parse(self.to_server.own(input), &statement.server_name(), rest);
         let undo = Undo { client, server: ServerUndo::Added(statement.id) };
         self.server.pipeline.push(Request { fate, undo, ..Request::forward(Kind::Parse) });
-        self.server.statements.insert(statement);
+        self.server.statements.insert(statement, self.tables.statements.epoch());
         self.server.counts.server_parses += 1;
     }
 
-    /// Has the server know [`DUMMY`]. It can't fail: an empty text is fine even in a failed transaction.
-    pub(super) fn prepare_dummy(&mut self, input: &[u8]) {
+    /// Has the server know a statement whose name is [`DUMMY`] and `zeros` more zeros, and gives that name. It can't
+    /// fail: an empty text is fine even in a failed transaction.
+    pub(super) fn prepare_dummy(&mut self, input: &[u8], zeros: usize) -> Vec<u8> {
+        let name = [DUMMY, &vec![b'0'; zeros]].concat();
         let out = self.to_server.own(input);
-        frontend::put_statement_target(out, tag::CLOSE, DUMMY);
-        frontend::put_parse(out, DUMMY, b"\0\0\0");
+        frontend::put_statement_target(out, tag::CLOSE, &name);
+        frontend::put_parse(out, &name, b"\0\0\0");
         self.server.pipeline.push(Request::skip(Kind::Close, ServerUndo::None));
         self.server.pipeline.push(Request::skip(Kind::Parse, ServerUndo::None));
+        name
     }
 
     /// What running a statement does besides: taints, and what its outcome changes in the records.
@@ -199,7 +241,7 @@ impl ClientPath<'_> {
                 Runs::Renamed(name.clone())
             }
             Effect::Deallocate(name) => {
-                self.prepare_dummy(input);
+                self.prepare_dummy(input, 0);
                 Runs::Forgets(significant(name).into())
             }
         };

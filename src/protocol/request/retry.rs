@@ -75,7 +75,7 @@ impl Retry {
 impl ServerState {
     /// Prepares the recorded execution anew and sends it again. The Sync of the first try is at the front of
     /// the pipeline and will be answered to nobody.
-    pub fn send_again(&mut self, out: &mut Vec<u8>) {
+    pub fn send_again(&mut self, epoch: u32, out: &mut Vec<u8>) {
         let Some(statement) = self.retry.statement.clone() else { return };
         self.retry.stop();
         if let Some(sync) = self.pipeline.front() {
@@ -86,7 +86,7 @@ impl ServerState {
         self.pipeline.push(Request::skip(Kind::Close, ServerUndo::Removed(statement.id)));
         frontend::put_parse(out, &name, statement.rest());
         self.pipeline.push(Request::skip(Kind::Parse, ServerUndo::Added(statement.id)));
-        self.statements.insert(&statement);
+        self.statements.insert(&statement, epoch);
         self.counts.server_parses += 1;
         out.extend_from_slice(&self.retry.bytes);
         for kind in std::mem::take(&mut self.retry.kinds) {

@@ -25,8 +25,8 @@ enum Sql {
     Rows(u32),
     /// The settings under which it was parsed.
     Literal,
-    /// One row of the altered table.
-    Shape,
+    /// One row of the altered table, by which statement.
+    Shape(&'static str),
     Parameter,
     Fails,
     Notice,
@@ -41,6 +41,8 @@ enum Sql {
         value: String,
         local: bool,
     },
+    /// A function that sets DateStyle, out of the pooler's sight.
+    Sneak(String),
     ResetAll,
     Deallocate(Option<String>),
     DiscardAll,
@@ -387,7 +389,7 @@ impl Backend {
             ));
         }
         self.refuse_aborted(&statement.sql)?;
-        if statement.sql == Sql::Shape && statement.version != self.database.borrow().version {
+        if matches!(statement.sql, Sql::Shape(_)) && statement.version != self.database.borrow().version {
             let text = "cached plan must not change result type";
             return Err(Failure { routine: "RevalidateCachedQuery", ..failure("0A000", text) });
         }
@@ -495,7 +497,7 @@ impl Backend {
             Sql::Select(n) => n.clone().into_bytes(),
             Sql::Rows(_) => portal.sent.to_string().into_bytes(),
             Sql::Literal => portal.statement.literal.clone().into_bytes(),
-            Sql::Shape => portal.statement.version.to_string().into_bytes(),
+            Sql::Shape(of) => format!("{of}{}", portal.statement.version).into_bytes(),
             Sql::Parameter => portal.values[0].clone(),
             Sql::Show(name) => self.settings[name].clone().into_bytes(),
             _ => b"row".to_vec(),
@@ -525,6 +527,10 @@ impl Backend {
             Sql::Set { name, value, local } => {
                 self.set(name, value, *local);
                 "SET".to_owned()
+            }
+            Sql::Sneak(value) => {
+                self.set("datestyle", value, false);
+                "INSERT 0 1".to_owned()
             }
             Sql::ResetAll => {
                 self.settings = self.defaults.clone();
@@ -728,7 +734,7 @@ fn row_description(statement: &Statement) -> Option<Vec<u8>> {
     let (name, oid) = match &statement.sql {
         Sql::Select(_) | Sql::Rows(_) | Sql::Fails | Sql::Notice => ("n".to_owned(), 23),
         Sql::Literal | Sql::Show(_) => ("text".to_owned(), 25),
-        Sql::Shape => (format!("column{}", statement.version), 25),
+        Sql::Shape(of) => (format!("{of}{}", statement.version), 25),
         Sql::Parameter => ("p".to_owned(), statement.parameters[0]),
         _ => return None,
     };
@@ -758,12 +764,14 @@ fn read_one(text: &str) -> Result<Sql, Failure> {
     Ok(match lower.as_slice() {
         ["select", "rows"] => Sql::Rows(3),
         ["select", "literal"] => Sql::Literal,
-        ["select", "shape"] => Sql::Shape,
+        ["select", "shape"] => Sql::Shape("column"),
+        ["select", "other"] => Sql::Shape("other"),
         ["select", "$1"] => Sql::Parameter,
         ["select", "1/0"] => Sql::Fails,
         ["select", "notice"] => Sql::Notice,
         ["select", n] => Sql::Select((*n).to_owned()),
         ["insert"] => Sql::Insert,
+        ["insert", value] => Sql::Sneak((*value).to_owned()),
         ["alter", ..] => Sql::Alter,
         ["begin"] => Sql::Begin,
         ["commit"] => Sql::Commit,

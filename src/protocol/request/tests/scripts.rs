@@ -50,6 +50,15 @@ impl std::fmt::Debug for Item {
 }
 
 impl Item {
+    /// With another text, where it has one.
+    pub(super) fn map_text(self, f: impl Fn(&str) -> String) -> Self {
+        match self {
+            Self::Parse(name, text, types) => Self::Parse(name, f(&text), types),
+            Self::Query(text) => Self::Query(f(&text)),
+            other => other,
+        }
+    }
+
     /// Appends its bytes.
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         let cstr = frame::put_cstr;
@@ -156,6 +165,11 @@ fn forgetting() -> impl Strategy<Value = String> {
         "deallocate \"a\"",
         "deallocate carpool_1",
         "deallocate nosuch",
+        "deallocate a; select 1",
+        "deallocate a; deallocate a",
+        "select 2; deallocate \"a\"; deallocate prepare b; select 1/0",
+        "deallocate all; deallocate a",
+        "deallocate b; deallocate nosuch; deallocate a",
         "deallocate all",
         "DISCARD ALL",
         "discard all; -- and nothing else",
@@ -274,6 +288,39 @@ fn copy_in() -> impl Strategy<Value = Vec<Item>> {
             items.push(Item::Sync);
         }
         items
+    })
+}
+
+/// Scripts about a table that is altered: the statement `a` is described when it is prepared, `b` isn't; when
+/// they are executed, they are described or not.
+pub(super) fn shape_script() -> impl Strategy<Value = Vec<(bool, Vec<Item>)>> {
+    let name = || prop::sample::select(vec!["a", "b"]).prop_map(str::to_owned);
+    let piece = prop_oneof![
+        3 => name().prop_map(|name| {
+            let (text, describe) = if name == "a" { ("select shape", true) } else { ("select other", false) };
+            let mut items =
+                vec![Item::CloseStatement(name.clone()), Item::Parse(name.clone(), text.into(), vec![])];
+            items.extend(describe.then_some(Item::DescribeStatement(name)));
+            items.push(Item::Sync);
+            items
+        }),
+        6 => (name(), any::<bool>()).prop_map(|(name, describe)| {
+            let mut items = vec![Item::Bind(String::new(), name, 0)];
+            items.extend(describe.then_some(Item::DescribePortal(String::new())));
+            items.extend([Item::Execute(String::new(), 0), Item::Sync]);
+            items
+        }),
+        1 => Just(vec![Item::Query("alter t".into())]),
+        1 => Just(vec![Item::Query("begin".into())]),
+        1 => Just(vec![Item::Query("rollback".into())]),
+        1 => (Just("c".to_owned()), text()).prop_map(|(name, text)| {
+            vec![Item::CloseStatement(name.clone()), Item::Parse(name, text, vec![]), Item::Sync]
+        }),
+    ];
+    let batch = prop::collection::vec(piece, 1..4).prop_map(|pieces| pieces.concat());
+    prop::collection::vec((any::<bool>(), batch), 1..10).prop_map(|mut batches| {
+        batches.push((false, vec![Item::Query("rollback".into())]));
+        batches
     })
 }
 

@@ -74,7 +74,7 @@ pub(super) struct World {
 pub(super) struct Choices<'a>(pub Box<dyn FnMut() -> u32 + 'a>);
 
 impl Choices<'_> {
-    fn below(&mut self, n: usize) -> usize {
+    pub(super) fn below(&mut self, n: usize) -> usize {
         (self.0)() as usize % n.max(1)
     }
 
@@ -171,7 +171,13 @@ impl World {
         for (i, client) in self.clients.iter().enumerate() {
             let idle = client.script.is_empty() && client.carry.is_empty() && !client.waiting;
             let state = || client.server.map(|j| (j, &self.servers[j].state.pipeline, self.servers[j].state.hold));
-            assert!(idle || client.end.is_some(), "client {i} is stuck: {:?} {:?}", client.carry, state());
+            assert!(
+                idle || client.end.is_some(),
+                "client {i} is stuck: {:?} {:?} behind {}",
+                client.carry,
+                state(),
+                client.received.escape_ascii()
+            );
         }
     }
 
@@ -276,7 +282,7 @@ impl World {
         let mut bytes = Vec::new();
         let sql = server.state.settings.replay(&client.state.settings);
         if !sql.is_empty() {
-            frontend::put_query(&mut bytes, sql.replace("\"", "").replace(" TO ", " = ").as_bytes());
+            frontend::put_query(&mut bytes, sql.as_bytes());
             server.state.pipeline.push(Request::skip(Kind::Query, ServerUndo::None));
             server.state.statements.unnamed = None;
         }
@@ -341,7 +347,6 @@ impl World {
         }
         client.receive(out.bytes(&input));
         server.carry = input[at..].to_vec();
-        let own = translate_replay(&own);
         server.towards.extend_from_slice(&own);
         result
     }
@@ -395,22 +400,6 @@ pub(super) fn count(bytes: &[u8]) -> (usize, usize) {
         count += usize::from(header.tag != reply_tag::PARAMETER_STATUS);
     }
     (at, count)
-}
-
-/// The core's replay of settings in the model's SQL.
-fn translate_replay(own: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut at = 0;
-    while let Some((header, body)) = frame::whole(&own[at..]).unwrap() {
-        if header.tag == frontend::tag::QUERY {
-            let sql = String::from_utf8(frontend::query(body).unwrap().to_vec()).unwrap();
-            frontend::put_query(&mut out, sql.replace('"', "").replace(" TO ", " = ").as_bytes());
-        } else {
-            out.extend_from_slice(&own[at..at + header.total_len()]);
-        }
-        at += header.total_len();
-    }
-    out
 }
 
 /// What a client of its own backend gets: the bytes after each batch.
