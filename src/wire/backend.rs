@@ -275,10 +275,13 @@ mod tests {
         assert!(!is_fatal(b"\0"));
     }
 
+    /// A body and whether a reader takes it.
+    type Case<'a> = (&'a [u8], fn(&[u8]) -> bool);
+
     #[test]
     fn truncation_and_surplus() {
         let two_columns = [&b"\0\x02a\0\0\0\0\x01\0\x01\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0"[..], &[0; 19]].concat();
-        let whole: [(&[u8], fn(&[u8]) -> bool); 3] = [
+        let whole: [Case<'_>; 3] = [
             (b"T", |b| ready_for_query(b).is_ok()),
             (b"TimeZone\0UTC\0", |b| parameter_status(b).is_ok()),
             (&two_columns, |b| put_row_shape(&mut Vec::new(), b).is_ok()),

@@ -159,10 +159,13 @@ mod tests {
         }
     }
 
+    /// A body and whether a reader takes it.
+    type Case<'a> = (&'a [u8], fn(&[u8]) -> bool);
+
     /// Each reader, at every byte: all of the body or nothing.
     #[test]
     fn truncation_and_surplus() {
-        let whole: [(&[u8], fn(&[u8]) -> bool); 5] = [
+        let whole: [Case<'_>; 5] = [
             (b"s\0select $1\0\0\x01\0\0\0\x17", |b| parse(b).is_ok()),
             (b"select 1\0", |b| query(b).is_ok()),
             (b"portal\0\0\0\0\0", |b| portal(b).is_ok()),

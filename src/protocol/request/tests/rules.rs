@@ -9,7 +9,7 @@ use crate::protocol::reply::{Events, ServerPath};
 use crate::protocol::request::{self, ClientPath, Local, Output, Step, Tables, local};
 use crate::protocol::session::Taints;
 use crate::protocol::settings::Settings;
-use crate::protocol::statements::DUMMY;
+use crate::protocol::statements::{DUMMY, Presence};
 use crate::protocol::{ClientState, Keeping, ServerState, reply};
 use crate::wire::backend::tag as answer;
 use crate::wire::frame;
@@ -591,4 +591,121 @@ fn arbitrary_bytes() {
         let _ = path.message(&bytes, 0);
         let _ = request::local(&mut hand.client, &bytes, 0, &mut own);
     }
+}
+
+/// In a transaction block, too, RESET ALL brings back what the client started with, for what follows in it.
+#[test]
+fn reset_all_in_a_transaction() {
+    for end in ["commit", "rollback"] {
+        assert_script(&[
+            batch(&[&[query("begin"), query("set datestyle = 'german'")]]),
+            batch(&[&[query("reset all"), query("show datestyle"), query(end), query("show datestyle")]]),
+            batch(&[&[query("set datestyle = 'german'"), query("begin"), query("reset all")]]),
+            batch(&[&[query("show datestyle"), query(end), query("show datestyle")]]),
+        ]);
+    }
+}
+
+/// Taking back a skipped Parse of the unnamed statement must not take back what was sent behind the Sync.
+#[test]
+fn an_undo_does_not_reach_behind_the_sync() {
+    let mut hand = Hand::new();
+    hand.send_item(&parse("", "select 1"));
+    hand.send_item(&Item::Sync);
+    hand.answer_empty(b"1");
+    hand.answer_ready();
+    for item in [Item::DescribePortal("no".into()), parse("", "select 2"), Item::Sync, query("select 3")] {
+        hand.send_item(&item);
+    }
+    hand.answer(&message(answer::ERROR_RESPONSE, b"SERROR\0C34000\0\0"));
+    hand.answer_ready();
+    assert!(hand.server.statements.unnamed.is_none() && hand.client.statements.unnamed.is_none());
+}
+
+/// A function may set what no text showed: what was parsed meanwhile may have been read under either value.
+#[test]
+fn what_is_parsed_while_settings_change_unseen_is_parsed_again() {
+    let mut hand = Hand::new();
+    hand.send_item(&parse("before", "select 1"));
+    hand.send_item(&Item::Sync);
+    hand.answer_empty(b"1");
+    hand.answer_ready();
+    hand.send_item(&query("select sneaky()"));
+    hand.send_item(&parse("meanwhile", "select 2"));
+    hand.send_item(&Item::Sync);
+    hand.answer(&message(answer::PARAMETER_STATUS, b"DateStyle\0SQL\0"));
+    let presence = |name: &[u8]| hand.server.statements.presence(&hand.client.statements.named[name].statement);
+    assert_eq!((presence(b"before"), presence(b"meanwhile")), (Presence::Current, Presence::Stale));
+}
+
+/// Behind a SET in the same batch nobody knows the settings: such a statement is nobody else's.
+#[test]
+fn what_is_parsed_behind_a_set_is_not_shared() {
+    let mut hand = Hand::new();
+    for item in
+        [parse("set", "set datestyle = 'sql'"), Item::Bind(String::new(), "set".into(), 0), parse("s", "select 1")]
+    {
+        hand.send_item(&item);
+    }
+    assert!(hand.client.statements.named[&b"s"[..]].statement.context().is_unshared());
+    hand.send_item(&Item::Sync);
+    hand.answer_empty(b"121");
+    hand.answer_ready();
+    // From now on it is known what its text means.
+    hand.server = ServerState::new(Arc::clone(&hand.client.settings), 10);
+    hand.server.keeping = Keeping::Never;
+    hand.send_item(&execute("s")[0]);
+    assert!(!hand.client.statements.named[&b"s"[..]].statement.context().is_unshared());
+}
+
+/// A transaction that has failed, though ReadyForQuery has not said so yet, lets no Parse through.
+#[test]
+fn no_parse_is_answered_while_the_transaction_may_have_failed() {
+    let mut hand = Hand::new();
+    hand.send_item(&parse("a", "select 1"));
+    hand.send_item(&query("begin"));
+    hand.answer_empty(b"1");
+    hand.answer(&[message(answer::COMMAND_COMPLETE, b"BEGIN\0"), message(answer::READY_FOR_QUERY, b"T")].concat());
+    assert!(hand.send_item(&parse("b", "select 1")).1.is_empty(), "answered in the server's place");
+    hand.send_item(&Item::Execute("no".into(), 0));
+    hand.send_item(&Item::Sync);
+    hand.answer(&message(answer::ERROR_RESPONSE, b"SERROR\0C34000\0\0"));
+    assert!(!hand.send_item(&parse("c", "select 1")).1.is_empty());
+}
+
+/// Nor while a table may be dropped.
+#[test]
+fn no_parse_is_answered_after_a_schema_change() {
+    let mut hand = Hand::new();
+    hand.send_item(&parse("a", "select 1"));
+    hand.send_item(&Item::Sync);
+    hand.answer_empty(b"1");
+    hand.answer_ready();
+    assert!(hand.send_item(&parse("b", "select 1")).1.is_empty());
+    hand.send_item(&query("drop table t"));
+    assert!(!hand.send_item(&parse("c", "select 1")).1.is_empty());
+    hand.send_item(&Item::Sync);
+    hand.answer(&message(answer::COMMAND_COMPLETE, b"DROP TABLE\0"));
+    hand.answer_ready();
+    hand.answer_empty(b"31");
+    hand.answer_ready();
+    assert!(!hand.send_item(&parse("d", "select 1")).1.is_empty(), "prepared before the change was known");
+    hand.answer_empty(b"31");
+    assert!(hand.send_item(&parse("e", "select 1")).1.is_empty());
+    hand.tables.statements.schema_changed();
+    assert!(!hand.send_item(&parse("f", "select 1")).1.is_empty(), "another client's change");
+}
+
+/// A portal's name that is bound anew means what it is bound to.
+#[test]
+fn a_portal_bound_again_waits_for_nothing() {
+    let mut hand = Hand::new();
+    for item in [parse("all", "deallocate all"), parse("a", "select 1")] {
+        hand.send_item(&item);
+    }
+    for name in ["all", "a"] {
+        hand.send_item(&Item::Bind(String::new(), name.into(), 0));
+    }
+    hand.send_item(&Item::Execute(String::new(), 0));
+    assert!(!hand.server.hold);
 }
