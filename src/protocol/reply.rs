@@ -119,6 +119,9 @@ impl ServerPath<'_> {
         self.server.partial = remaining > 0;
         if remaining == 0 {
             self.inserts(input);
+            if self.server.pipeline.is_answered() {
+                self.server.hold = false;
+            }
         }
         Ok(Step::Taken { consumed, remaining, forward })
     }
