@@ -126,8 +126,10 @@ async function cancels(client, worker, seen) {
     connection.on('error', () => {})
     connection.connect(canceller.port, canceller.host)
     await once(connection, 'connect')
+    // PostgreSQL hangs up when it has sent its signals.
+    const closed = once(connection.stream, 'close')
     connection.cancel(client.processID, client.secretKey)
-    await query
+    await Promise.all([query, closed])
     await attempt(seen, client.query("select 'alive' as state"))
   }
   await watch.end()

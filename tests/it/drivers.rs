@@ -114,17 +114,27 @@ fn prepared(path: PathBuf) -> PathBuf {
     path
 }
 
+/// What follows is ended when it hangs.
+fn limited() -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", "240"]);
+    command
+}
+
 /// The interpreter with the drivers.
 pub fn python() -> Command {
     let given = std::env::var_os("CARPOOL_TEST_PYTHON").map(PathBuf::from);
-    let mut command = Command::new(prepared(given.unwrap_or_else(|| root().join(".venv/bin/python"))));
+    let mut command = limited();
+    command.arg(prepared(given.unwrap_or_else(|| root().join(".venv/bin/python"))));
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONPATH", root().join(".venv/psycopg3"));
     command
 }
 
 fn node() -> Command {
     prepared(root().join("tests/drivers/node_modules/pg"));
-    Command::new("node")
+    let mut command = limited();
+    command.arg("node");
+    command
 }
 
 /// Runs a script of `tests/drivers` with further arguments.

@@ -95,12 +95,18 @@ struct Pool {
     login: usize,
 }
 
-fn waiting(carpool: &Carpool) -> usize {
-    pools(carpool).values().map(|p| p.waiting).sum()
-}
-
 fn wait_for_waiting(carpool: &Carpool, clients: usize) {
-    eventually(&format!("{clients} clients wait"), || (waiting(carpool) == clients).then_some(()));
+    let mut seen = BTreeMap::new();
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        eventually(&format!("{clients} clients wait"), || {
+            seen = pools(carpool);
+            (seen.values().map(|p| p.waiting).sum::<usize>() == clients).then_some(())
+        });
+    }));
+    if let Err(panic) = result {
+        eprintln!("{seen:?}");
+        std::panic::resume_unwind(panic);
+    }
 }
 
 /// As many logged in clients, all at once.
