@@ -123,7 +123,9 @@ impl Postgres {
 
     /// Client backends of a database.
     pub fn backends(&self, database: &str) -> usize {
-        let sql = format!("select count(*) from pg_stat_activity where datname = '{database}'");
+        let sql = format!(
+            "select count(*) from pg_stat_activity where datname = '{database}' and backend_type = 'client backend'"
+        );
         self.sql("postgres", &sql).parse().unwrap()
     }
 
