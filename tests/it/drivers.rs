@@ -96,8 +96,6 @@ fn nuisance_round(client: &mut Raw, round: usize, number: usize, zone: &str) {
 /// Runs `work` in front of a new database with two servers, nuisances included.
 fn among_others(setup: Setup, work: impl FnOnce(&Carpool, &str)) {
     let carpool = Carpool::start(&setup.database("pool_size = 2"));
-    // asyncpg turns it off for its long query of types; that doesn't last in transaction mode, and costs seconds.
-    Postgres::shared().sql("postgres", &format!("alter database {} set jit = off", carpool.database));
     let nuisances: Vec<_> = (0..2).map(|n| Nuisance::start(&carpool, n)).collect();
     let direct = format!("postgresql://postgres@127.0.0.1:{}/{}", Postgres::shared().port, carpool.database);
     work(&carpool, &direct);
