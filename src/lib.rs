@@ -5,7 +5,14 @@
 //! | layer | modules | own |
 //! |---|---|---|
 //! | 0 vocabulary | [`error`], [`names`], [`config`], [`stats`] | words, counters and rows that all others use; pure |
+//! | 1 wire | [`wire`] | bytes ↔ messages; pure |
+//! | 2 protocol | [`protocol`], [`auth`] | what messages mean; authentication as state machines; pure |
+//! | 3 net | [`net`] | sockets |
+//! | 4 server | [`server`] | one PostgreSQL connection |
+//! | 5 pool | [`pool`] | the servers of a database, lent to clients |
+//! | 7 client | [`client`] | login, registry, and the relay that sees both sides |
 //! | 8 operations | [`admin`] | the admin console, HTTP: health, metrics, status page |
+//! | 9 composition | [`pooler`] | accepting, recurring work, signals, reload, stopping |
 
 pub mod admin;
 pub mod auth;

@@ -149,7 +149,7 @@ fn start_log(arguments: &Arguments, pooler: &Pooler) {
 fn run(config: Config, source: Source) -> std::io::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = match config.pooler.worker_threads {
-        0 => cores.min(MOST_WORKERS),
+        0 => (cores / 2).clamp(1, MOST_WORKERS),
         set => set,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;

@@ -189,7 +189,7 @@ pub struct Pooler {
     pub http_addr: String,
     /// See `http_addr`.
     pub http_port: Option<u16>,
-    /// Worker threads (Carpool's own); 0: one per core, at most 4 unless set.
+    /// Worker threads (Carpool's own); 0: one for every two cores, at most 4 unless set.
     pub worker_threads: usize,
     /// Default pool mode.
     pub pool_mode: PoolMode,

@@ -187,7 +187,7 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(http_port, Kind::Number(0, 65535), "Port for HTTP. 0: off.").unset("0").fixed(),
     pooler!(listen_backlog, Kind::Number(1, 65535), "Connections that may wait to be accepted.").ini("128").fixed(),
     pooler!(so_reuseport, Kind::Flag, "Let several processes listen on the same port (SO_REUSEPORT).").fixed(),
-    pooler!(worker_threads, Kind::Number(0, 1024), "Worker threads. 0: one per core, at most 4.").fixed(),
+    pooler!(worker_threads, Kind::Number(0, 1024), "Worker threads. 0: one for every two cores, at most 4.").fixed(),
     pooler!(max_client_conn, Kind::Number(1, i32::MAX as u32), "Client connections in total.").ini("100"),
     pooler!(pool_mode, Kind::PoolMode, "When a server is free again: after the transaction, session or statement.")
         .ini("session"),
