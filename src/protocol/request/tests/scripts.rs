@@ -144,6 +144,12 @@ fn text() -> impl Strategy<Value = String> {
         "show application_name",
         "set application_name = 'x'",
         "set foo = 1",
+        "set foo = 2",
+        "show foo",
+        "reset foo",
+        "reset datestyle",
+        "set bar = 1",
+        "prepare q as select 1",
         "listen x",
         "copy t to stdout",
     ])
