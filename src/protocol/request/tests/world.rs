@@ -403,6 +403,7 @@ impl World {
                 server.state.settings = self.tables.settings.intern(settings);
             }
         }
+        server.state.settings = self.tables.settings.intern(server.state.settings.only_reported());
         server.state.statements.clear_named();
         server.state.statements.unnamed = None;
         server.state.discarded();
