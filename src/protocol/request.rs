@@ -156,7 +156,7 @@ impl ClientPath<'_> {
             tag::EXECUTE => self.execute(input, at, header),
             tag::SYNC => {
                 self.server.pipeline.sync();
-                self.server.hold = self.server.was_reset;
+                self.server.hold = self.server.was_reset || !self.server.defaulted.is_empty();
                 Ok(self.forward(input, at, header, Kind::Sync))
             }
             tag::FLUSH => {
@@ -266,7 +266,8 @@ impl ClientPath<'_> {
             server: ServerUndo::Unnamed(self.server.statements.unnamed.take()),
         };
         extra.defaults = self.given_at_startup(reading.defaults);
-        self.server.hold |= !extra.defaults.is_empty();
+        // Those reset before, in an unsynced batch, are settled when this ends.
+        self.server.hold |= !extra.defaults.is_empty() || !self.server.defaulted.is_empty();
         let plain = extra.forget.is_empty() && extra.error.is_none() && !extra.resets && extra.defaults.is_empty();
         let extra = (!plain).then(|| Box::new(extra));
         self.server.pipeline.push(Request { undo, extra, ..Request::forward(Kind::Query) });
@@ -322,6 +323,7 @@ impl ClientPath<'_> {
         let oid = <[u8; 4]>::try_from(start).map(u32::from_be_bytes).unwrap_or_default();
         self.server.touch(sql::taint_of_function(oid), Taints::NONE, &[]);
         self.server.unsettled = true;
+        self.server.hold |= !self.server.defaulted.is_empty();
         self.server.pipeline.push(Request::forward(Kind::FunctionCall));
         Ok(self.forward(input, at, header, Kind::FunctionCall))
     }

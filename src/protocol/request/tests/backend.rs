@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
+use crate::protocol::settings::canonical_name;
 use crate::wire::backend::tag as reply;
 use crate::wire::frame;
 use crate::wire::frontend::tag;
@@ -44,6 +45,7 @@ enum Sql {
     /// A function that sets DateStyle, out of the pooler's sight.
     Sneak(String),
     ResetAll,
+    Reset(String),
     Deallocate(Option<String>),
     DiscardAll,
     Prepare(String),
@@ -127,7 +129,7 @@ pub(super) struct Backend {
     local: BTreeMap<String, String>,
     told: BTreeMap<String, String>,
     /// State that only a reset removes.
-    pub(super) leftovers: Vec<String>,
+    pub(super) leftovers: Vec<(&'static str, String)>,
     queries: u32,
     /// Something was executed since the last Sync.
     executed: bool,
@@ -140,6 +142,8 @@ impl Backend {
     /// A session whose startup packet gave `startup`.
     pub(super) fn new(database: &Rc<RefCell<Database>>, startup: &[(&str, &str)]) -> Self {
         let mut defaults: BTreeMap<_, _> = REPORTED.iter().map(|n| (n.to_lowercase(), "default".to_owned())).collect();
+        // One that isn't reported.
+        defaults.insert("foo".to_owned(), "0".to_owned());
         defaults.extend(startup.iter().map(|(n, v)| (n.to_lowercase(), (*v).to_owned())));
         Self {
             database: Rc::clone(database),
@@ -524,6 +528,9 @@ impl Backend {
                 self.status = Status::Idle;
                 if commit { "COMMIT" } else { "ROLLBACK" }.to_owned()
             }
+            Sql::Set { name, .. } if !self.settings.contains_key(name) => {
+                return Err(failure("42704", format!("unrecognized configuration parameter \"{name}\"")));
+            }
             Sql::Set { name, value, local } => {
                 self.set(name, value, *local);
                 "SET".to_owned()
@@ -531,6 +538,14 @@ impl Backend {
             Sql::Sneak(value) => {
                 self.set("datestyle", value, false);
                 "INSERT 0 1".to_owned()
+            }
+            Sql::Reset(name) => {
+                let value = self.defaults.get(name).cloned();
+                let Some(value) = value else {
+                    return Err(failure("42704", format!("unrecognized configuration parameter \"{name}\"")));
+                };
+                self.set(name, &value, false);
+                "RESET".to_owned()
             }
             Sql::ResetAll => {
                 self.settings = self.defaults.clone();
@@ -551,11 +566,11 @@ impl Backend {
                 "DISCARD ALL".to_owned()
             }
             Sql::Prepare(name) => {
-                self.leftovers.push(format!("statement {name}"));
+                self.leftovers.push(("prepared statement", name.clone()));
                 "PREPARE".to_owned()
             }
             Sql::Listen => {
-                self.leftovers.push("listen".to_owned());
+                self.leftovers.push(("listen", "x".to_owned()));
                 "LISTEN".to_owned()
             }
             Sql::CopyOut => {
@@ -572,10 +587,6 @@ impl Backend {
     }
 
     fn set(&mut self, name: &str, value: &str, local: bool) {
-        if !self.settings.contains_key(name) {
-            self.leftovers.push(format!("setting {name}"));
-            return;
-        }
         if local {
             // Outside a transaction block it ends at once.
             let was = self.settings[name].clone();
@@ -597,8 +608,50 @@ impl Backend {
         }
     }
 
+    /// The pooler asks what there is of session state.
+    fn probed(&mut self, text: &str) {
+        self.put(reply::ROW_DESCRIPTION, b"\0\0");
+        for part in text.trim_start_matches("/* carpool */ ").split(" UNION ALL ") {
+            let constants: Vec<_> = part.split('\'').skip(1).step_by(2).collect();
+            match constants.as_slice() {
+                ["s", "session"] => {
+                    let differ = self.settings.iter().filter(|(name, value)| self.defaults.get(*name) != Some(value));
+                    let rows: Vec<_> =
+                        differ.map(|(n, v)| ("s", canonical_name(n).to_owned(), Some(v.clone()))).collect();
+                    rows.into_iter().for_each(|row| self.probe_row(&row));
+                }
+                ["s", "role", ..] => self.probe_row(&("s", "role".to_owned(), Some("none".to_owned()))),
+                ["s", name, ..] => {
+                    let value = self.settings.get(*name).cloned();
+                    self.probe_row(&("s", (*name).to_owned(), value));
+                }
+                ["p", kind, ..] if self.leftovers.iter().any(|(k, _)| k == kind) => {
+                    self.probe_row(&("p", (*kind).to_owned(), Some(String::new())));
+                }
+                ["p", ..] => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        self.complete("SELECT 1");
+        self.ready();
+    }
+
+    fn probe_row(&mut self, (kind, name, value): &(&str, String, Option<String>)) {
+        let mut body = vec![0, 3];
+        for column in [Some(*kind), Some(name.as_str()), value.as_deref()] {
+            let len = column.map_or(u32::MAX, |c| u32::try_from(c.len()).unwrap());
+            body.extend_from_slice(&len.to_be_bytes());
+            body.extend_from_slice(column.unwrap_or_default().as_bytes());
+        }
+        self.put(reply::DATA_ROW, &body);
+    }
+
     fn query(&mut self, body: &[u8]) {
         self.unnamed = None;
+        if body.starts_with(b"/* carpool */") {
+            let text = String::from_utf8(cstr(body).to_vec()).unwrap();
+            return self.probed(&text);
+        }
         let list = match read(cstr(body)) {
             Ok(list) => list,
             Err(failure) => {
@@ -776,10 +829,11 @@ fn read_one(text: &str) -> Result<Sql, Failure> {
         ["begin"] => Sql::Begin,
         ["commit"] => Sql::Commit,
         ["rollback"] => Sql::Rollback,
-        ["show", name] => Sql::Show((*name).to_owned()),
+        ["show", name @ ("datestyle" | "application_name" | "foo")] => Sql::Show((*name).to_owned()),
         ["set", "local", name, _, v] => Sql::Set { name: unquoted(name), value: value(v), local: true },
-        ["set", name, _, v] => Sql::Set { name: unquoted(name), value: value(v), local: false },
         ["reset", "all"] => Sql::ResetAll,
+        ["reset", name] => Sql::Reset(unquoted(name)),
+        ["set", name, _, v] => Sql::Set { name: unquoted(name), value: value(v), local: false },
         ["deallocate" | "discard", "all"] | ["deallocate", "prepare", "all"] => {
             if lower[0] == "discard" {
                 Sql::DiscardAll

@@ -606,6 +606,20 @@ fn reset_all_in_a_transaction() {
     }
 }
 
+/// What comes behind a reset begins on what the client started with, however much is sent ahead.
+#[test]
+fn resets_of_one_parameter() {
+    let show = [vec![parse("", "show datestyle")], execute(""), vec![Item::Sync]].concat();
+    for reset in
+        [vec![query("reset datestyle")], [vec![parse("r", "reset datestyle")], execute("r"), vec![Item::Sync]].concat()]
+    {
+        assert_script(&[
+            batch(&[&[query("set datestyle = 'german'")], &reset, &show, &[query("begin")], &show]),
+            batch(&[&[query("set datestyle = 'german'")], &reset, &show, &[query("commit")], &show]),
+        ]);
+    }
+}
+
 /// Taking back a skipped Parse of the unnamed statement must not take back what was sent behind the Sync.
 #[test]
 fn an_undo_does_not_reach_behind_the_sync() {

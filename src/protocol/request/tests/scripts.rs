@@ -97,10 +97,7 @@ impl Item {
             Self::Flush => frame::header(out, tag::FLUSH, 0),
             Self::Query(text) => frame::message(out, tag::QUERY, |b| cstr(b, text.as_bytes())),
             Self::FunctionCall(exists) => frame::message(out, tag::FUNCTION_CALL, |b| {
-                b.extend_from_slice(&[0, 0, 3, if *exists { 184 } else { 0 }]);
-                if !exists {
-                    b[2] = 0;
-                }
+                b.extend_from_slice(if *exists { &[0, 0, 3, 184] } else { &[0; 4] });
                 b.extend_from_slice(&[0; 6]);
             }),
             Self::CopyData(line) => frame::message(out, tag::COPY_DATA, |b| b.extend_from_slice(line.as_bytes())),
@@ -144,6 +141,10 @@ fn text() -> impl Strategy<Value = String> {
         "show application_name",
         "set application_name = 'x'",
         "set foo = 1",
+        "set foo = 2",
+        "show foo",
+        "set bar = 1",
+        "prepare q as select 1",
         "listen x",
         "copy t to stdout",
     ])
@@ -175,6 +176,8 @@ fn forgetting() -> impl Strategy<Value = String> {
         "discard all; -- and nothing else",
         "select 1; discard all",
         "select 2; deallocate all; select 3",
+        "reset foo",
+        "reset datestyle",
         "reset all",
         "select 1; reset all;",
         "reset all; select 1/0",

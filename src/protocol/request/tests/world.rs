@@ -11,7 +11,7 @@ use crate::protocol::reply::{self, Events, ServerFault, ServerPath};
 use crate::protocol::request::{self, ClientPath, Local, Output, Tables};
 use crate::protocol::session::Taint;
 use crate::protocol::settings::{Settings, follows_client};
-use crate::protocol::{ClientState, Keeping, ServerState};
+use crate::protocol::{ClientState, Keeping, Parting, ServerState};
 use crate::wire::backend::tag as reply_tag;
 use crate::wire::{backend, frame, frontend};
 
@@ -121,6 +121,11 @@ impl World {
         world
     }
 
+    /// Whether clients may keep servers: else, as with `max_pinned = 0`, what can't be moved ends with the transaction.
+    const fn may_pin(&self) -> bool {
+        self.servers.len() >= self.clients.len()
+    }
+
     fn server(&self) -> Server {
         let backend = Backend::new(&self.database, &[]);
         let settings = Settings::from_reported(backend.reported());
@@ -202,6 +207,7 @@ impl World {
         let input = std::mem::take(&mut self.clients[i].carry);
         let (mut out, mut own) = (Output::default(), Vec::new());
         let mut activated = Vec::new();
+        let allowed = self.may_pin();
         let client = &mut self.clients[i];
         client.stuck = false;
         let mut at = client.remainder.0.min(input.len());
@@ -229,8 +235,6 @@ impl World {
                 }
                 continue;
             };
-            // As with `max_pinned = 0`: what the core can't move ends with the transaction.
-            self.servers[j].state.keeping = Keeping::Never;
             let mut path = ClientPath {
                 client: &mut client.state,
                 server: &mut self.servers[j].state,
@@ -249,7 +253,10 @@ impl World {
                     client.stuck = true;
                     break;
                 }
-                request::Step::Terminate | request::Step::Pins => unreachable!(),
+                request::Step::Pins => {
+                    self.servers[j].state.keeping = if allowed { Keeping::Allowed } else { Keeping::Never };
+                }
+                request::Step::Terminate => unreachable!(),
             }
         }
         let client = &mut self.clients[i];
@@ -277,6 +284,7 @@ impl World {
         let (real, records) = (server.backend.ids(), &server.state.statements);
         assert!(real.iter().all(|id| records.ids(false).contains(id)), "{real:?} {:?}", records.ids(false));
         assert!(records.ids(true).iter().all(|id| real.contains(id)), "{real:?} {:?}", records.ids(true));
+        server.state.keeping = Keeping::Unasked;
         client.server = Some(j);
         server.holder = Some(i);
         let mut bytes = Vec::new();
@@ -352,12 +360,21 @@ impl World {
     }
 
     fn release(&mut self, i: usize, j: usize) {
+        let allowed = self.may_pin();
         let server = &mut self.servers[j];
         let boundary = server.remainder.0 == 0 && server.carry.is_empty() && server.towards.is_empty();
         if !server.state.pipeline.is_idle() || !boundary || self.clients[i].remainder.0 > 0 {
             return;
         }
         assert!(server.backend.output.is_empty(), "an idle server has more to say");
+        if !allowed {
+            server.state.keeping = Keeping::Never;
+        }
+        match server.state.parting() {
+            Parting::Free => {}
+            Parting::Ask(sql) => return frontend::put_query(&mut server.towards, sql.as_bytes()),
+            Parting::Pinned => return,
+        }
         self.clients[i].server = None;
         server.holder = None;
         let left = server.state.left();
@@ -386,6 +403,7 @@ impl World {
                 server.state.settings = self.tables.settings.intern(settings);
             }
         }
+        server.state.settings = self.tables.settings.intern(server.state.settings.only_reported());
         server.state.statements.clear_named();
         server.state.statements.unnamed = None;
         server.state.discarded();
