@@ -451,7 +451,7 @@ impl Backend {
             self.before = Some(self.settings.clone());
         }
         if !selects {
-            self.run(&portal.statement, &portal.values)?;
+            self.run(&portal.statement)?;
         } else if self.rows(&mut portal, max)? {
             self.portals.insert(name, portal);
             self.put(reply::PORTAL_SUSPENDED, b"");
@@ -509,7 +509,7 @@ impl Backend {
     }
 
     /// Runs what gives no rows.
-    fn run(&mut self, statement: &Statement, _values: &[Vec<u8>]) -> Done {
+    fn run(&mut self, statement: &Statement) -> Done {
         let command = match &statement.sql {
             Sql::Insert => "INSERT 0 1".to_owned(),
             Sql::Alter => {
@@ -573,17 +573,19 @@ impl Backend {
                 self.leftovers.push(("listen", "x".to_owned()));
                 "LISTEN".to_owned()
             }
-            Sql::CopyOut => {
-                self.put(reply::COPY_OUT_RESPONSE, b"\0\0\0");
-                self.put(reply::COPY_DATA, b"Z\0\0\0\x05I");
-                self.put(reply::COPY_DATA, b"two\n");
-                self.put(reply::COPY_DONE, b"");
-                "COPY 2".to_owned()
-            }
+            Sql::CopyOut => self.copy_out(),
             other => panic!("{other:?}"),
         };
         self.complete(&command);
         Ok(())
+    }
+
+    fn copy_out(&mut self) -> String {
+        self.put(reply::COPY_OUT_RESPONSE, b"\0\0\0");
+        self.put(reply::COPY_DATA, b"Z\0\0\0\x05I");
+        self.put(reply::COPY_DATA, b"two\n");
+        self.put(reply::COPY_DONE, b"");
+        "COPY 2".to_owned()
     }
 
     fn set(&mut self, name: &str, value: &str, local: bool) {
@@ -697,7 +699,7 @@ impl Backend {
         if self.before.is_none() {
             self.before = Some(self.settings.clone());
         }
-        let Some(row) = row_description(&statement) else { return self.run(&statement, &[]) };
+        let Some(row) = row_description(&statement) else { return self.run(&statement) };
         if statement.sql == Sql::Parameter {
             return Err(failure("42P02", "there is no parameter $1"));
         }
