@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Request, ServerUndo, Unexpected};
 use super::request::{Output, Tables};
 use super::session::{Findings, Taint, Taints};
-use super::settings::{ROLE, SESSION_AUTHORIZATION, canonical_name, follows_client};
+use super::settings::{ROLE, SESSION_AUTHORIZATION, Settings, canonical_name, follows_client};
 use super::statements::{DUMMY, SERVER_PREFIX, Told};
 use super::{ClientState, ServerState};
 use crate::error::SqlState;
@@ -439,10 +439,23 @@ impl ServerPath<'_> {
                 _ => settings = settings.without(&name),
             }
         }
+        self.adopt(settings);
+        self.server.settings = Arc::clone(&self.client.settings);
+    }
+
+    /// Makes these the client's settings.
+    fn adopt(&mut self, settings: Settings) {
         let settings = self.tables.settings.intern(settings);
         self.events.settings_changed |= !Arc::ptr_eq(&settings, &self.client.settings);
-        self.client.set_settings(Arc::clone(&settings), &self.tables.settings);
-        self.server.settings = settings;
+        self.client.set_settings(settings, &self.tables.settings);
+    }
+
+    /// Tells the client of a reported parameter's value, unless that is what it knows.
+    fn tell(&mut self, input: &[u8], name: &str, value: &str) {
+        if self.client.settings.get(name) != Some(value) {
+            let out = self.to_client.own(input);
+            backend::put_parameter_status(out, canonical_name(name).as_bytes(), value.as_bytes());
+        }
     }
 
     /// As [`Self::settle_reset`], for some parameters.
@@ -455,14 +468,11 @@ impl ServerPath<'_> {
             settings = settings.with_that_of(&startup, &name);
             if !startup.reported(&name) {
                 left = left.without(&name);
-            } else if self.client.settings.get(&name) != Some(value) {
-                let out = self.to_client.own(input);
-                backend::put_parameter_status(out, canonical_name(&name).as_bytes(), value.as_bytes());
+            } else {
+                self.tell(input, &name, value);
             }
         }
-        let settings = self.tables.settings.intern(settings);
-        self.events.settings_changed |= !Arc::ptr_eq(&settings, &self.client.settings);
-        self.client.set_settings(settings, &self.tables.settings);
+        self.adopt(settings);
         self.server.settings = self.tables.settings.intern(left);
         self.replay();
     }
@@ -478,14 +488,9 @@ impl ServerPath<'_> {
             .iter()
             .fold((*self.client.startup).clone(), |settings, name| settings.with_that_of(&self.server.settings, name));
         for (name, value) in settings.iter().filter(|(name, _)| settings.reported(name)) {
-            if self.client.settings.get(name) != Some(value) {
-                let out = self.to_client.own(input);
-                backend::put_parameter_status(out, canonical_name(name).as_bytes(), value.as_bytes());
-            }
+            self.tell(input, name, value);
         }
-        let settings = self.tables.settings.intern(settings);
-        self.events.settings_changed |= !Arc::ptr_eq(&settings, &self.client.settings);
-        self.client.set_settings(settings, &self.tables.settings);
+        self.adopt(settings);
         self.replay();
     }
 
