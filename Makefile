@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 AXUM := docker/apps/axum
 AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 
-.PHONY: run test bench build axum clean
+.PHONY: run test bench conformance build axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -19,6 +19,10 @@ test: setup axum
 # Against PgBouncer, in interleaved rounds. Options: make bench BENCH="--quick"
 bench: setup build
 	$(PYTHON) tests/bench/bench.py --carpool target/release/carpool $(BENCH)
+
+# PostgreSQL's and drivers' own test suites, directly and through Carpool. Options: make conformance CONFORMANCE="--help"
+conformance: setup build
+	$(PYTHON) tests/conformance $(CONFORMANCE)
 
 build:
 	cargo build --release

@@ -1,0 +1,105 @@
+"""Runs public test suites directly, and through Carpool in several set-ups, and prints the scoreboard.
+
+Everything that is downloaded or written lies in .cache/conformance. The exit code is 0 when exactly the tests failed
+that accepted.toml names.
+"""
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+
+import carpool
+import postgres
+import scoreboard
+from suites.isolation import Isolation
+from suites.regress import Regress
+from system import CACHE, ROOT, Failure, check_access, fresh_directory, progress
+
+SUITES = {suite.name: suite for suite in (Regress(), Isolation())}
+NOT_AS_ACCEPTED = 1
+NOT_RUN = 2
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="conformance", description=__doc__)
+    parser.add_argument("--suites", type=names(SUITES), default=list(SUITES), help=f"of {', '.join(SUITES)}")
+    parser.add_argument("--setups", type=names(carpool.SETUPS), default=list(carpool.SETUPS),
+                        help=f"of {', '.join(carpool.SETUPS)}")
+    parser.add_argument("--tests", type=lambda text: text.split(","), default=[],
+                        help="only these, of the one suite that is given; in this order")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each suite in each set-up so often")
+    parser.add_argument("--carpool", type=Path, default=ROOT / "target/release/carpool", help="the binary")
+    parser.add_argument("--config", default="", metavar="LINES", help="further lines of Carpool's [pooler] section")
+    options = parser.parse_args()
+    if options.tests and len(options.suites) != 1:
+        parser.error("--tests needs --suites with one suite")
+    return options
+
+
+def names(known):
+    def parse(text):
+        wanted = text.split(",")
+        if unknown := [name for name in wanted if name not in known]:
+            raise argparse.ArgumentTypeError(f"no {', '.join(unknown)}: there are {', '.join(known)}")
+        return wanted
+    return parse
+
+
+def run_one(installation, suite, setup, number, options):
+    """One suite in one set-up, before a cluster of its own: results, seconds, transactions and pinned ones."""
+    output = fresh_directory(CACHE / "results" / suite.name / setup.name / str(number))
+    with installation.cluster(suite.settings) as cluster:
+        lines = f"{suite.pooler}\n{options.config}"
+        with carpool.target(options.carpool, cluster, setup, output, lines) as target:
+            begin = time.monotonic()
+            results = suite.run(target, options.tests)
+            seconds = time.monotonic() - begin
+            counts = target.carpool.counts() if target.carpool else (None, None)
+        (output / "postgresql.log").write_bytes((cluster.home / "log").read_bytes())
+    return results, seconds, *counts
+
+
+def run_all(options):
+    installation = postgres.Installation()
+    scores = []
+    for suite in (SUITES[name] for name in options.suites):
+        suite.prepare()
+        for setup in (carpool.SETUPS[name] for name in options.setups):
+            score = scoreboard.Score(suite.name, setup.name)
+            scores.append(score)
+            for number in range(1, options.repeat + 1):
+                progress(f"{suite.title}, {setup.meaning} …")
+                score.add(*run_one(installation, suite, setup, number, options))
+                progress(f"  {len(score.tests) - len(score.failed)} of {len(score.tests)} passed, "
+                         f"{score.seconds / score.runs:.0f} s" + failed(score))
+    return installation.version, scores
+
+
+def failed(score):
+    return "; failed: " + " ".join(score.failed) if score.failed else ""
+
+
+def main():
+    # Ends the clusters, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(NOT_RUN))
+    options = arguments()
+    try:
+        check_access()
+        version, scores = run_all(options)
+    except Failure as failure:
+        print(f"conformance: {failure}", file=sys.stderr)
+        return NOT_RUN
+    print(f"PostgreSQL {version}; pool of {carpool.POOL_SIZE}\n\n{scoreboard.table(scores)}\n")
+    print("\n".join(scoreboard.through_carpool_only(scores)))
+    wrong = scoreboard.verdict(scores, scoreboard.load_accepted())
+    if wrong:
+        print(f"\nNot as {scoreboard.ACCEPTED.relative_to(ROOT)} says:\n" + "\n".join(wrong))
+        print(f"\nOutput and differences: {(CACHE / 'results').relative_to(ROOT)}/SUITE/SET-UP/RUN")
+        return NOT_AS_ACCEPTED
+    print("\nAs accepted.")
+    return 0
+
+
+sys.exit(main())

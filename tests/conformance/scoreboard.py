@@ -1,0 +1,114 @@
+"""What the runs gave, and whether that is what `accepted.toml` says."""
+
+import tomllib
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ACCEPTED = Path(__file__).resolve().parent / "accepted.toml"
+
+
+@dataclass
+class Score:
+    """The runs of one suite in one set-up, taken together."""
+
+    suite: str
+    setup: str
+    runs: int = 0
+    #: For each test, in how many runs it failed, and how it failed last.
+    tests: dict[str, tuple[int, str | None]] = field(default_factory=dict)
+    seconds: float = 0
+    transactions: int | None = None
+    pinned: int | None = None
+
+    def add(self, results, seconds, transactions, pinned):
+        self.runs += 1
+        self.seconds += seconds
+        self.transactions = _sum(self.transactions, transactions)
+        self.pinned = _sum(self.pinned, pinned)
+        for test, failure in results.items():
+            count, before = self.tests.get(test, (0, None))
+            self.tests[test] = (count + (failure is not None), failure or before)
+
+    @property
+    def failed(self):
+        return {test: failure for test, (count, failure) in self.tests.items() if count}
+
+    def failures_of(self, test):
+        return self.tests[test][0]
+
+
+def _sum(total, more):
+    return more if total is None else total if more is None else total + more
+
+
+@dataclass
+class Difference:
+    """An accepted one. `sometimes`: it depends on the moment, so that it is no news when the test passes."""
+
+    suite: str
+    tests: list[str]
+    setups: list[str]
+    reason: str
+    sometimes: bool = False
+
+
+def load_accepted():
+    with open(ACCEPTED, "rb") as file:
+        return [Difference(**entry) for entry in tomllib.load(file).get("difference", [])]
+
+
+def verdict(scores, accepted):
+    """What doesn't agree with the accepted differences, as lines of text."""
+    lines = []
+    for score in scores:
+        expected = {}
+        for difference in accepted:
+            if difference.suite == score.suite and score.setup in difference.setups:
+                expected |= dict.fromkeys(difference.tests, difference)
+        for test, failure in score.failed.items():
+            if test not in expected:
+                often = f" in {score.failures_of(test)} of {score.runs} runs" if score.runs > 1 else ""
+                lines.append(f"{score.suite}/{test} failed{often}, {score.setup}: {failure}")
+        for test, difference in expected.items():
+            if test in score.tests and test not in score.failed and not difference.sometimes:
+                lines.append(f"{score.suite}/{test} passed, {score.setup}: take it out of {ACCEPTED.name}")
+    return lines
+
+
+def table(scores):
+    """The scoreboard, in Markdown."""
+    lines = ["| suite | set-up | passed | pinned transactions | seconds | failed |", "|---|---|---:|---:|---:|---|"]
+    for score in scores:
+        total, failed = len(score.tests), score.failed
+        pinned = "–"
+        if score.pinned is not None and score.transactions:
+            pinned = f"{score.pinned} of {score.transactions} ({100 * score.pinned / score.transactions:.1f} %)"
+        runs = f", {score.runs} runs" if score.runs > 1 else ""
+        lines.append(f"| {score.suite} | {score.setup}{runs} | {total - len(failed)} of {total} | {pinned} | "
+                     f"{score.seconds / max(score.runs, 1):.0f} | {_names(score)} |")
+    return "\n".join(lines)
+
+
+def _names(score):
+    names = []
+    for test in score.failed:
+        count = score.failures_of(test)
+        names.append(test if count == score.runs else f"{test} ({count} of {score.runs})")
+    return ", ".join(names) or "–"
+
+
+def through_carpool_only(scores):
+    """For each suite, the tests that fail through Carpool and not directly, or the other way round."""
+    by_suite = defaultdict(dict)
+    for score in scores:
+        by_suite[score.suite][score.setup] = score
+    lines = []
+    for suite, setups in by_suite.items():
+        direct = setups.pop("direct", None)
+        for name, score in setups.items() if direct else ():
+            more, less = score.failed.keys() - direct.failed.keys(), direct.failed.keys() - score.failed.keys()
+            text = ", ".join(sorted(more)) or "nothing"
+            lines.append(f"{suite}, {name}: fails beyond the direct run: {text}"
+                         + (f"; passes, unlike it: {', '.join(sorted(less))}" if less else ""))
+    return lines
