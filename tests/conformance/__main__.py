@@ -14,10 +14,13 @@ import carpool
 import postgres
 import scoreboard
 from suites.isolation import Isolation
+from suites.libpq_pipeline import LibpqPipeline
+from suites.psycopg3 import Psycopg3
 from suites.regress import Regress
+from suites.tokio_postgres import TokioPostgres
 from system import CACHE, ROOT, Failure, check_access, fresh_directory, progress
 
-SUITES = {suite.name: suite for suite in (Regress(), Isolation())}
+SUITES = {suite.name: suite for suite in (Regress(), Isolation(), LibpqPipeline(), TokioPostgres(), Psycopg3())}
 NOT_AS_ACCEPTED = 1
 NOT_RUN = 2
 
@@ -50,9 +53,9 @@ def names(known):
 def run_one(installation, suite, setup, number, options):
     """One suite in one set-up, before a cluster of its own: results, seconds, transactions and pinned ones."""
     output = fresh_directory(CACHE / "results" / suite.name / setup.name / str(number))
-    with installation.cluster(suite.settings) as cluster:
-        lines = f"{suite.pooler}\n{options.config}"
-        with carpool.target(options.carpool, cluster, setup, output, lines) as target:
+    port = suite.port if setup.pooler is None else None
+    with installation.cluster(suite.settings, suite.encoding, port) as cluster:
+        with carpool.target(options.carpool, cluster, setup, output, suite, options.config) as target:
             begin = time.monotonic()
             results = suite.run(target, options.tests)
             seconds = time.monotonic() - begin

@@ -31,16 +31,16 @@ SETUPS = {setup.name: setup for setup in (
 
 
 class Carpool:
-    """A running Carpool. Every client is trusted, as by the cluster itself."""
+    """A running Carpool, configured as the suite needs it."""
 
-    def __init__(self, binary, cluster, setup, directory, lines=""):
+    def __init__(self, binary, cluster, setup, directory, suite, lines):
         self.cluster = cluster
         self.config = directory / "carpool.toml"
         self.log = directory / "carpool.log"
         self.config.write_text(
-            f'[pooler]\nlisten_port = 0\nauth_type = "trust"\nadmin_users = ["postgres"]\nlog_stats = false\n'
-            f"{setup.pooler}\n{lines}\n"
-            f'[databases."*"]\nhost = "127.0.0.1"\nport = {cluster.port}\npool_size = {POOL_SIZE}\n[users.postgres]\n')
+            f'[pooler]\nlisten_port = {suite.port or 0}\nadmin_users = ["postgres"]\nlog_stats = false\n'
+            f"{suite.authentication}\n{setup.pooler}\n{lines}\n"
+            f'[databases."*"]\nhost = "127.0.0.1"\nport = {cluster.port}\npool_size = {POOL_SIZE}\n{suite.users}\n')
         with open(self.log, "w", encoding="utf-8") as log:
             self.process = subprocess.Popen([str(binary), str(self.config)], stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=log)
@@ -94,9 +94,9 @@ class Target:
 
 
 @contextmanager
-def target(binary, cluster, setup, output, lines=""):
+def target(binary, cluster, setup, output, suite, lines):
     """The set-up in front of the cluster; logs go to `output`."""
-    carpool = None if setup.pooler is None else Carpool(binary, cluster, setup, output, lines)
+    carpool = None if setup.pooler is None else Carpool(binary, cluster, setup, output, suite, lines)
     try:
         yield Target(setup, cluster, carpool, output)
     finally:

@@ -6,9 +6,9 @@ installed. It works without root.
 
 import os
 import shutil
-import tarfile
 from pathlib import Path
 
+from downloads import unpack
 from system import CACHE, Failure, is_root, progress, run
 
 MIRROR = os.environ.get("CARPOOL_DEBIAN_MIRROR", "http://deb.debian.org/debian")
@@ -64,13 +64,7 @@ class Apt:
         with _scratch(into) as scratch:
             self._get("source", "--download-only", name, cwd=scratch)
             archive = next(scratch.glob("*.orig.tar.*"))
-            with tarfile.open(archive) as tar:
-                for member in tar:
-                    path = member.name.partition("/")[2]
-                    if member.isfile() and ".." not in path and wanted(path):
-                        target = Path(into) / path
-                        target.parent.mkdir(parents=True, exist_ok=True)
-                        target.write_bytes(tar.extractfile(member).read())
+            unpack(archive, into, wanted)
             return next(scratch.glob("*.dsc")).stem.partition("_")[2]
 
 
@@ -86,17 +80,3 @@ class _scratch:
 
     def __exit__(self, *_):
         shutil.rmtree(self.path)
-
-
-def prepared(name, version, prepare):
-    """The directory `name` of the cache, filled by `prepare(directory)` unless it was for this `version` before."""
-    directory = CACHE / name
-    stamp = directory / ".stamp"
-    if not stamp.exists() or stamp.read_text() != version:
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
-        progress(f"preparing {name} …")
-        prepare(directory)
-        run(["chmod", "-R", "a+rX", directory])
-        stamp.write_text(version)
-    return directory

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import debian
+import downloads
 from system import Failure, as_user, free_port, progress, run, temporary_directory
 
 HERE = Path(__file__).resolve().parent
@@ -41,7 +42,7 @@ class Installation:
 
     def __init__(self):
         shim = (HERE / "isolationtester.h").read_text()
-        self.home = debian.prepared("postgres", f"2 {shim}", self._prepare)
+        self.home = downloads.prepared("postgres", f"2 {shim}", self._prepare)
         self._lay_out(self.home)
 
     def _lay_out(self, home):
@@ -104,11 +105,11 @@ class Installation:
                        "HOME": str(home), "LC_ALL": "C"}
 
     @contextmanager
-    def cluster(self, settings=""):
+    def cluster(self, settings="", encoding="SQL_ASCII", port=None):
         with temporary_directory() as home:
-            cluster = Cluster(self, home, settings)
+            cluster = Cluster(self, home, settings, encoding)
             try:
-                cluster.start()
+                cluster.start(port)
                 yield cluster
             finally:
                 cluster.stop()
@@ -117,18 +118,18 @@ class Installation:
 class Cluster:
     """One PostgreSQL on a free port, gone with its directory when its context ends."""
 
-    def __init__(self, installation, home, settings):
+    def __init__(self, installation, home, settings, encoding):
         self.installation, self.home, self.port, self.process = installation, home, None, None
         self.environment = installation.environment(home)
         data = home / "data"
         run(as_user([installation.bin / "initdb", "-L", installation.share, "--no-sync", "-A", "trust", "-U",
-                     "postgres", "--locale=C", "-E", "SQL_ASCII", "-D", data]), env=self.environment, cwd=home)
+                     "postgres", "--locale=C", "-E", encoding, "-D", data]), env=self.environment, cwd=home)
         with open(data / "postgresql.conf", "a", encoding="utf-8") as conf:
             conf.write(f"{CONF}unix_socket_directories = '{home}'\n{settings}\n")
 
-    def start(self):
-        for _ in range(5):
-            self.port = free_port()
+    def start(self, port=None):
+        for _ in range(1 if port else 5):
+            self.port = port or free_port()
             command = as_user([self.installation.bin / "postgres", "-D", self.home / "data", "-p", self.port])
             with open(self.home / "log", "a", encoding="utf-8") as log:
                 self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -12,9 +12,14 @@ class Suite:
 
     name = ""
     title = ""
-    #: Further lines of postgresql.conf and of Carpool's configuration.
+    #: Further lines of postgresql.conf.
     settings = ""
-    pooler = ""
+    encoding = "SQL_ASCII"
+    #: Lines of Carpool's configuration: in [pooler], and the sections of its users.
+    authentication = 'auth_type = "trust"'
+    users = "[users.postgres]"
+    #: The port that the tests connect to, where they have it built in.
+    port = None
 
     def prepare(self):
         """Fetches and builds what isn't there yet."""
