@@ -10,11 +10,12 @@ AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 run:
 	@scripts/run.sh
 
-# Everything: formatting, lints, unit, integration and driver tests.
+# Everything: formatting, lints, unit, integration and driver tests, and a quick part of `make conformance`.
 test: setup axum
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	CARPOOL_TEST_AXUM=$(AXUM_BIN) cargo test
+	$(PYTHON) tests/conformance --quick --carpool target/debug/carpool
 
 # Against PgBouncer, in interleaved rounds. Options: make bench BENCH="--quick"
 bench: setup build

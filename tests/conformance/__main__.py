@@ -21,6 +21,13 @@ from suites.tokio_postgres import TokioPostgres
 from system import CACHE, ROOT, Failure, check_access, fresh_directory, progress
 
 SUITES = {suite.name: suite for suite in (Regress(), Isolation(), LibpqPipeline(), TokioPostgres(), Psycopg3())}
+# What `make test` runs: tests of the regression suite that need no others', and libpq's.
+QUICK = {
+    "regress": ["guc", "prepared_xacts", "plancache", "prepare", "portals_p2", "transactions", "advisory_lock", "async",
+                "copydml", "combocid", "largeobject", "namespace", "returning", "conversion", "copy2", "plpgsql",
+                "rangefuncs", "xmlmap"],
+    "libpq_pipeline": [],
+}
 NOT_AS_ACCEPTED = 1
 NOT_RUN = 2
 
@@ -32,12 +39,16 @@ def arguments():
                         help=f"of {', '.join(carpool.SETUPS)}")
     parser.add_argument("--tests", type=lambda text: text.split(","), default=[],
                         help="only these, of the one suite that is given; in this order")
+    parser.add_argument("--quick", action="store_true", help="the part that `make test` runs, in transaction mode")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each suite in each set-up so often")
     parser.add_argument("--carpool", type=Path, default=ROOT / "target/release/carpool", help="the binary")
     parser.add_argument("--config", default="", metavar="LINES", help="further lines of Carpool's [pooler] section")
     options = parser.parse_args()
     if options.tests and len(options.suites) != 1:
         parser.error("--tests needs --suites with one suite")
+    options.tests = dict.fromkeys(options.suites, options.tests)
+    if options.quick:
+        options.suites, options.setups, options.tests = list(QUICK), ["transaction"], QUICK
     return options
 
 
@@ -57,7 +68,7 @@ def run_one(installation, suite, setup, number, options):
     with installation.cluster(suite.settings, suite.encoding, port) as cluster:
         with carpool.target(options.carpool, cluster, setup, output, suite, options.config) as target:
             begin = time.monotonic()
-            results = suite.run(target, options.tests)
+            results = suite.run(target, options.tests[suite.name])
             seconds = time.monotonic() - begin
             counts = target.carpool.counts() if target.carpool else (None, None)
         (output / "postgresql.log").write_bytes((cluster.home / "log").read_bytes())

@@ -1,5 +1,6 @@
 """What the runs gave, and whether that is what `accepted.toml` says."""
 
+import re
 import tomllib
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -44,13 +45,26 @@ def _sum(total, more):
 
 @dataclass
 class Difference:
-    """An accepted one. `sometimes`: it depends on the moment, so that it is no news when the test passes."""
+    """An accepted one. A `*` in a test's name stands for anything.
+
+    `sometimes`: it depends on the moment, so that it is no news when the test passes.
+    """
 
     suite: str
     tests: list[str]
     setups: list[str]
     reason: str
     sometimes: bool = False
+
+    def matching(self, score):
+        """For each of its names, the tests of a score that bear it."""
+        if self.suite != score.suite or score.setup not in self.setups:
+            return {}
+        return {name: [test for test in score.tests if _bears(test, name)] for name in self.tests}
+
+
+def _bears(test, name):
+    return re.fullmatch(".*".join(map(re.escape, name.split("*"))), test) is not None
 
 
 def load_accepted():
@@ -62,17 +76,16 @@ def verdict(scores, accepted):
     """What doesn't agree with the accepted differences, as lines of text."""
     lines = []
     for score in scores:
-        expected = {}
+        expected = set()
         for difference in accepted:
-            if difference.suite == score.suite and score.setup in difference.setups:
-                expected |= dict.fromkeys(difference.tests, difference)
+            for name, tests in difference.matching(score).items():
+                expected.update(tests)
+                if tests and not difference.sometimes and not any(test in score.failed for test in tests):
+                    lines.append(f"{score.suite}/{name} passed, {score.setup}: take it out of {ACCEPTED.name}")
         for test, failure in score.failed.items():
             if test not in expected:
                 often = f" in {score.failures_of(test)} of {score.runs} runs" if score.runs > 1 else ""
                 lines.append(f"{score.suite}/{test} failed{often}, {score.setup}: {failure}")
-        for test, difference in expected.items():
-            if test in score.tests and test not in score.failed and not difference.sometimes:
-                lines.append(f"{score.suite}/{test} passed, {score.setup}: take it out of {ACCEPTED.name}")
     return lines
 
 

@@ -3,7 +3,7 @@
 import re
 
 from suites.common import Suite, schedule_tests
-from system import as_user, run_limited
+from system import Failure, as_user, run_limited
 
 RESULT = re.compile(r"^(?:test)?\s+(\S+)\s+\.\.\. (ok|FAILED|failed \(ignored\))(.*)$", re.M)
 
@@ -34,13 +34,15 @@ class Regress(Suite):
 
     def run(self, target, tests):
         installation, cluster, output = target.cluster.installation, target.cluster, target.output
+        if unknown := set(tests) - set(self.all_tests(installation)):
+            raise Failure(f"the suite {self.name} has no {', '.join(sorted(unknown))}")
         cluster.create_database(self.database)
         command = [*self.command(target), "--use-existing", f"--bindir={installation.bin}", "--host=127.0.0.1",
                    f"--port={target.port}", "--user=postgres", f"--dbname={self.database}", f"--outputdir={output}",
                    *self.choice(installation, tests)]
         log = output / "run.log"
         ended = run_limited(as_user(command), log, self.seconds, cwd=output,
-                            env=cluster.environment | {"PGISOLATIONTIMEOUT": "60"})
+                            env=cluster.environment | {"PGISOLATIONTIMEOUT": "30"})
         results = {name: None if how == "ok" else (how + more).strip()
                    for name, how, more in RESULT.findall(log.read_text(errors="replace"))}
         missing = "no result" if ended else f"not done after {self.seconds} s"

@@ -33,7 +33,7 @@ create extension hstore; create extension citext; create extension ltree;
 """
 
 RESULT = re.compile(r"^test (\S+)(?: - should panic)? \.\.\. (?:.* )?(ok|FAILED|ignored.*)$", re.M)
-PANIC = re.compile(r"^---- (\S+) stdout ----\n(?:.*panicked at .*\n)?(.*)$", re.M)
+PANIC = re.compile(r"^---- (\S+) stdout ----\n\s*(?:.*panicked at .*\n)?(.+)$", re.M)
 SECONDS = 600
 
 
