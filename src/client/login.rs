@@ -19,7 +19,7 @@ use crate::error::{ClientError, SqlState};
 use crate::names::{DatabaseName, UserName};
 use crate::net::Peer;
 use crate::net::stream::Stream;
-use crate::pool::{Checkout, Lease, Pool, PoolUser, Welcome};
+use crate::pool::{Checkout, Judged, Lease, Pool, PoolUser, Welcome};
 use crate::protocol::ClientState;
 use crate::protocol::settings::Settings;
 use crate::server::QueryError;
@@ -128,11 +128,11 @@ pub async fn login(
     }
     let share = config.user_share(&server_user);
     let user = pool.user(&server_user, credentials, share);
-    let (welcome, settings) = initial_settings(&pool, &user, settings).await?;
+    let (welcome, Judged { settings, notices }) = initial_settings(&pool, &user, settings).await?;
     let identity = identity(&request, io, ClientKind::Pooled);
     let registered = Registry::register(admission, identity, Arc::clone(&settings));
     pool.count_client_login();
-    io.send(&greeting(&welcome, &settings, &registered)).await?;
+    io.send(&greeting(&welcome, &settings, &notices, &registered)).await?;
     let Some(io) = handshake.take() else { return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()) };
     let (stream, unread) = io.into_parts();
     let state = ClientState::new(settings, &pool.tables.settings);
@@ -271,19 +271,18 @@ async fn initial_settings(
     pool: &Arc<Pool>,
     user: &Arc<PoolUser>,
     mut wanted: Vec<(String, String)>,
-) -> Result<(Arc<Welcome>, Arc<Settings>), ClientError> {
+) -> Result<(Arc<Welcome>, Judged), ClientError> {
     let is_plain = |(name, value): &(String, String)| name == APPLICATION_NAME && is_plain_name(value);
     let last = wanted.iter().rposition(|(name, _)| name == APPLICATION_NAME);
     let name = last.filter(|&at| is_plain(&wanted[at])).map(|at| wanted[at].1.clone());
     if name.is_some() {
         wanted.retain(|(name, _)| name != APPLICATION_NAME);
     }
-    let (welcome, settings) = judged_settings(pool, user, wanted).await?;
-    let settings = match name {
-        Some(name) => pool.tables.settings.intern(settings.with(APPLICATION_NAME, &name)),
-        None => settings,
-    };
-    Ok((welcome, settings))
+    let (welcome, mut judged) = judged_settings(pool, user, wanted).await?;
+    if let Some(name) = name {
+        judged.settings = pool.tables.settings.intern(judged.settings.with(APPLICATION_NAME, &name));
+    }
+    Ok((welcome, judged))
 }
 
 const APPLICATION_NAME: &str = "application_name";
@@ -299,16 +298,16 @@ async fn judged_settings(
     pool: &Arc<Pool>,
     user: &Arc<PoolUser>,
     wanted: Vec<(String, String)>,
-) -> Result<(Arc<Welcome>, Arc<Settings>), ClientError> {
-    if let (Some(welcome), Some(settings)) = (user.welcome.load_full(), user.canonical(&wanted)) {
-        return Ok((welcome, settings));
+) -> Result<(Arc<Welcome>, Judged), ClientError> {
+    if let (Some(welcome), Some(judged)) = (user.welcome.load_full(), user.canonical(&wanted)) {
+        return Ok((welcome, judged));
     }
     let mut lease = wait_for_server(pool, user).await?;
     let (Some(welcome), Some(server)) = (user.welcome.load_full(), lease.server()) else {
         return Err(ClientError::fatal(SqlState::INTERNAL_ERROR, "a server without a welcome"));
     };
     if wanted.is_empty() {
-        return Ok((Arc::clone(&welcome), Arc::clone(&welcome.baseline)));
+        return Ok((Arc::clone(&welcome), Judged::silently(Arc::clone(&welcome.baseline))));
     }
     let table = &pool.tables.settings;
     let target = wanted.iter().fold((*welcome.baseline).clone(), |s, (name, value)| s.with(name, value));
@@ -316,13 +315,17 @@ async fn judged_settings(
     // be another client's.
     let to_baseline = server.state.settings.replay(&welcome.baseline);
     let sql = to_baseline + &welcome.baseline.replay(&target);
+    let mut notices = Vec::new();
     if !sql.is_empty() {
         let timeout = pool.spec.load().connect_timeout;
-        if let Err(error) = server.query(&sql, table, timeout).await {
-            if !matches!(error, QueryError::Refused { .. }) {
-                lease.close();
+        match server.query_with_notices(&sql, table, timeout).await {
+            Ok(brought) => notices = brought,
+            Err(error) => {
+                if !matches!(error, QueryError::Refused { .. }) {
+                    lease.close();
+                }
+                return Err(startup_parameter_error(error));
             }
-            return Err(startup_parameter_error(error));
         }
     }
     // What the server reports is spelled its way; the rest is taken as it was asked for.
@@ -331,8 +334,9 @@ async fn judged_settings(
     let settings = settings.fold(reported.clone(), |s, (name, value)| s.with(name, value));
     let settings = table.intern(settings);
     server.state.settings = Arc::clone(&settings);
-    user.learn_canonical(wanted, Arc::clone(&settings));
-    Ok((welcome, settings))
+    let judged = Judged { settings, notices: notices.into() };
+    user.learn_canonical(wanted, judged.clone());
+    Ok((welcome, judged))
 }
 
 async fn wait_for_server(pool: &Arc<Pool>, user: &Arc<PoolUser>) -> Result<Lease, ClientError> {
@@ -361,10 +365,11 @@ fn startup_parameter_error(error: QueryError) -> ClientError {
         .hint("See ignore_startup_parameters.")
 }
 
-/// AuthenticationOk, the parameters, the cancel key, ReadyForQuery.
-fn greeting(welcome: &Welcome, settings: &Settings, registered: &Registered) -> Vec<u8> {
+/// AuthenticationOk, notices about what the client asked for, the parameters, the cancel key, ReadyForQuery.
+fn greeting(welcome: &Welcome, settings: &Settings, notices: &[u8], registered: &Registered) -> Vec<u8> {
     let mut message = Vec::new();
     backend::put_authentication(&mut message, &[0; 4]);
+    message.extend_from_slice(notices);
     for (name, value) in &welcome.parameters {
         let value = settings.get(name).unwrap_or(value);
         backend::put_parameter_status(&mut message, name.as_bytes(), value.as_bytes());

@@ -116,8 +116,25 @@ pub struct PoolUser {
     canonical: Mutex<Canonical>,
 }
 
-/// Startup parameters as given, and the settings that they come to.
-type Canonical = HashMap<Vec<(String, String)>, Arc<Settings>>;
+/// What startup parameters come to.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// What the server had to say about them, as whole messages.
+    pub notices: Arc<[u8]>,
+}
+
+impl Judged {
+    /// Settings that the server has nothing to say about.
+    #[must_use]
+    pub fn silently(settings: Arc<Settings>) -> Self {
+        Self { settings, notices: Arc::default() }
+    }
+}
+
+/// Startup parameters as given, and what they come to.
+type Canonical = HashMap<Vec<(String, String)>, Judged>;
 
 /// The bound of [`PoolUser::canonical`].
 const CANONICAL_LIMIT: usize = 1024;
@@ -476,19 +493,19 @@ impl PoolUser {
 
     /// What startup parameters come to on this user's servers, if that is known.
     #[must_use]
-    pub fn canonical(&self, parameters: &[(String, String)]) -> Option<Arc<Settings>> {
+    pub fn canonical(&self, parameters: &[(String, String)]) -> Option<Judged> {
         if parameters.is_empty() {
-            return self.welcome.load().as_ref().map(|w| Arc::clone(&w.baseline));
+            return self.welcome.load().as_ref().map(|w| Judged::silently(Arc::clone(&w.baseline)));
         }
         self.canonical.lock().get(parameters).cloned()
     }
 
     /// Notes what startup parameters come to.
-    pub fn learn_canonical(&self, parameters: Vec<(String, String)>, settings: Arc<Settings>) {
+    pub fn learn_canonical(&self, parameters: Vec<(String, String)>, judged: Judged) {
         let mut known = self.canonical.lock();
         if known.len() >= CANONICAL_LIMIT {
             known.clear();
         }
-        known.insert(parameters, settings);
+        known.insert(parameters, judged);
     }
 }

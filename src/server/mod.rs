@@ -181,11 +181,24 @@ impl Server {
     /// # Errors
     /// After any, the server must be closed.
     pub async fn query(&mut self, sql: &str, settings: &SettingsTable, timeout: Duration) -> Result<(), QueryError> {
+        self.query_with_notices(sql, settings, timeout).await.map(drop)
+    }
+
+    /// As [`Server::query`]; gives the notices that it brings, as whole messages.
+    ///
+    /// # Errors
+    /// As [`Server::query`].
+    pub async fn query_with_notices(
+        &mut self,
+        sql: &str,
+        settings: &SettingsTable,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, QueryError> {
         let run = self.run_query(sql, settings);
         tokio::time::timeout(timeout, run).await.unwrap_or(Err(QueryError::Timeout(timeout)))
     }
 
-    async fn run_query(&mut self, sql: &str, settings: &SettingsTable) -> Result<(), QueryError> {
+    async fn run_query(&mut self, sql: &str, settings: &SettingsTable) -> Result<Vec<u8>, QueryError> {
         let mut message = Vec::new();
         if sql.is_empty() {
             frontend::put_empty(&mut message, frontend::tag::SYNC);
@@ -198,7 +211,7 @@ impl Server {
             .pipeline
             .push(Request::skip(if sql.is_empty() { Kind::Sync } else { Kind::Query }, ServerUndo::None));
         self.stream.write_all(&message).await?;
-        let mut refused = None;
+        let (mut notices, mut refused) = (Vec::new(), None);
         let mut buf = std::mem::take(&mut self.carry);
         loop {
             let (header, body) = next_message(&mut self.stream, &mut buf).await?;
@@ -216,11 +229,14 @@ impl Server {
                     refused = Some(QueryError::Refused { code: text(b'C'), message: text(b'M') });
                 }
                 tag::PARAMETER_STATUS => self.note_parameter(&body, settings)?,
+                tag::NOTICE_RESPONSE => {
+                    frame::message(&mut notices, tag::NOTICE_RESPONSE, |b| b.extend_from_slice(&body));
+                }
                 _ => {}
             }
         }
         self.carry = buf;
-        refused.map_or(Ok(()), Err)
+        refused.map_or(Ok(notices), Err)
     }
 
     fn note_parameter(&mut self, body: &[u8], settings: &SettingsTable) -> Result<(), FrameError> {

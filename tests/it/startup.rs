@@ -306,6 +306,24 @@ fn startup_parameters_hold_per_client() {
 }
 
 #[test]
+fn notices_about_startup_parameters() {
+    let carpool = Carpool::start(&Setup::default());
+    let long = "x".repeat(70);
+    let parameters = [("user", "postgres"), ("database", &carpool.database), ("application_name", &long)];
+    let login = |port| {
+        let mut raw = Raw::connect(port);
+        raw.send(&startup(V3_0, &parameters));
+        let messages = raw.until_ready();
+        let at = |tag| messages.iter().position(|m| m.tag == tag).expect("a message of this type");
+        assert!(at(b'R') < at(b'N') && at(b'N') < at(b'S'), "{messages:?}");
+        ['S', 'C', 'M'].map(|field| messages[at(b'N')].field(field))
+    };
+    let direct = login(Postgres::shared().port);
+    // The first time a server is asked, then what it said is remembered.
+    assert_eq!([login(carpool.port), login(carpool.port)], [direct.clone(), direct]);
+}
+
+#[test]
 fn startup_parameters_that_are_refused() {
     let carpool = Carpool::start(&Setup::default().database("pool_size = 1"));
     let database = carpool.database.as_str();
