@@ -15,6 +15,7 @@ test: setup axum
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	CARPOOL_TEST_AXUM=$(AXUM_BIN) cargo test
+	$(PYTHON) -m unittest discover --quiet --start-directory tests/conformance
 	$(PYTHON) tests/conformance --quick --carpool target/debug/carpool
 
 # Against PgBouncer, in interleaved rounds. Options: make bench BENCH="--quick"

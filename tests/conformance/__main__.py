@@ -106,13 +106,14 @@ def main():
         print(f"conformance: {failure}", file=sys.stderr)
         return NOT_RUN
     print(f"PostgreSQL {version}; pool of {carpool.POOL_SIZE}\n\n{scoreboard.table(scores)}\n")
-    print("\n".join(scoreboard.through_carpool_only(scores)))
+    if comparison := scoreboard.against_direct(scores):
+        print(comparison + "\n")
     wrong = scoreboard.verdict(scores, scoreboard.load_accepted())
     if wrong:
-        print(f"\nNot as {scoreboard.ACCEPTED.relative_to(ROOT)} says:\n" + "\n".join(wrong))
+        print(f"Not as {scoreboard.ACCEPTED.relative_to(ROOT)} says:\n" + "\n".join(wrong))
         print(f"\nOutput and differences: {(CACHE / 'results').relative_to(ROOT)}/SUITE/SET-UP/RUN")
         return NOT_AS_ACCEPTED
-    print("\nAs accepted.")
+    print("As accepted.")
     return 0
 
 

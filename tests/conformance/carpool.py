@@ -3,10 +3,11 @@
 import re
 import subprocess
 import time
+import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from system import Failure
+from system import Failure, free_port
 
 POOL_SIZE = 25
 
@@ -37,8 +38,9 @@ class Carpool:
         self.cluster = cluster
         self.config = directory / "carpool.toml"
         self.log = directory / "carpool.log"
+        self.http_port = free_port()
         self.config.write_text(
-            f'[pooler]\nlisten_port = {suite.port or 0}\nadmin_users = ["postgres"]\nlog_stats = false\n'
+            f"[pooler]\nlisten_port = {suite.port or 0}\nhttp_port = {self.http_port}\nlog_stats = false\n"
             f"{suite.authentication}\n{setup.pooler}\n{lines}\n"
             f'[databases."*"]\nhost = "127.0.0.1"\nport = {cluster.port}\npool_size = {POOL_SIZE}\n{suite.users}\n')
         with open(self.log, "w", encoding="utf-8") as log:
@@ -62,21 +64,16 @@ class Carpool:
             self.process.kill()
         self.process.wait(60)
 
-    def show(self, what):
-        """The rows of a SHOW command, each a dictionary."""
-        psql = [str(self.cluster.installation.bin / "psql"), "-XAq", "-F", "\t", "-P", "footer=off", "-h", "127.0.0.1",
-                "-U", "postgres", "-p", str(self.port), "-d", "carpool", "-c", f"show {what}"]
-        done = subprocess.run(psql, env=self.cluster.environment, capture_output=True, text=True, timeout=30,
-                              check=False)
-        lines = [line.split("\t") for line in done.stdout.splitlines()]
-        return [dict(zip(lines[0], row)) for row in lines[1:]] if lines else []
-
     def counts(self):
-        """Transactions in total, and pinned ones as far as Carpool tells: None where it doesn't."""
-        rows = self.show("stats")
-        pinned = [column for column in (rows[0] if rows else {}) if "pinned" in column and "xact" in column]
-        transactions = sum(int(row["total_xact_count"]) for row in rows)
-        return transactions, sum(int(row[pinned[0]]) for row in rows) if pinned else None
+        """Transactions in total, and those of clients that kept their server: None where Carpool doesn't tell."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/metrics", timeout=30) as response:
+            metrics = response.read().decode()
+        return _sum_of(metrics, "carpool_transactions_total"), _sum_of(metrics, "carpool_transactions_pinned_total")
+
+
+def _sum_of(metrics, name):
+    values = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", metrics, re.M)
+    return sum(int(float(value)) for value in values) if values else None
 
 
 @dataclass

@@ -111,17 +111,22 @@ def _names(score):
     return ", ".join(names) or "–"
 
 
-def through_carpool_only(scores):
-    """For each suite, the tests that fail through Carpool and not directly, or the other way round."""
+def against_direct(scores):
+    """For each suite, what fails directly, and in each set-up what differs from that."""
     by_suite = defaultdict(dict)
     for score in scores:
-        by_suite[score.suite][score.setup] = score
+        by_suite[score.suite][score.setup] = score.failed.keys()
     lines = []
     for suite, setups in by_suite.items():
-        direct = setups.pop("direct", None)
-        for name, score in setups.items() if direct else ():
-            more, less = score.failed.keys() - direct.failed.keys(), direct.failed.keys() - score.failed.keys()
-            text = ", ".join(sorted(more)) or "nothing"
-            lines.append(f"{suite}, {name}: fails beyond the direct run: {text}"
-                         + (f"; passes, unlike it: {', '.join(sorted(less))}" if less else ""))
-    return lines
+        if "direct" not in setups:
+            continue
+        direct = setups.pop("direct")
+        lines.append(f"{suite}, direct: {_listed(direct)} failed")
+        for setup, failed in setups.items():
+            lines.append(f"{suite}, {setup}: beyond that {_listed(failed - direct)} failed"
+                         + (f"; {_listed(direct - failed)} passed" if direct - failed else ""))
+    return "\n".join(lines)
+
+
+def _listed(tests):
+    return ", ".join(sorted(tests)) or "nothing"
