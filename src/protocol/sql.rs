@@ -269,7 +269,8 @@ fn read_closely(text: &[u8], tracked: &Settings) -> Reading {
 
 /// Whether a text is one SELECT, INSERT, UPDATE or DELETE without anything that must be looked at more closely. Says
 /// no too often; most texts pass, for one quick pass over their bytes.
-fn is_plain(text: &[u8]) -> bool {
+#[must_use]
+pub fn is_plain(text: &[u8]) -> bool {
     const COMMANDS: [&[u8; 6]; 4] = [b"select", b"insert", b"update", b"delete"];
     let Some((command, rest)) = text.split_first_chunk::<6>() else { return false };
     let rest = rest.trim_ascii_end();
@@ -278,25 +279,32 @@ fn is_plain(text: &[u8]) -> bool {
     separated && COMMANDS.iter().any(|known| command.eq_ignore_ascii_case(*known)) && !has_suspect(rest)
 }
 
-/// Whether something stands in `text` that separates statements, escapes, or begins one of [`CALLS`] or TEMP. Without
-/// branches, so that it is compiled to vector instructions.
+/// Whether something stands in `text` that separates statements, escapes, or begins one of [`CALLS`] or TEMP.
 fn has_suspect(text: &[u8]) -> bool {
-    let [_, second @ ..] = text else { return false };
-    let pairs = text.iter().zip(second).map(|(&before, &byte)| {
-        let before = before | 0x20;
-        let alone = (byte == b';') | (byte == b'\\') | (byte == b'&');
-        let ends_prefix = (before == b't') | (before == b'g') | (before == b'k') | (before == b'l');
-        alone | ((byte == b'_') & ends_prefix)
-    });
-    let third = second.get(1..).unwrap_or_default();
-    let fourth = second.get(2..).unwrap_or_default();
-    let temp = text
-        .iter()
-        .zip(second)
-        .zip(third)
-        .zip(fourth)
-        .map(|(((t, e), m), p)| (t | 0x20 == b't') & (e | 0x20 == b'e') & (m | 0x20 == b'm') & (p | 0x20 == b'p'));
-    pairs.fold(false, |any, one| any | one) | temp.fold(false, |any, one| any | one)
+    let mut start = 0;
+    while start < text.len() {
+        // Blocks of one size, with the bytes behind, so that vector instructions do it.
+        let mut block = [0u8; BLOCK + 3];
+        let part = &text[start..text.len().min(start + block.len())];
+        block[..part.len()].copy_from_slice(part);
+        if (0..BLOCK).fold(false, |any, at| any | is_suspect(block[at], block[at + 1], block[at + 2], block[at + 3])) {
+            return true;
+        }
+        start += BLOCK;
+    }
+    false
+}
+
+/// See [`has_suspect`].
+const BLOCK: usize = 64;
+
+/// Whether a text may not be plain for the sake of four bytes of it. Without branches.
+fn is_suspect(a: u8, b: u8, c: u8, d: u8) -> bool {
+    let (first, lower) = (a, a | 0x20);
+    let alone = (first == b';') | (first == b'\\') | (first == b'&');
+    let ends_prefix = (lower == b't') | (lower == b'g') | (lower == b'k') | (lower == b'l');
+    let temp = (lower == b't') & (b | 0x20 == b'e') & (c | 0x20 == b'm') & (d | 0x20 == b'p');
+    alone | (ends_prefix & (b == b'_')) | temp
 }
 
 fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
