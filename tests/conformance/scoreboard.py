@@ -2,10 +2,12 @@
 
 import re
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# In a row of the table.
+MOST_NAMES = 6
 ACCEPTED = Path(__file__).resolve().parent / "accepted.toml"
 
 
@@ -108,6 +110,8 @@ def _names(score):
     for test in score.failed:
         count = score.failures_of(test)
         names.append(test if count == score.runs else f"{test} ({count} of {score.runs})")
+    if len(names) > MOST_NAMES:
+        return f"{', '.join(names[:MOST_NAMES])} and {len(names) - MOST_NAMES} more"
     return ", ".join(names) or "–"
 
 
@@ -129,4 +133,6 @@ def against_direct(scores):
 
 
 def _listed(tests):
-    return ", ".join(sorted(tests)) or "nothing"
+    """Names, the variants of one test taken together."""
+    variants = Counter(test.partition("[")[0] for test in tests)
+    return ", ".join(f"{test} ({n} variants)" if n > 1 else test for test, n in sorted(variants.items())) or "nothing"

@@ -16,6 +16,8 @@ REQUIREMENTS = [f"psycopg-binary=={VERSION}", "typing-extensions==4.12.2", "pyte
                 "pproxy==2.7.9"]
 # What depends on the machine's speed, on the network, or on no database at all.
 SKIPPED = "not slow and not timing and not flakey and not dns and not mypy and not subprocess and not gevent"
+# It tries its luck with random numbers, and asks no database.
+RANDOM = ["tests/pool/test_pool.py::test_jitter", "tests/pool/test_pool_async.py::test_jitter"]
 DATABASE = "psycopg"
 SECONDS = 1800
 
@@ -48,7 +50,7 @@ class Psycopg3(Suite):
         report = output / "report.xml"
         command = [self.home / "venv/bin/python", "-m", "pytest", "-q", "--test-dsn", dsn, "-m", SKIPPED, "-o",
                    f"cache_dir={output}/cache", "-o", "junit_family=xunit1", f"--junitxml={report}", "-p",
-                   "no:randomly", *(tests or ["tests"])]
+                   "no:randomly", *(f"--deselect={test}" for test in RANDOM), *(tests or ["tests"])]
         ended = run_limited(command, output / "run.log", SECONDS, cwd=source, env=environment)
         if not report.exists():
             raise Failure(f"psycopg's tests {'ended' if ended else 'were ended'} without a report: {output}/run.log")

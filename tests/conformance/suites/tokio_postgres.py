@@ -68,8 +68,8 @@ class TokioPostgres(Suite):
         for statement in ["select pg_reload_conf()", *ROLES.splitlines()]:
             target.cluster.sql(statement)
         log = target.output / "run.log"
-        ended = run_limited([(self.home / "program").read_text(), *(["--exact", *tests] if tests else [])], log, SECONDS,
-                            cwd=self.home / "source")
+        command = [(self.home / "program").read_text(), *(["--exact", *tests] if tests else [])]
+        ended = run_limited(command, log, SECONDS, cwd=self.home / "source")
         text = log.read_text(errors="replace")
         panics = dict(PANIC.findall(text))
         results = {test: None if how == "ok" else panics.get(test, how)[:300]
