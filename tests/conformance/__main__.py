@@ -26,8 +26,7 @@ QUICK = {
     "regress": ["guc", "prepared_xacts", "plancache", "prepare", "portals_p2", "transactions", "advisory_lock", "async",
                 "copydml", "combocid", "largeobject", "namespace", "returning", "conversion", "copy2", "plpgsql",
                 "rangefuncs", "xmlmap"],
-    "isolation": ["simple-write-skew", "nowait", "skip-locked", "insert-conflict-do-nothing", "delete-abort-savept",
-                  "prepared-transactions"],
+    "isolation": ["simple-write-skew", "nowait", "skip-locked", "insert-conflict-do-nothing", "delete-abort-savept"],
     "libpq_pipeline": [],
 }
 NOT_AS_ACCEPTED = 1
