@@ -2,10 +2,12 @@
 //! clock several times on every turn of its event loop, which for single transactions was an eighth of all
 //! instructions.
 
+#![expect(clippy::disallowed_methods, reason = "the one place for them")]
+
 use std::future::pending;
 use std::io;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, EnterGuard, Handle};
 use tokio::time::{Interval, Sleep, Timeout};
@@ -40,6 +42,12 @@ pub fn timeout<F: Future>(limit: Duration, future: F) -> Timeout<F> {
 pub fn sleep(duration: Duration) -> Sleep {
     let _apart = apart();
     tokio::time::sleep(duration)
+}
+
+/// As [`tokio::time::sleep_until`].
+pub fn sleep_until(deadline: Instant) -> Sleep {
+    let _apart = apart();
+    tokio::time::sleep_until(deadline.into())
 }
 
 /// As [`tokio::time::interval`].
