@@ -93,7 +93,7 @@ def run_all(options):
 
 
 def failed(score):
-    return "; failed: " + " ".join(score.failed) if score.failed else ""
+    return "; failed: " + scoreboard.names_of_failed(score) if score.failed else ""
 
 
 def main():

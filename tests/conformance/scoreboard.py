@@ -101,11 +101,11 @@ def table(scores):
             pinned = f"{score.pinned} of {score.transactions} ({100 * score.pinned / score.transactions:.1f} %)"
         runs = f", {score.runs} runs" if score.runs > 1 else ""
         lines.append(f"| {score.suite} | {score.setup}{runs} | {total - len(failed)} of {total} | {pinned} | "
-                     f"{score.seconds / max(score.runs, 1):.0f} | {_names(score)} |")
+                     f"{score.seconds / max(score.runs, 1):.0f} | {names_of_failed(score)} |")
     return "\n".join(lines)
 
 
-def _names(score):
+def names_of_failed(score):
     names = []
     for test in score.failed:
         count = score.failures_of(test)
