@@ -4,15 +4,17 @@
 //! watches Carpool can't burden it.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
@@ -71,7 +73,7 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>) {
         std::future::ready(Ok::<_, Infallible>(response))
     });
     let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(Timers)
         .header_read_timeout(HEAD_TIMEOUT)
         .keep_alive(false)
         .max_buf_size(16 * 1024)
@@ -79,6 +81,32 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>) {
         .await;
     if let Err(error) = served {
         debug!("http connection failed: {error}");
+    }
+}
+
+/// Where hyper gets its timers: its own would need a runtime that keeps some.
+#[derive(Clone, Copy, Debug)]
+struct Timers;
+
+impl hyper::rt::Timer for Timers {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        Box::pin(Sleep(Box::pin(timer::sleep(duration))))
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        Box::pin(Sleep(Box::pin(timer::sleep_until(deadline))))
+    }
+}
+
+struct Sleep(Pin<Box<tokio::time::Sleep>>);
+
+impl hyper::rt::Sleep for Sleep {}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(context)
     }
 }
 

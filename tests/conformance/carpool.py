@@ -68,8 +68,11 @@ class Carpool:
         """Transactions in total, and those of clients that kept their server: None where Carpool doesn't tell."""
         if self.process.poll() is not None:
             raise Failure(f"Carpool ended during the tests, with {self.process.returncode}: {self.log}")
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/metrics", timeout=30) as response:
-            metrics = response.read().decode()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/metrics", timeout=30) as response:
+                metrics = response.read().decode()
+        except OSError as error:
+            raise Failure(f"Carpool's /metrics: {error}; see {self.log}") from error
         return _sum_of(metrics, "carpool_transactions_total"), _sum_of(metrics, "carpool_transactions_pinned_total")
 
 
