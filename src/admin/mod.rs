@@ -11,6 +11,7 @@ pub mod console;
 mod encode;
 pub mod http;
 pub mod metrics;
+mod pins;
 mod portal;
 pub mod session;
 pub mod show;

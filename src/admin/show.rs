@@ -18,6 +18,7 @@ pub enum Show {
     Mem,
     Peers,
     PeerPools,
+    Pins,
     Pools,
     Servers,
     State,
@@ -64,6 +65,7 @@ impl Show {
             "mem" => Self::Mem,
             "peers" => Self::Peers,
             "peer_pools" => Self::PeerPools,
+            "pins" => Self::Pins,
             "pools" => Self::Pools,
             "servers" => Self::Servers,
             "state" => Self::State,
@@ -90,6 +92,7 @@ impl Show {
             Self::Mem => rows::MEM,
             Self::Peers => rows::PEERS,
             Self::PeerPools => rows::PEER_POOLS,
+            Self::Pins => rows::PINS,
             Self::Pools => rows::POOLS,
             Self::State => rows::STATE,
             Self::Stats => rows::STATS,
@@ -124,6 +127,7 @@ impl Show {
             Self::Databases => view.databases(),
             Self::Lists => view.lists(),
             Self::Mem => view.memory(),
+            Self::Pins => view.pins(),
             Self::Pools => view.pools().iter().map(rows::PoolRow::row).collect(),
             Self::State => vec![row!["active", "yes"], row!["paused", "no"], row!["suspended", "no"]],
             Self::Stats => stats(admin, &view, &[false, true]),
@@ -173,7 +177,7 @@ mod tests {
     #[test]
     fn every_row_fills_its_columns() {
         let stand = crate::admin::tests::Stand::new(&["app"]);
-        let names = "clients config databases dns_hosts dns_zones lists mem peers peer_pools pools servers state \
+        let names = "clients config databases dns_hosts dns_zones lists mem peers peer_pools pins pools servers state \
             stats stats_averages stats_totals totals users version timezone";
         for name in names.split_whitespace() {
             let show = Show::named(name).unwrap();

@@ -5,12 +5,14 @@
 //! take at once, or the start of a message, is kept. A server is borrowed from the pool for as long as the
 //! protocol core says that the client needs it.
 
+mod pins;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Instant;
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tracing::{debug, info};
 
 use super::Context;
@@ -28,6 +30,7 @@ use crate::protocol::{ClientState, Keeping, Parting};
 use crate::server::{Outbox, Remainder, Server};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frame, frontend};
+use pins::Pin;
 
 /// Requests that one client may have in flight. More aren't read until some are answered: records of them would
 /// cost memory without bound, and looking through them time.
@@ -157,20 +160,6 @@ pub struct Relay {
     pin: Option<Box<Pin>>,
 }
 
-/// See [`Relay::pin`].
-enum Pin {
-    /// It waits for one.
-    Waiting(std::pin::Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, ClientError>> + Send>>),
-    /// It has one.
-    Held(#[expect(dead_code, reason = "dropped when the client parts from the server")] OwnedSemaphorePermit),
-}
-
-impl std::fmt::Debug for Pin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if matches!(self, Self::Held(_)) { "Held" } else { "Waiting" })
-    }
-}
-
 impl Relay {
     /// A session that has just logged in.
     #[must_use]
@@ -250,7 +239,10 @@ impl Relay {
             return Poll::Pending;
         }
         if self.waits_for_pin() {
-            return self.poll_pin(cx);
+            return match self.poll_pin(cx) {
+                Poll::Pending => self.poll_ahead(cx, scratch),
+                granted => granted,
+            };
         }
         self.poll_client(cx, scratch)
     }
@@ -371,50 +363,6 @@ impl Relay {
             }
         }
         Ok(at)
-    }
-
-    /// Whether the client may go on with a request that will tie it to its server. If not, it waits for its
-    /// permit, without a server unless a transaction is open.
-    fn allow_pin(&mut self) -> bool {
-        let for_session = self.mode == PoolMode::Session;
-        let never = !for_session && self.pool.spec.load().max_pinned == 0;
-        if !never && !for_session && self.pin.is_none() {
-            let permit = self.pool.try_pin();
-            self.pin = Some(Box::new(permit.map_or_else(|| Pin::Waiting(Box::pin(self.pool.pin())), Pin::Held)));
-        }
-        let waits = self.waits_for_pin();
-        let Work::Active(active) = &mut self.work else { return false };
-        let Some(server) = active.lease.server() else { return false };
-        if never {
-            server.state.keeping = Keeping::Never;
-        } else if for_session || !waits {
-            server.state.keeping = Keeping::Allowed;
-        } else {
-            if server.state.pipeline.is_idle() && server.is_at_boundary() {
-                self.give_back();
-                *self.shared().cancel.lock() = CancelSlot::Waiting;
-                self.set_phase(Phase::Waiting, Instant::now());
-            }
-            return false;
-        }
-        true
-    }
-
-    /// Looks whether the permit that the client waits for has come: then it goes on.
-    fn poll_pin(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), End>> {
-        let Some(Pin::Waiting(permit)) = self.pin.as_deref_mut() else { return Poll::Pending };
-        match ready!(permit.as_mut().poll(cx)) {
-            Ok(permit) => {
-                self.pin = Some(Box::new(Pin::Held(permit)));
-                self.blocked = false;
-                Poll::Ready(Ok(()))
-            }
-            Err(error) => Poll::Ready(Err(error.into())),
-        }
-    }
-
-    fn waits_for_pin(&self) -> bool {
-        self.pin.as_deref().is_some_and(|pin| matches!(pin, Pin::Waiting(_)))
     }
 
     /// Gets a server or a place in the queue for one.
@@ -652,6 +600,9 @@ impl Relay {
         let counters = &server.shared.counters;
         counters.queries.add(events.queries.into());
         counters.transactions.add(events.transactions.into());
+        if !server.state.pins.is_empty() {
+            counters.pinned_transactions.add(events.transactions.into());
+        }
         counters.take(&mut server.state.counts);
         server.shared.note_prepared(server.state.statements.len());
         self.registered.shared.note_prepared(self.state.statements.named.len());
@@ -671,7 +622,8 @@ impl Relay {
             let text = "transaction blocks not allowed in statement pooling mode";
             return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).hint("See pool_mode.").into());
         }
-        let parting = if free && self.mode != PoolMode::Session {
+        let shares = free && self.mode != PoolMode::Session;
+        let parting = if shares {
             if !server.state.left().is_empty() && self.pool.spec.load().max_pinned == 0 {
                 server.state.keeping = Keeping::Never;
             }
@@ -682,7 +634,12 @@ impl Relay {
         match parting {
             Parting::Free => self.give_back(),
             Parting::Ask(sql) => self.ask(cx, &sql),
-            Parting::Pinned => self.rest(in_block),
+            Parting::Pinned => {
+                if shares {
+                    self.note_pinned();
+                }
+                self.rest(in_block);
+            }
         }
         Ok(())
     }
@@ -818,6 +775,9 @@ impl Relay {
         let Some(server) = active.lease.server() else { return false };
         let mid_message = server.remainder.bytes > 0 && server.remainder.forward;
         let usable = server.is_at_boundary() && server.state.pipeline.is_answered() && !server.state.pipeline.is_open();
+        if let Some(Pin::Held(held)) = self.pin.as_deref_mut() {
+            held.mark = None;
+        }
         if usable && self.remainder.bytes == 0 && !active.broken && !active.fatal {
             if self.mode == PoolMode::Session {
                 server.state.touched |= Taint::Session;

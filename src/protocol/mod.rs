@@ -76,6 +76,8 @@ pub struct ServerState {
     pub touched_names: Vec<Box<str>>,
     /// What is on the server that ties the client to it.
     pub pins: Taints,
+    /// The last command tag of a transaction that may leave something, or of a pinned one, without its numbers.
+    pub last_command: String,
     /// Whether the client may keep the server between transactions.
     pub keeping: Keeping,
     /// A question about the session under way.
@@ -113,6 +115,7 @@ impl ServerState {
             touched: Taints::NONE,
             touched_names: Vec::new(),
             pins: Taints::NONE,
+            last_command: String::new(),
             keeping: Keeping::Unasked,
             probe: None,
             schema_changed: false,
@@ -146,6 +149,15 @@ impl ServerState {
             if !self.touched_names.contains(name) {
                 self.touched_names.push(name.clone());
             }
+        }
+    }
+
+    /// Notes what ran, where it may be asked for: see [`Self::last_command`].
+    pub fn note_command(&mut self, tag: &[u8]) {
+        if !self.left().is_empty() {
+            let words = tag.split(u8::is_ascii_digit).next().unwrap_or_default();
+            self.last_command.clear();
+            self.last_command.push_str(String::from_utf8_lossy(words.trim_ascii()).as_ref());
         }
     }
 

@@ -194,11 +194,12 @@ impl ServerPath<'_> {
 
     /// Applies what the front request, now known to have succeeded, does to the records.
     fn command_complete(&mut self, body: &[u8]) {
-        let Some(front) = self.server.pipeline.front() else { return };
-        if front.fate != Fate::Forward {
+        if self.is_own() {
             return;
         }
         let command = body.strip_suffix(b"\0").unwrap_or(body);
+        self.server.note_command(command);
+        let Some(front) = self.server.pipeline.front() else { return };
         match command {
             b"DEALLOCATE ALL" | b"DISCARD ALL" => {
                 self.client.statements.named.clear();

@@ -2,12 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-
 use crate::harness::postgres::free_port;
 use crate::harness::raw::{bind, describe, execute, parse, query, sync};
-use crate::harness::{Carpool, Message, Raw, Setup, eventually};
+use crate::harness::{Carpool, Message, Raw, Setup, eventually, http};
 
 fn console(carpool: &Carpool) -> Raw {
     Raw::login(carpool.port, "postgres", "pgbouncer")
@@ -111,16 +108,6 @@ fn shutdown_ends_the_process() {
     assert_eq!(idle.until_closed()[0].field('C').as_deref(), Some("57P01"));
     assert_eq!(console.until_closed()[0].field('C').as_deref(), Some("57P01"));
     assert!(carpool.wait().success());
-}
-
-/// Status and body of a request.
-fn http(port: u16, method: &str, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 #[test]

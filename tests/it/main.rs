@@ -20,6 +20,7 @@ mod harness;
 mod isolation;
 mod layers;
 mod modes;
+mod pins;
 mod saturation;
 mod sharing;
 mod startup;
