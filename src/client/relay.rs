@@ -313,6 +313,7 @@ impl Relay {
                         self.starved = true;
                         return Ok(at);
                     }
+                    Local::NeedsServer if self.state.own.pin && !self.may_pin_by_hand()? => return Ok(at),
                     Local::NeedsServer => {
                         self.borrow_server(input, out)?;
                         continue;
@@ -401,6 +402,10 @@ impl Relay {
     fn activate(&mut self, mut lease: Lease, now: Instant, input: &[u8], out: &mut Outputs) {
         let Some(server) = lease.server() else { return };
         server.state.keeping = Keeping::Unasked;
+        if self.state.own.pin && self.pin.is_some() {
+            server.state.keeping = Keeping::Allowed;
+            server.state.keep_by_hand(true);
+        }
         let shared = Arc::clone(&server.shared);
         shared.counters.assignments.add(1);
         let mut slot = CancelSlot::Running(Arc::clone(&shared));
@@ -632,6 +637,10 @@ impl Relay {
             Parting::Pinned
         };
         match parting {
+            Parting::Free if self.state.own.pin && shares && self.keep_from_now_on() => {
+                self.note_pinned();
+                self.rest(in_block);
+            }
             Parting::Free => self.give_back(),
             Parting::Ask(sql) => self.ask(cx, &sql),
             Parting::Pinned => {

@@ -1,7 +1,7 @@
 //! Clients that keep their server between transactions: who can see it, who is told, and keeping one by hand.
 
 use crate::harness::postgres::free_port;
-use crate::harness::raw::query;
+use crate::harness::raw::{V3_0, bind, execute, parse, query, startup, sync};
 use crate::harness::{Carpool, Message, Raw, Setup, eventually, http};
 
 const PIN: &str = "create temp table kept (a int)";
@@ -147,4 +147,253 @@ fn a_client_that_leaves_while_it_waits_for_a_pin_is_noticed() {
     eventually("it waits", || (waiting(&carpool) == 1).then_some(()));
     drop(other);
     eventually("it is gone", || (waiting(&carpool) == 0).then_some(()));
+}
+
+/// Nobody keeps a server.
+fn released(carpool: &Carpool) {
+    eventually("all servers are free", || {
+        let servers = rows(carpool, "SHOW SERVERS");
+        servers.iter().all(|row| value(row, "state") == "idle" && value(row, "pinned").is_empty()).then_some(())
+    });
+}
+
+/// One client keeps its server by hand, whatever others do.
+fn kept(carpool: &Carpool, client: &mut Raw) {
+    assert_eq!(value(&pins(carpool, 1)[0], "reasons"), "by hand");
+    let before = client.value("select pg_backend_pid()");
+    let mut other = carpool.client();
+    succeeds(&other.query("begin; select 1"));
+    assert_ne!(other.value("select pg_backend_pid()"), before);
+    assert_eq!(client.value("select pg_backend_pid()"), before);
+    succeeds(&other.query("commit"));
+}
+
+#[test]
+fn a_client_keeps_its_server_by_hand() {
+    let setup = Setup::default().database("pool_size = 2");
+    for on in ["set carpool.pin = on", "SET SESSION \"Carpool\".pin TO 'tru'", "set carpool.pin=1; select 1"] {
+        let carpool = Carpool::start(&setup);
+        let mut client = carpool.client();
+        released(&carpool);
+        succeeds(&client.query(on));
+        kept(&carpool, &mut client);
+        succeeds(&client.query("set carpool.pin = off"));
+        released(&carpool);
+        assert_eq!(client.value("show carpool.pin"), "off");
+        released(&carpool);
+    }
+}
+
+/// Nobody knows what the server was kept for, so nothing of it is left when another gets it.
+#[test]
+fn a_server_kept_by_hand_is_reset() {
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 1"));
+    let postgres = crate::harness::Postgres::shared();
+    postgres.sql(
+        &carpool.database,
+        "create function hide() returns void language plpgsql as 'begin create temp table hidden (a int); end'",
+    );
+    let (mut client, mut other) = (carpool.client(), carpool.client());
+    succeeds(&client.query("set carpool.pin = on"));
+    succeeds(&client.query("select hide()"));
+    succeeds(&client.query("insert into hidden values (1)"));
+    succeeds(&client.query("insert into hidden values (1)"));
+    succeeds(&client.query("reset carpool.pin"));
+    assert_eq!(other.error("select * from hidden"), "42P01");
+}
+
+#[test]
+fn keeping_by_hand_is_transactional() {
+    let setup = Setup::default().database("pool_size = 2");
+    let carpool = Carpool::start(&setup);
+    let mut client = carpool.client();
+    for sql in ["begin; set carpool.pin = on; rollback", "begin; set local carpool.pin = on; commit"] {
+        succeeds(&client.query(sql));
+        released(&carpool);
+        assert_eq!(rows(&carpool, "SHOW PINS").len(), 0, "{sql}");
+    }
+    succeeds(&client.query("begin"));
+    succeeds(&client.query("set carpool.pin = on"));
+    succeeds(&client.query("commit"));
+    kept(&carpool, &mut client);
+    succeeds(&client.query("begin; set carpool.pin = off; rollback"));
+    kept(&carpool, &mut client);
+    succeeds(&client.query("reset all"));
+    released(&carpool);
+    succeeds(&client.query("select set_config('carpool.pin', 'on', false)"));
+    kept(&carpool, &mut client);
+    succeeds(&client.query("discard all"));
+    released(&carpool);
+}
+
+#[test]
+fn keeping_by_hand_over_the_extended_protocol() {
+    let setup = Setup::default().database("pool_size = 2");
+    let carpool = Carpool::start(&setup);
+    let mut client = carpool.client();
+    let run = |client: &mut Raw, name: &str, sql: &str| {
+        client.send_all(&[parse(name, sql), bind("", name, &[]), execute("", 0), sync()]);
+        client.until_ready()
+    };
+    for (name, other) in [("", ""), ("on", "off")] {
+        succeeds(&run(&mut client, name, "set carpool.pin = on"));
+        kept(&carpool, &mut client);
+        succeeds(&run(&mut client, other, "set carpool.pin = off"));
+        released(&carpool);
+        let bad = format!("{name}bad");
+        let replies = run(&mut client, if name.is_empty() { "" } else { &bad }, "set carpool.pin = banana");
+        let error = replies.iter().find(|m| m.tag == b'E').unwrap();
+        assert_eq!(error.field('C').as_deref(), Some("22023"), "{error:?}");
+    }
+}
+
+#[test]
+fn a_value_that_is_not_on_or_off_is_an_error() {
+    let carpool = Carpool::start(&Setup::default());
+    let mut client = carpool.client();
+    for (sql, name) in [
+        ("set carpool.pin = banana", "carpool.pin"),
+        ("set carpool.pin to '10'", "carpool.pin"),
+        ("select 1; set carpool.pin_notice = 'x'; select 2", "carpool.pin_notice"),
+    ] {
+        let replies = client.query(sql);
+        let error = replies.iter().find(|m| m.tag == b'E').unwrap_or_else(|| panic!("{sql}: {replies:?}"));
+        let text = format!("parameter \"{name}\" requires a Boolean value");
+        assert_eq!((error.field('C').as_deref(), error.field('M')), (Some("22023"), Some(text)), "{sql}");
+    }
+    assert_eq!(client.error("show carpool.pin"), "42704", "nothing was set");
+    succeeds(&client.query("begin"));
+    assert_eq!(client.error("set carpool.pin = banana"), "22023");
+    assert_eq!(client.error("select 1"), "25P02", "the transaction has failed");
+    succeeds(&client.query("rollback"));
+    let login = [("user", "postgres"), ("database", carpool.database.as_str()), ("options", "-c carpool.pin=banana")];
+    assert_eq!(refused(carpool.port, &login), "22023");
+}
+
+/// The code of the error that a login ends in.
+fn refused(port: u16, parameters: &[(&str, &str)]) -> String {
+    let mut raw = Raw::connect(port);
+    raw.send(&startup(V3_0, parameters));
+    raw.finish_login().expect("an error").field('C').unwrap()
+}
+
+#[test]
+fn a_startup_parameter_keeps_the_server() {
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 2"));
+    let login = [("user", "postgres"), ("database", carpool.database.as_str()), ("options", "-c carpool.pin=on")];
+    let mut client = Raw::login_with(carpool.port, &login);
+    succeeds(&client.query("select 1"));
+    kept(&carpool, &mut client);
+    succeeds(&client.query("set carpool.pin = off"));
+    released(&carpool);
+    succeeds(&client.query("reset carpool.pin"));
+    kept(&carpool, &mut client);
+    succeeds(&client.query("discard all"));
+    kept(&carpool, &mut client);
+}
+
+/// `pool_size` 2 allows one pin: the second waits for it, and gets it when the first gives it up.
+#[test]
+fn keeping_by_hand_counts_for_the_budget() {
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 2"));
+    let (mut one, mut two, mut plain) = (carpool.client(), carpool.client(), carpool.client());
+    succeeds(&one.query("set carpool.pin = on"));
+    two.send(&query("set carpool.pin = on"));
+    eventually("it waits", || {
+        let clients = rows(&carpool, "SHOW CLIENTS");
+        clients.iter().any(|row| value(row, "state") == "waiting").then_some(())
+    });
+    succeeds(&plain.query("select 1"));
+    succeeds(&one.query("set carpool.pin = off"));
+    succeeds(&two.until_ready());
+    assert_eq!(value(&pins(&carpool, 1)[0], "reasons"), "by hand");
+    // One who has it only from set_config(), or from startup, waits with its next request.
+    succeeds(&one.query("select set_config('carpool.pin', 'on', false)"));
+    eventually("it has no server", || {
+        rows(&carpool, "SHOW SERVERS").iter().any(|row| value(row, "state") == "idle").then_some(())
+    });
+    one.send(&query("select 1"));
+    eventually("it waits", || {
+        let clients = rows(&carpool, "SHOW CLIENTS");
+        clients.iter().any(|row| value(row, "state") == "waiting").then_some(())
+    });
+    drop(two);
+    succeeds(&one.until_ready());
+}
+
+#[test]
+fn without_a_budget_nothing_is_kept_by_hand() {
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 2\nmax_pinned = 0"));
+    let mut client = carpool.client();
+    let replies = client.query("set carpool.pin = on");
+    assert_eq!(replies[0].field('C').as_deref(), Some("53400"), "{replies:?}");
+    assert!(replies[0].field('H').unwrap().contains("max_pinned"));
+    assert_eq!(client.error("select 1; set carpool.pin = yes"), "53400");
+    client.send_all(&[parse("", "set carpool.pin = on"), bind("", "", &[]), execute("", 0), sync()]);
+    let replies = client.until_ready();
+    assert!(replies.iter().any(|m| m.tag == b'E' && m.field('C').as_deref() == Some("53400")), "{replies:?}");
+    succeeds(&client.query("set carpool.pin = off"));
+    succeeds(&client.query("select set_config('carpool.pin', 'on', false)"));
+    released(&carpool);
+    client.send(&query("select 1"));
+    assert_eq!(client.until_closed()[0].field('C').as_deref(), Some("53400"));
+}
+
+#[test]
+fn in_session_mode_it_changes_nothing() {
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 2\npool_mode = \"session\"\nmax_pinned = 0"));
+    let mut client = carpool.client();
+    succeeds(&client.query("set carpool.pin = on"));
+    succeeds(&client.query("select 1"));
+    assert_eq!(client.error("set carpool.pin = banana"), "22023");
+    assert_eq!(rows(&carpool, "SHOW PINS").len(), 0);
+}
+
+/// The messages of the notices in an answer, each in front of ReadyForQuery and behind the answer's own messages.
+fn notices(replies: &[Message]) -> Vec<String> {
+    let notices: Vec<_> = replies.iter().filter(|m| m.tag == b'N').collect();
+    let text = |m: &&Message| {
+        assert_eq!((m.field('S').as_deref(), m.field('C').as_deref()), (Some("NOTICE"), Some("00000")));
+        assert!(m.field('H').unwrap().contains("max_pinned"));
+        m.field('M').unwrap()
+    };
+    if !notices.is_empty() {
+        assert_eq!(replies[replies.len() - 2].tag, b'N', "{replies:?}");
+    }
+    notices.iter().map(text).collect()
+}
+
+#[test]
+fn who_asks_is_told_of_pins_once() {
+    let ask = |setup: &Setup, first: &str| {
+        let carpool = Carpool::start(setup);
+        let mut client = carpool.client();
+        succeeds(&client.query(first));
+        assert_eq!(notices(&client.query(PIN)), Vec::<String>::new());
+        pins(&carpool, 1);
+        let mut told = notices(&client.query("select 1"));
+        told.extend(notices(&client.query("select pg_advisory_lock(1)")));
+        eventually("both reasons", || value(&pins(&carpool, 1)[0], "reasons").contains("advisory lock").then_some(()));
+        client.send_all(&[parse("", "select 1"), bind("", "", &[]), execute("", 0), sync()]);
+        told.extend(notices(&client.until_ready()));
+        told.extend(notices(&client.query("drop table kept; select pg_advisory_unlock(1)")));
+        pins(&carpool, 0);
+        succeeds(&client.query(PIN));
+        pins(&carpool, 1);
+        told.extend(notices(&client.query("select 1")));
+        told
+    };
+    let both = [
+        "carpool: this session keeps its server connection: temporary object",
+        "carpool: this session keeps its server connection: advisory lock",
+    ];
+    let on = Setup::pooler("pin_notice = true");
+    assert_eq!(ask(&on, "select 1"), both);
+    assert_eq!(ask(&Setup::default().database("pin_notice = true"), "select 1"), both);
+    assert_eq!(ask(&Setup::default(), "set carpool.pin_notice = on"), both);
+    let none = Vec::<String>::new();
+    assert_eq!(ask(&Setup::default(), "select 1"), none);
+    assert_eq!(ask(&on, "set carpool.pin_notice = off"), none);
+    assert_eq!(ask(&on, "set client_min_messages = warning"), none);
+    assert_eq!(ask(&on.clone().database("pin_notice = false"), "select 1"), none);
 }

@@ -7,8 +7,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{CancelSlot, End, Phase, Relay, Work};
 use crate::config::PoolMode;
-use crate::error::ClientError;
+use crate::error::{ClientError, Severity};
 use crate::protocol::Keeping;
+use crate::protocol::own::Refusal;
 use crate::server::pins::Mark;
 
 /// See [`Relay::pin`].
@@ -66,6 +67,38 @@ impl Relay {
         true
     }
 
+    /// Whether a client that keeps its server by hand may have one. If not, it waits for its permit.
+    pub(super) fn may_pin_by_hand(&mut self) -> Result<bool, End> {
+        if self.mode == PoolMode::Session {
+            return Ok(true);
+        }
+        if self.pool.spec.load().max_pinned == 0 {
+            return Err(ClientError { severity: Severity::Fatal, ..Refusal::NoPins.into() }.into());
+        }
+        self.ask_for_permit();
+        if self.waits_for_pin() {
+            self.wait_visibly();
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Whether a client that has asked for its server in a way that couldn't be seen before may keep it at once. If
+    /// not, its next request waits for a permit.
+    pub(super) fn keep_from_now_on(&mut self) -> bool {
+        if self.pool.spec.load().max_pinned == 0 {
+            return false;
+        }
+        if self.pin.is_none() {
+            self.pin = self.pool.try_pin().map(|permit| Box::new(Pin::held(permit)));
+        }
+        let Work::Active(active) = &mut self.work else { return false };
+        let (Some(server), Some(Pin::Held(_))) = (active.lease.server(), self.pin.as_deref()) else { return false };
+        server.state.keeping = Keeping::Allowed;
+        server.state.keep_by_hand(true);
+        true
+    }
+
     /// Takes a permit, or a place in the queue for one.
     fn ask_for_permit(&mut self) {
         if self.pin.is_none() {
@@ -109,5 +142,10 @@ impl Relay {
         }
         let mark = held.mark.get_or_insert_with(|| Mark::new(&server.shared, Instant::now()));
         mark.update(server.state.pins, &server.state.last_command);
+        let wanted = self.state.own.pin_notice.unwrap_or_else(|| self.pool.spec.load().pin_notice);
+        let least = self.state.settings.get("client_min_messages").unwrap_or_default();
+        if wanted && !["warning", "error"].contains(&least) {
+            self.state.to_tell = server.state.pins.without(self.state.told);
+        }
     }
 }
