@@ -344,7 +344,7 @@ async fn judged_settings(
 }
 
 async fn wait_for_server(pool: &Arc<Pool>, user: &Arc<PoolUser>) -> Result<Lease, ClientError> {
-    match pool.checkout(user, crate::names::ClientId(0), Instant::now()) {
+    match pool.checkout(user, crate::names::ClientId(0), None, Instant::now()) {
         Checkout::Now(lease) => Ok(lease),
         Checkout::Wait(granted) => granted.await.unwrap_or_else(|_| {
             let text = format!("database \"{}\" was removed", pool.name);

@@ -110,7 +110,7 @@ impl Relay {
     /// The client waits without a server.
     fn wait_visibly(&self) {
         *self.shared().cancel.lock() = CancelSlot::Waiting;
-        self.set_phase(Phase::Waiting, Instant::now());
+        self.set_phase(Phase::Waiting, self.now().1);
     }
 
     /// Looks whether the permit that the client waits for has come: then it goes on.
