@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use super::{Admin, metrics};
+use super::{Admin, audit, metrics};
 use crate::stats::prometheus;
 
 /// Connections at once; more wait in the listening queue.
@@ -83,7 +83,7 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>) {
 
 /// The answer to a request. That to HEAD gets its body taken off on the way out.
 fn respond(admin: &Admin, method: &Method, path: &str) -> Response {
-    let known = matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/api/pools");
+    let known = matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit");
     if !known {
         return response(StatusCode::NOT_FOUND, TEXT, "not found\n");
     }
@@ -97,13 +97,8 @@ fn respond(admin: &Admin, method: &Method, path: &str) -> Response {
         "/readyz" if admin.is_accepting() => response(StatusCode::OK, TEXT, "ready"),
         "/readyz" => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping"),
         "/metrics" => response(StatusCode::OK, prometheus::CONTENT_TYPE, metrics::prometheus(admin)),
-        "/api/pools" => match metrics::overview(admin) {
-            Ok(json) => response(StatusCode::OK, "application/json", json),
-            Err(error) => {
-                warn!("cannot write the overview: {error}");
-                response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "internal error\n")
-            }
-        },
+        "/api/pools" => json(metrics::overview(admin)),
+        "/api/audit" => json(audit::report(admin)),
         _ => {
             let mut page = response(StatusCode::OK, "text/html; charset=utf-8", PAGE);
             let policy = HeaderValue::from_static(PAGE_POLICY);
@@ -111,6 +106,16 @@ fn respond(admin: &Admin, method: &Method, path: &str) -> Response {
             page
         }
     }
+}
+
+fn json(written: serde_json::Result<String>) -> Response {
+    written.map_or_else(
+        |error| {
+            warn!("cannot write JSON: {error}");
+            response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "internal error\n")
+        },
+        |json| response(StatusCode::OK, "application/json", json),
+    )
 }
 
 fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
@@ -135,7 +140,7 @@ mod tests {
     #[test]
     fn paths_and_methods() {
         let stand = Stand::new(&["app"]);
-        for path in ["/", "/healthz", "/readyz", "/metrics", "/api/pools"] {
+        for path in ["/", "/healthz", "/readyz", "/metrics", "/api/pools", "/api/audit"] {
             assert_eq!(status(&stand, Method::GET, path), 200, "{path}");
             assert_eq!(status(&stand, Method::HEAD, path), 200, "{path}");
             assert_eq!(status(&stand, Method::POST, path), 405, "{path}");

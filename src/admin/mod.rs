@@ -5,6 +5,7 @@
 //! page from the same rows. What changes the running whole (reload, stop) is asked of the composition above
 //! through [`Control`].
 
+pub mod audit;
 pub mod collect;
 pub mod command;
 pub mod console;

@@ -9,6 +9,7 @@ use crate::stats::table::{Column, Row, row};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "named as the commands are")]
 pub enum Show {
+    Audit,
     Clients,
     Config,
     Databases,
@@ -56,6 +57,7 @@ impl Show {
             return Some(Self::Parameter(at));
         }
         Some(match name {
+            "audit" => Self::Audit,
             "clients" => Self::Clients,
             "config" => Self::Config,
             "databases" => Self::Databases,
@@ -83,6 +85,7 @@ impl Show {
     #[must_use]
     pub fn columns(self) -> &'static [Column] {
         match self {
+            Self::Audit => rows::AUDIT,
             Self::Clients | Self::Servers => rows::SOCKETS,
             Self::Config => rows::CONFIG,
             Self::Databases => rows::DATABASES,
@@ -121,6 +124,7 @@ impl Show {
     pub fn rows(self, admin: &Admin) -> Vec<Row> {
         let view = View::new(admin);
         match self {
+            Self::Audit => view.audit(),
             Self::Clients => view.clients().into_iter().map(rows::SocketRow::row).collect(),
             Self::Servers => view.servers().into_iter().map(rows::SocketRow::row).collect(),
             Self::Config => config(&view),
@@ -177,7 +181,7 @@ mod tests {
     #[test]
     fn every_row_fills_its_columns() {
         let stand = crate::admin::tests::Stand::new(&["app"]);
-        let names = "clients config databases dns_hosts dns_zones lists mem peers peer_pools pins pools servers state \
+        let names = "audit clients config databases dns_hosts dns_zones lists mem peers peer_pools pins pools servers state \
             stats stats_averages stats_totals totals users version timezone";
         for name in names.split_whitespace() {
             let show = Show::named(name).unwrap();

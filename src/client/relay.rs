@@ -5,6 +5,7 @@
 //! take at once, or the start of a message, is kept. A server is borrowed from the pool for as long as the
 //! protocol core says that the client needs it.
 
+mod audit;
 mod pins;
 
 use std::cell::RefCell;
@@ -162,6 +163,8 @@ pub struct Relay {
     leaving: bool,
     /// Its permit to keep its server between transactions.
     pin: Option<Box<Pin>>,
+    /// Notes what it uses of its session.
+    audit: Option<Box<audit::Auditor>>,
 }
 
 impl Relay {
@@ -170,7 +173,7 @@ impl Relay {
     pub fn new(session: Session) -> Self {
         let Session { stream, unread, registered, pool, user, state, mode, max_packet_size } = session;
         registered.shared.set_phase(Phase::Idle, micros_since(registered.context().started, Instant::now()));
-        Self {
+        let mut relay = Self {
             stream,
             registered,
             pool,
@@ -186,7 +189,10 @@ impl Relay {
             blocked: false,
             leaving: false,
             pin: None,
-        }
+            audit: None,
+        };
+        relay.set_audit();
+        relay
     }
 
     fn shared(&self) -> &Arc<ClientShared> {
@@ -355,6 +361,7 @@ impl Relay {
             };
             match path.message(input, at)? {
                 request::Step::Taken { consumed, remaining, forward } => {
+                    self.audit_message(&input[at..at + consumed]);
                     at += consumed;
                     self.remainder = Remainder { bytes: remaining, forward };
                 }
@@ -362,27 +369,22 @@ impl Relay {
                     self.starved = true;
                     return Ok(at);
                 }
-                request::Step::Blocked => {
+                request::Step::Pins if self.allow_pin() => {}
+                request::Step::Blocked | request::Step::Pins => {
                     self.blocked = true;
                     return Ok(at);
                 }
-                request::Step::Pins => {
-                    if self.allow_pin() {
-                        continue;
-                    }
-                    self.blocked = true;
-                    return Ok(at);
-                }
-                request::Step::Terminate => {
-                    self.leaving = server.state.pipeline.awaits_ready();
-                    if self.leaving {
-                        return Ok(input.len());
-                    }
-                    return Err(End::Left("client close request"));
-                }
+                request::Step::Terminate => return self.leave().map(|()| input.len()),
             }
         }
         Ok(at)
+    }
+
+    /// The client has said goodbye. What it asked for before runs to its end.
+    fn leave(&mut self) -> Result<(), End> {
+        let Work::Active(active) = &mut self.work else { return Err(End::Left("client close request")) };
+        self.leaving = active.lease.server().is_some_and(|server| server.state.pipeline.awaits_ready());
+        if self.leaving { Ok(()) } else { Err(End::Left("client close request")) }
     }
 
     /// Gets a server or a place in the queue for one.
@@ -739,6 +741,10 @@ impl Relay {
         if due {
             return self.shared().end_error().map(End::Error);
         }
+        if orders & order::AUDIT != 0 {
+            self.shared().clear_order(order::AUDIT);
+            self.set_audit();
+        }
         if orders & order::CANCEL_WAIT != 0 {
             self.shared().clear_order(order::CANCEL_WAIT);
             if matches!(self.work, Work::Waiting(_)) || (matches!(self.work, Work::Idle) && self.waits_for_pin()) {
@@ -960,7 +966,7 @@ mod tests {
     fn an_idle_client_is_small() {
         // The task's future is the relay and little more; buffers belong to the worker thread.
         let (relay, shared) = (size_of::<Relay>(), size_of::<ClientShared>());
-        assert!(relay <= 288, "a Relay has {relay} bytes");
+        assert!(relay <= 296, "a Relay has {relay} bytes");
         assert!(shared <= 352, "a ClientShared has {shared} bytes");
     }
 }

@@ -271,6 +271,8 @@ pub struct Pooler {
     pub listen_backlog: u32,
     /// `SO_REUSEPORT` on the listening sockets.
     pub so_reuseport: bool,
+    /// Record what session state clients use (Carpool's own).
+    pub audit: bool,
     /// Clients get a notice when they begin to keep a server (Carpool's own).
     pub pin_notice: bool,
     /// TCP keepalive on both sides: on, and its timings in seconds (0: system's).
@@ -409,6 +411,7 @@ impl Default for Pooler {
             listen_backlog: 1024,
             so_reuseport: false,
             pin_notice: false,
+            audit: false,
             tcp_keepalive: true,
             tcp_keepidle: 0,
             tcp_keepintvl: 0,

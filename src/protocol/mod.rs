@@ -4,6 +4,7 @@
 //! server to server; [`request`] and [`reply`] apply them to the two byte streams; [`sql`] reads just enough
 //! SQL. [`ClientState`] and [`ServerState`] are the two sides' memory between messages.
 
+pub mod audit;
 pub mod own;
 pub mod pipeline;
 pub mod reply;

@@ -47,14 +47,17 @@ impl Mark {
         Self(Arc::clone(server))
     }
 
-    /// Writes down why it is, and what ran last.
-    pub fn update(&self, reasons: Taints, last_command: &str) {
+    /// Writes down why it is, and what ran last. Gives the reasons that are new.
+    pub fn update(&self, reasons: Taints, last_command: &str) -> Taints {
+        let mut new = reasons;
         if let Some(pinned) = &mut *self.0.pinned.0.lock() {
+            new = reasons.without(pinned.reasons);
             pinned.reasons = reasons;
             if pinned.last_command != last_command {
                 last_command.clone_into(&mut pinned.last_command);
             }
         }
+        new
     }
 }
 

@@ -254,6 +254,20 @@ pub const PINS: &[Column] = &[
     text("last_command"),
 ];
 
+/// SHOW AUDIT, Carpool's own.
+pub const AUDIT: &[Column] = &[
+    text("database"),
+    text("user"),
+    text("application_name"),
+    text("kind"),
+    text("detail"),
+    Column::long("uses"),
+    Column::long("sessions"),
+    Column::long("pins"),
+    text("handling"),
+    text("advice"),
+];
+
 /// SHOW LISTS.
 pub const LISTS: &[Column] = &[text("list"), int("items")];
 /// SHOW CONFIG.

@@ -10,6 +10,7 @@
     reason = "test code"
 )]
 
+mod audit;
 mod basics;
 mod cancel;
 mod console;

@@ -141,11 +141,13 @@ impl Relay {
             held.permit = self.pool.try_pin();
         }
         let mark = held.mark.get_or_insert_with(|| Mark::new(&server.shared, Instant::now()));
-        mark.update(server.state.pins, &server.state.last_command);
+        let new = mark.update(server.state.pins, &server.state.last_command);
+        let pins = server.state.pins;
         let wanted = self.state.own.pin_notice.unwrap_or_else(|| self.pool.spec.load().pin_notice);
         let least = self.state.settings.get("client_min_messages").unwrap_or_default();
         if wanted && !["warning", "error"].contains(&least) {
-            self.state.to_tell = server.state.pins.without(self.state.told);
+            self.state.to_tell = pins.without(self.state.told);
         }
+        self.audit_pins(new);
     }
 }
