@@ -149,7 +149,7 @@ fn identity(request: &Request, io: &Handshake, kind: ClientKind) -> Identity {
         database: request.database.clone(),
         kind,
         peer: request.peer,
-        local: io.stream.addresses().0,
+        local: io.local,
         protocol: request.startup.protocol,
     }
 }
@@ -190,7 +190,7 @@ async fn authenticate(
             ClientStep::Done { last_message, proven } => {
                 if let Some(body) = last_message {
                     backend::put_authentication(&mut message, &body);
-                    io.send(&message).await?;
+                    io.hold(&message);
                 }
                 return Ok((proven, secret));
             }
