@@ -48,7 +48,7 @@ pub enum Order {
 pub struct Request {
     /// What to do.
     pub order: Order,
-    /// Why it could not be done, for the log's reader.
+    /// Why it could not be done.
     pub outcome: oneshot::Sender<Result<(), String>>,
 }
 

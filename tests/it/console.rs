@@ -98,6 +98,31 @@ fn a_killed_client_is_told() {
     eventually("the server is free again", || (pool(&carpool, &mut console)[6] == "0").then_some(()));
 }
 
+/// All that is wrong, as in the log, and nothing has changed.
+#[test]
+fn a_failed_reload_says_why() {
+    let carpool = Carpool::start(&Setup::default());
+    let (mut client, mut console) = (carpool.client(), console(&carpool));
+    let good = std::fs::read_to_string(&carpool.config).unwrap();
+    for (text, want) in [
+        (
+            good.replace("[pooler]", "[pooler]\npool_sise = 3\nverbose = 'no'"),
+            &["pool_sise: unknown setting", "verbose"][..],
+        ),
+        (String::new(), &["is empty"]),
+        ("[pooler".to_owned(), &[".toml:1: "]),
+    ] {
+        std::fs::write(&carpool.config, text).unwrap();
+        let error = console.query("RELOAD").remove(0);
+        assert_eq!((error.tag, error.field('C').as_deref()), (b'E', Some("F0000")), "{error:?}");
+        let detail = error.field('D').unwrap();
+        assert!(want.iter().all(|part| detail.contains(part)), "{detail}");
+        assert_eq!(client.value("select 1"), "1");
+    }
+    std::fs::write(&carpool.config, good).unwrap();
+    assert_eq!(console.query("RELOAD")[0].tag, b'C');
+}
+
 #[test]
 fn shutdown_ends_the_process() {
     let mut carpool = Carpool::start(&Setup::default());
