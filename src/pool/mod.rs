@@ -118,7 +118,7 @@ pub struct PoolUser {
 }
 
 /// Startup parameters as given, and the settings that they come to.
-type Canonical = HashMap<Vec<(String, String)>, Arc<Settings>>;
+type Canonical = HashMap<Vec<(String, String)>, Arc<Settings>, foldhash::fast::RandomState>;
 
 /// The bound of [`PoolUser::canonical`].
 const CANONICAL_LIMIT: usize = 1024;

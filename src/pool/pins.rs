@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::Pool;
 use crate::error::{ClientError, SqlState};
 use crate::names::UserName;
+use crate::net::timer;
 use crate::protocol::session::Taint;
 use crate::server::pins::Pinned;
 use crate::server::{Holder, ServerShared};
@@ -68,7 +69,7 @@ impl Pool {
         let limit = if limit.is_zero() { Duration::MAX } else { limit };
         async move {
             let permit = Arc::clone(&pool.pins.permits).acquire_owned();
-            let outcome = tokio::time::timeout(limit, permit).await;
+            let outcome = timer::timeout(limit, permit).await;
             let waited = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
             pool.pins.wait_micros.fetch_add(waited, Ordering::Relaxed);
             match outcome {
