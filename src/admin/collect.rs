@@ -41,9 +41,9 @@ pub struct View<'a> {
     pub now: Instant,
     /// The configuration in force.
     pub config: Arc<Config>,
-    admin: &'a Admin,
+    pub(super) admin: &'a Admin,
     clock: SystemTime,
-    pools: Vec<Arc<Pool>>,
+    pub(super) pools: Vec<Arc<Pool>>,
 }
 
 /// What a server does: its state as SHOW SERVERS words it, and since when it is idle if it is.
@@ -145,6 +145,7 @@ impl<'a> View<'a> {
         for server in pool.servers() {
             let Some(row) = rows.get_mut(&place(server.user.as_str())) else { continue };
             row.cancels += server.cancels.load(Ordering::Relaxed);
+            row.pinned += u32::from(server.pinned.get().is_some());
             let count = match self.server_state(&server, &idle).name {
                 "active" => &mut row.active,
                 "idle" => &mut row.idle,
@@ -182,11 +183,11 @@ impl<'a> View<'a> {
         let context = &self.admin.context;
         let (phase, since) = client.phase(self.now, context.started);
         let link = match &*client.cancel.lock() {
-            CancelSlot::Running(server) | CancelSlot::Replaying { server, .. } => Some(server.id),
+            CancelSlot::Running(server) | CancelSlot::Replaying { server, .. } => Some(Arc::clone(server)),
             CancelSlot::Idle | CancelSlot::Waiting => None,
         };
         let waits = phase == Phase::Waiting;
-        let state = match link {
+        let state = match &link {
             _ if waits => "waiting",
             Some(_) => "active",
             None => "idle",
@@ -197,6 +198,7 @@ impl<'a> View<'a> {
             ClientKind::LogicalReplication => "logical",
         };
         let settings = Arc::clone(&client.settings.lock());
+        let (pinned, pinned_seconds) = link.as_ref().map(|server| self.pinned(server)).unwrap_or_default();
         let connect_time = self.time(client.connected);
         let (remote, local) = self.ends(client.peer, client.local);
         SocketRow {
@@ -213,11 +215,13 @@ impl<'a> View<'a> {
             connect_time,
             wait: if waits { u64::try_from(since.as_micros()).unwrap_or(u64::MAX) } else { 0 },
             name: client.id.to_string(),
-            link: link.map(|id| id.to_string()).unwrap_or_default(),
+            link: link.map(|server| server.id.to_string()).unwrap_or_default(),
             remote_pid: 0,
             application_name: settings.get("application_name").unwrap_or_default().to_owned(),
             prepared_statements: client.prepared(),
             id: client.id.0,
+            pinned,
+            pinned_seconds,
         }
     }
 
@@ -253,6 +257,7 @@ impl<'a> View<'a> {
         };
         let connect_time = self.time(server.connected);
         let asked = state.holder.map(|(_, since)| since).or(state.idle_since);
+        let (pinned, pinned_seconds) = self.pinned(server);
         SocketRow {
             kind: "S",
             user: server.user.to_string(),
@@ -267,6 +272,8 @@ impl<'a> View<'a> {
             remote_pid: server.key.pid,
             prepared_statements: server.prepared.load(Ordering::Relaxed),
             id: server.id.0,
+            pinned,
+            pinned_seconds,
             ..SocketRow::default()
         }
     }

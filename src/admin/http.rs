@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use super::{Admin, metrics};
+use super::{Admin, audit, metrics};
 use crate::net::timer;
 use crate::stats::prometheus;
 
@@ -38,6 +38,33 @@ const PAGE: &str = include_str!("status.html");
 /// What the status page may do: nothing but ask this server.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The process's timers, for hyper: those of the runtime may not be there.
+#[derive(Clone, Copy)]
+struct Timers;
+
+/// See [`Timers`].
+struct Sleep(Pin<Box<tokio::time::Sleep>>);
+
+impl hyper::rt::Timer for Timers {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        Box::pin(Sleep(Box::pin(timer::sleep(duration))))
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        Box::pin(Sleep(Box::pin(timer::sleep_until(deadline))))
+    }
+}
+
+impl hyper::rt::Sleep for Sleep {}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
 
 type Response = hyper::Response<Full<Bytes>>;
 
@@ -84,35 +111,9 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>) {
     }
 }
 
-/// Where hyper gets its timers: its own would need a runtime that keeps some.
-#[derive(Clone, Copy, Debug)]
-struct Timers;
-
-impl hyper::rt::Timer for Timers {
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        Box::pin(Sleep(Box::pin(timer::sleep(duration))))
-    }
-
-    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        Box::pin(Sleep(Box::pin(timer::sleep_until(deadline))))
-    }
-}
-
-struct Sleep(Pin<Box<tokio::time::Sleep>>);
-
-impl hyper::rt::Sleep for Sleep {}
-
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().poll(context)
-    }
-}
-
 /// The answer to a request. That to HEAD gets its body taken off on the way out.
 fn respond(admin: &Admin, method: &Method, path: &str) -> Response {
-    let known = matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/api/pools");
+    let known = matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit");
     if !known {
         return response(StatusCode::NOT_FOUND, TEXT, "not found\n");
     }
@@ -126,13 +127,8 @@ fn respond(admin: &Admin, method: &Method, path: &str) -> Response {
         "/readyz" if admin.is_accepting() => response(StatusCode::OK, TEXT, "ready"),
         "/readyz" => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping"),
         "/metrics" => response(StatusCode::OK, prometheus::CONTENT_TYPE, metrics::prometheus(admin)),
-        "/api/pools" => match metrics::overview(admin) {
-            Ok(json) => response(StatusCode::OK, "application/json", json),
-            Err(error) => {
-                warn!("cannot write the overview: {error}");
-                response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "internal error\n")
-            }
-        },
+        "/api/pools" => json(metrics::overview(admin)),
+        "/api/audit" => json(audit::report(admin)),
         _ => {
             let mut page = response(StatusCode::OK, "text/html; charset=utf-8", PAGE);
             let policy = HeaderValue::from_static(PAGE_POLICY);
@@ -140,6 +136,16 @@ fn respond(admin: &Admin, method: &Method, path: &str) -> Response {
             page
         }
     }
+}
+
+fn json(written: serde_json::Result<String>) -> Response {
+    written.map_or_else(
+        |error| {
+            warn!("cannot write JSON: {error}");
+            response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "internal error\n")
+        },
+        |json| response(StatusCode::OK, "application/json", json),
+    )
 }
 
 fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
@@ -164,7 +170,7 @@ mod tests {
     #[test]
     fn paths_and_methods() {
         let stand = Stand::new(&["app"]);
-        for path in ["/", "/healthz", "/readyz", "/metrics", "/api/pools"] {
+        for path in ["/", "/healthz", "/readyz", "/metrics", "/api/pools", "/api/audit"] {
             assert_eq!(status(&stand, Method::GET, path), 200, "{path}");
             assert_eq!(status(&stand, Method::HEAD, path), 200, "{path}");
             assert_eq!(status(&stand, Method::POST, path), 405, "{path}");

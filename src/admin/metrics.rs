@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use super::Admin;
 use super::collect::{CONSOLE, View};
+use crate::pool::pins::PinWaits;
+use crate::protocol::session::{Taint, Taints};
 use crate::stats::Totals;
 use crate::stats::prometheus::{Exposition, Type};
 use crate::stats::rows::PoolRow;
@@ -20,6 +22,9 @@ struct Sums {
     pool: PoolRow,
     size: u32,
     totals: Totals,
+    pinned: BTreeMap<&'static str, u32>,
+    pin_waits: PinWaits,
+    most_pinned: u32,
 }
 
 /// The text of `/metrics`.
@@ -30,6 +35,7 @@ pub fn prometheus(admin: &Admin) -> String {
     let mut text = Exposition::default();
     process(admin, &view, &mut text);
     states(&sums, &mut text);
+    pins(&sums, &mut text);
     counters(&sums, &mut text);
     text.finish()
 }
@@ -46,6 +52,13 @@ fn sums(admin: &Admin, view: &View<'_>) -> BTreeMap<String, Sums> {
         let sum = sums.entry(label(pool.name.as_str())).or_default();
         sum.totals += pool.totals();
         sum.size = sum.size.saturating_add(pool.spec.load().limits.size);
+        sum.most_pinned = sum.most_pinned.saturating_add(pool.spec.load().max_pinned);
+        for (reason, n) in pool.pinned_by_reason() {
+            *sum.pinned.entry(reason).or_default() += n;
+        }
+        let PinWaits { waits, micros } = pool.pin_waits();
+        sum.pin_waits.waits += waits;
+        sum.pin_waits.micros += micros;
     }
     sums
 }
@@ -120,6 +133,31 @@ fn states(sums: &BTreeMap<String, Sums>, text: &mut Exposition) {
     }
 }
 
+fn pins(sums: &BTreeMap<String, Sums>, text: &mut Exposition) {
+    let help = "Servers that clients keep between transactions, by the first reason.";
+    let mut pinned = text.family("carpool_pinned_servers", Type::Gauge, help);
+    for (database, sum) in sums {
+        for reason in Taints::PINNING.iter().map(Taint::as_str) {
+            let n = sum.pinned.get(reason).copied().unwrap_or_default();
+            pinned.sample(&[("database", database), ("reason", reason)], n);
+        }
+    }
+    let mut most = text.family("carpool_pinned_servers_limit", Type::Gauge, "max_pinned.");
+    for (database, sum) in sums {
+        most.sample(&[("database", database)], sum.most_pinned);
+    }
+    let help = "Times that a client had to wait for the permit to keep a server.";
+    let mut waits = text.family("carpool_pin_waits_total", Type::Counter, help);
+    for (database, sum) in sums {
+        waits.sample(&[("database", database)], sum.pin_waits.waits);
+    }
+    let help = "Time that clients waited for the permit to keep a server.";
+    let mut waited = text.family("carpool_pin_wait_seconds_total", Type::Counter, help);
+    for (database, sum) in sums {
+        waited.sample(&[("database", database)], seconds(sum.pin_waits.micros));
+    }
+}
+
 fn seconds(micros: u64) -> f64 {
     Duration::from_micros(micros).as_secs_f64()
 }
@@ -132,6 +170,9 @@ fn counters(sums: &BTreeMap<String, Sums>, text: &mut Exposition) {
         }
     };
     counter("carpool_transactions_total", "Transactions.", |t| t.transactions as f64);
+    counter("carpool_transactions_pinned_total", "Transactions of clients that kept their server.", |t| {
+        t.pinned_transactions as f64
+    });
     counter("carpool_queries_total", "Queries.", |t| t.queries as f64);
     counter("carpool_received_bytes_total", "Bytes from clients to servers.", |t| t.received as f64);
     counter("carpool_sent_bytes_total", "Bytes from servers to clients.", |t| t.sent as f64);
@@ -164,6 +205,9 @@ struct DatabaseInfo {
     database: String,
     pool_size: u32,
     servers: u32,
+    max_pinned: u32,
+    /// By the first reason.
+    pinned: BTreeMap<&'static str, u32>,
     transactions_per_second: u64,
     queries_per_second: u64,
     average_query_microseconds: u64,
@@ -184,6 +228,7 @@ struct PoolInfo {
     servers_idle: u32,
     servers_tested: u32,
     servers_login: u32,
+    servers_pinned: u32,
     servers: u32,
 }
 
@@ -201,6 +246,7 @@ impl From<PoolRow> for PoolInfo {
             servers_idle: row.idle + row.used,
             servers_tested: row.tested + row.being_canceled,
             servers_login: row.logins,
+            servers_pinned: row.pinned,
         }
     }
 }
@@ -217,6 +263,8 @@ pub fn overview(admin: &Admin) -> serde_json::Result<String> {
             database: pool.name.to_string(),
             pool_size: pool.spec.load().limits.size,
             servers: pool.slots(),
+            max_pinned: pool.spec.load().max_pinned,
+            pinned: pool.pinned_by_reason(),
             transactions_per_second: average.transactions,
             queries_per_second: average.queries,
             average_query_microseconds: average.query_time,

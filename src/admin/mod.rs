@@ -5,12 +5,14 @@
 //! page from the same rows. What changes the running whole (reload, stop) is asked of the composition above
 //! through [`Control`].
 
+pub mod audit;
 pub mod collect;
 pub mod command;
 pub mod console;
 mod encode;
 pub mod http;
 pub mod metrics;
+mod pins;
 mod portal;
 pub mod session;
 pub mod show;
@@ -47,7 +49,7 @@ pub enum Order {
 pub struct Request {
     /// What to do.
     pub order: Order,
-    /// Why it could not be done, for the log's reader.
+    /// Why it could not be done.
     pub outcome: oneshot::Sender<Result<(), String>>,
 }
 

@@ -27,7 +27,7 @@ const COMMANDS_LIMIT: usize = 8;
 const INVALID_CURSOR_NAME: SqlState = SqlState("34000");
 
 const HELP: &str = "
-\tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
+\tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|PINS|AUDIT|USERS|VERSION
 \tSHOW PEERS|PEER_POOLS
 \tSHOW LISTS|MEM|STATE
 \tSHOW DNS_HOSTS|DNS_ZONES
@@ -290,10 +290,10 @@ impl Session {
 
     async fn order(&self, name: &str, order: Order) -> Result<(), ClientError> {
         info!(client = %self.client.id, user = %self.client.user, "{name} command issued");
-        // The reason may name paths and values: it is for the log alone.
-        self.admin.control.order(order).await.map_err(|_| {
+        // Admins may read it all: the errors of a configuration never have its values' secrets.
+        self.admin.control.order(order).await.map_err(|why| {
             let text = format!("{name} failed, see logs for additional details");
-            ClientError::error(SqlState::CONFIG_FILE_ERROR, text)
+            ClientError::error(SqlState::CONFIG_FILE_ERROR, text).detail(why)
         })
     }
 

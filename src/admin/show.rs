@@ -9,6 +9,7 @@ use crate::stats::table::{Column, Row, row};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "named as the commands are")]
 pub enum Show {
+    Audit,
     Clients,
     Config,
     Databases,
@@ -18,6 +19,7 @@ pub enum Show {
     Mem,
     Peers,
     PeerPools,
+    Pins,
     Pools,
     Servers,
     State,
@@ -55,6 +57,7 @@ impl Show {
             return Some(Self::Parameter(at));
         }
         Some(match name {
+            "audit" => Self::Audit,
             "clients" => Self::Clients,
             "config" => Self::Config,
             "databases" => Self::Databases,
@@ -64,6 +67,7 @@ impl Show {
             "mem" => Self::Mem,
             "peers" => Self::Peers,
             "peer_pools" => Self::PeerPools,
+            "pins" => Self::Pins,
             "pools" => Self::Pools,
             "servers" => Self::Servers,
             "state" => Self::State,
@@ -81,6 +85,7 @@ impl Show {
     #[must_use]
     pub fn columns(self) -> &'static [Column] {
         match self {
+            Self::Audit => rows::AUDIT,
             Self::Clients | Self::Servers => rows::SOCKETS,
             Self::Config => rows::CONFIG,
             Self::Databases => rows::DATABASES,
@@ -90,6 +95,7 @@ impl Show {
             Self::Mem => rows::MEM,
             Self::Peers => rows::PEERS,
             Self::PeerPools => rows::PEER_POOLS,
+            Self::Pins => rows::PINS,
             Self::Pools => rows::POOLS,
             Self::State => rows::STATE,
             Self::Stats => rows::STATS,
@@ -118,12 +124,14 @@ impl Show {
     pub fn rows(self, admin: &Admin) -> Vec<Row> {
         let view = View::new(admin);
         match self {
+            Self::Audit => view.audit(),
             Self::Clients => view.clients().into_iter().map(rows::SocketRow::row).collect(),
             Self::Servers => view.servers().into_iter().map(rows::SocketRow::row).collect(),
             Self::Config => config(&view),
             Self::Databases => view.databases(),
             Self::Lists => view.lists(),
             Self::Mem => view.memory(),
+            Self::Pins => view.pins(),
             Self::Pools => view.pools().iter().map(rows::PoolRow::row).collect(),
             Self::State => vec![row!["active", "yes"], row!["paused", "no"], row!["suspended", "no"]],
             Self::Stats => stats(admin, &view, &[false, true]),
@@ -173,7 +181,7 @@ mod tests {
     #[test]
     fn every_row_fills_its_columns() {
         let stand = crate::admin::tests::Stand::new(&["app"]);
-        let names = "clients config databases dns_hosts dns_zones lists mem peers peer_pools pools servers state \
+        let names = "audit clients config databases dns_hosts dns_zones lists mem peers peer_pools pins pools servers state \
             stats stats_averages stats_totals totals users version timezone";
         for name in names.split_whitespace() {
             let show = Show::named(name).unwrap();

@@ -15,13 +15,14 @@ use super::relay::Session;
 use super::startup::{Handshake, HandshakeError, requested_settings};
 use crate::auth::{self, Account, ClientAuth, ClientStep, Policy, Proven, ServerCredentials, StoredSecret};
 use crate::config::{Config, Database, PoolMode};
-use crate::error::{ClientError, SqlState};
+use crate::error::{ClientError, Severity, SqlState};
 use crate::names::{DatabaseName, UserName};
 use crate::net::Peer;
 use crate::net::stream::Stream;
 use crate::net::timer;
 use crate::pool::{Checkout, Judged, Lease, Pool, PoolUser, Welcome};
 use crate::protocol::ClientState;
+use crate::protocol::own;
 use crate::protocol::settings::Settings;
 use crate::server::QueryError;
 use crate::wire::backend::{self, TransactionStatus};
@@ -120,6 +121,7 @@ pub async fn login(
     check_limits(&context, &config, database, &request)?;
     let (server_user, credentials) = server_login(&config, database, &request.user, secret.as_ref(), &proven);
     let settings = startup_settings(&config, database, &request.startup)?;
+    check_own_settings(&settings)?;
     if let Some(replication) = replication_mode(&request.startup) {
         let login = super::replication::login(&pool, server_user, credentials, replication, settings);
         let logical = replication == "database";
@@ -264,6 +266,12 @@ fn startup_settings(
     let given = database.startup_parameters.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
     let wanted = given.chain(requested_settings(startup)?);
     Ok(wanted.filter(|(name, _)| !ignored.iter().any(|i| i.eq_ignore_ascii_case(name))).collect())
+}
+
+/// PostgreSQL would take any value for these.
+fn check_own_settings(settings: &[(String, String)]) -> Result<(), ClientError> {
+    let refusal = settings.iter().find_map(|(name, value)| own::refusal(name, value));
+    refusal.map_or(Ok(()), |refusal| Err(ClientError { severity: Severity::Fatal, ..refusal.into() }))
 }
 
 /// What the client is told of the server, and the settings that it starts with. A plain `application_name`

@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use crate::auth::Verifiers;
 use crate::config::Config;
 use crate::pool::directory::Directory;
+use crate::stats::audit::Audit;
 use registry::Registry;
 
 /// What all client connections share.
@@ -27,6 +28,8 @@ pub struct Context {
     pub registry: Registry,
     /// What logins check passwords with.
     pub verifiers: Verifiers,
+    /// What session state clients use, see `audit`.
+    pub audit: Audit,
     /// When the process began to serve.
     pub started: Instant,
 }
@@ -39,6 +42,7 @@ impl Context {
             pools: Directory::default(),
             registry: Registry::default(),
             verifiers: Verifiers::new(&mut rand::rng()),
+            audit: Audit::default(),
             started: Instant::now(),
             config: ArcSwap::from_pointee(config),
         };

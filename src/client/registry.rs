@@ -83,6 +83,8 @@ pub mod order {
     pub const CANCEL_WAIT: u8 = 4;
     /// End when the query that runs has ended, transaction or not, with the error given.
     pub const END_QUERY: u8 = 8;
+    /// See whether the session is to be audited.
+    pub const AUDIT: u8 = 16;
 }
 
 /// What others may know of a client, and tell it.

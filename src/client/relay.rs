@@ -5,13 +5,16 @@
 //! take at once, or the start of a message, is kept. A server is borrowed from the pool for as long as the
 //! protocol core says that the client needs it.
 
+mod audit;
+mod pins;
+
 use std::cell::RefCell;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Instant;
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tracing::{debug, info};
 
 use super::Context;
@@ -29,6 +32,7 @@ use crate::protocol::{ClientState, Keeping, Parting};
 use crate::server::{Outbox, Remainder, Server};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frame, frontend};
+use pins::Pin;
 
 /// Requests that one client may have in flight. More aren't read until some are answered: records of them would
 /// cost memory without bound, and looking through them time.
@@ -159,20 +163,8 @@ pub struct Relay {
     leaving: bool,
     /// Its permit to keep its server between transactions.
     pin: Option<Box<Pin>>,
-}
-
-/// See [`Relay::pin`].
-enum Pin {
-    /// It waits for one.
-    Waiting(std::pin::Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, ClientError>> + Send>>),
-    /// It has one.
-    Held(#[expect(dead_code, reason = "dropped when the client parts from the server")] OwnedSemaphorePermit),
-}
-
-impl std::fmt::Debug for Pin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if matches!(self, Self::Held(_)) { "Held" } else { "Waiting" })
-    }
+    /// Notes what it uses of its session.
+    audit: Option<Box<audit::Auditor>>,
 }
 
 impl Relay {
@@ -181,7 +173,7 @@ impl Relay {
     pub fn new(session: Session) -> Self {
         let Session { stream, unread, registered, pool, user, state, mode, max_packet_size } = session;
         registered.shared.set_phase(Phase::Idle, micros_since(registered.context().started, Instant::now()));
-        Self {
+        let mut relay = Self {
             stream,
             registered,
             pool,
@@ -197,7 +189,10 @@ impl Relay {
             blocked: false,
             leaving: false,
             pin: None,
-        }
+            audit: None,
+        };
+        relay.set_audit();
+        relay
     }
 
     fn shared(&self) -> &Arc<ClientShared> {
@@ -260,7 +255,10 @@ impl Relay {
             return Poll::Pending;
         }
         if self.waits_for_pin() {
-            return self.poll_pin(cx);
+            return match self.poll_pin(cx) {
+                Poll::Pending => self.poll_ahead(cx, scratch),
+                granted => granted,
+            };
         }
         self.poll_client(cx, scratch)
     }
@@ -340,6 +338,7 @@ impl Relay {
                         self.starved = true;
                         return Ok(at);
                     }
+                    Local::NeedsServer if self.state.own.pin && !self.may_pin_by_hand()? => return Ok(at),
                     Local::NeedsServer => {
                         self.borrow_server(input, out)?;
                         continue;
@@ -362,6 +361,7 @@ impl Relay {
             };
             match path.message(input, at)? {
                 request::Step::Taken { consumed, remaining, forward } => {
+                    self.audit_message(&input[at..at + consumed]);
                     at += consumed;
                     self.remainder = Remainder { bytes: remaining, forward };
                 }
@@ -369,71 +369,22 @@ impl Relay {
                     self.starved = true;
                     return Ok(at);
                 }
-                request::Step::Blocked => {
+                request::Step::Pins if self.allow_pin() => {}
+                request::Step::Blocked | request::Step::Pins => {
                     self.blocked = true;
                     return Ok(at);
                 }
-                request::Step::Pins => {
-                    if self.allow_pin() {
-                        continue;
-                    }
-                    self.blocked = true;
-                    return Ok(at);
-                }
-                request::Step::Terminate => {
-                    self.leaving = server.state.pipeline.awaits_ready();
-                    if self.leaving {
-                        return Ok(input.len());
-                    }
-                    return Err(End::Left("client close request"));
-                }
+                request::Step::Terminate => return self.leave().map(|()| input.len()),
             }
         }
         Ok(at)
     }
 
-    /// Whether the client may go on with a request that will tie it to its server. If not, it waits for its
-    /// permit, without a server unless a transaction is open.
-    fn allow_pin(&mut self) -> bool {
-        let for_session = self.mode == PoolMode::Session;
-        let never = !for_session && self.pool.spec.load().max_pinned == 0;
-        if !never && !for_session && self.pin.is_none() {
-            let permit = self.pool.try_pin();
-            self.pin = Some(Box::new(permit.map_or_else(|| Pin::Waiting(Box::pin(self.pool.pin())), Pin::Held)));
-        }
-        let waits = self.waits_for_pin();
-        let Work::Active(active) = &mut self.work else { return false };
-        let Some(server) = active.lease.server() else { return false };
-        if never {
-            server.state.keeping = Keeping::Never;
-        } else if for_session || !waits {
-            server.state.keeping = Keeping::Allowed;
-        } else {
-            if server.state.pipeline.is_idle() && server.is_at_boundary() {
-                self.give_back();
-                *self.shared().cancel.lock() = CancelSlot::Waiting;
-                self.set_phase(Phase::Waiting, self.now().1);
-            }
-            return false;
-        }
-        true
-    }
-
-    /// Looks whether the permit that the client waits for has come: then it goes on.
-    fn poll_pin(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), End>> {
-        let Some(Pin::Waiting(permit)) = self.pin.as_deref_mut() else { return Poll::Pending };
-        match ready!(permit.as_mut().poll(cx)) {
-            Ok(permit) => {
-                self.pin = Some(Box::new(Pin::Held(permit)));
-                self.blocked = false;
-                Poll::Ready(Ok(()))
-            }
-            Err(error) => Poll::Ready(Err(error.into())),
-        }
-    }
-
-    fn waits_for_pin(&self) -> bool {
-        self.pin.as_deref().is_some_and(|pin| matches!(pin, Pin::Waiting(_)))
+    /// The client has said goodbye. What it asked for before runs to its end.
+    fn leave(&mut self) -> Result<(), End> {
+        let Work::Active(active) = &mut self.work else { return Err(End::Left("client close request")) };
+        self.leaving = active.lease.server().is_some_and(|server| server.state.pipeline.awaits_ready());
+        if self.leaving { Ok(()) } else { Err(End::Left("client close request")) }
     }
 
     /// Gets a server or a place in the queue for one.
@@ -472,6 +423,10 @@ impl Relay {
     fn activate(&mut self, mut lease: Lease, now: Moment, input: &[u8], out: &mut Outputs) {
         let Some(server) = lease.server() else { return };
         server.state.keeping = Keeping::Unasked;
+        if self.state.own.pin && self.pin.is_some() {
+            server.state.keeping = Keeping::Allowed;
+            server.state.keep_by_hand(true);
+        }
         let shared = Arc::clone(&server.shared);
         shared.counters.assignments.add(1);
         let mut slot = CancelSlot::Running(Arc::clone(&shared));
@@ -670,6 +625,9 @@ impl Relay {
         let counters = &server.shared.counters;
         counters.queries.add(events.queries.into());
         counters.transactions.add(events.transactions.into());
+        if !server.state.pins.is_empty() {
+            counters.pinned_transactions.add(events.transactions.into());
+        }
         counters.take(&mut server.state.counts);
         server.shared.note_prepared(server.state.statements.len());
         self.registered.shared.note_prepared(self.state.statements.named.len());
@@ -689,7 +647,8 @@ impl Relay {
             let text = "transaction blocks not allowed in statement pooling mode";
             return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).hint("See pool_mode.").into());
         }
-        let parting = if free && self.mode != PoolMode::Session {
+        let shares = free && self.mode != PoolMode::Session;
+        let parting = if shares {
             if !server.state.left().is_empty() && self.pool.spec.load().max_pinned == 0 {
                 server.state.keeping = Keeping::Never;
             }
@@ -698,9 +657,18 @@ impl Relay {
             Parting::Pinned
         };
         match parting {
+            Parting::Free if self.state.own.pin && shares && self.keep_from_now_on() => {
+                self.note_pinned();
+                self.rest(in_block);
+            }
             Parting::Free => self.give_back(),
             Parting::Ask(sql) => self.ask(cx, &sql),
-            Parting::Pinned => self.rest(in_block),
+            Parting::Pinned => {
+                if shares {
+                    self.note_pinned();
+                }
+                self.rest(in_block);
+            }
         }
         Ok(())
     }
@@ -773,6 +741,10 @@ impl Relay {
         if due {
             return self.shared().end_error().map(End::Error);
         }
+        if orders & order::AUDIT != 0 {
+            self.shared().clear_order(order::AUDIT);
+            self.set_audit();
+        }
         if orders & order::CANCEL_WAIT != 0 {
             self.shared().clear_order(order::CANCEL_WAIT);
             if matches!(self.work, Work::Waiting(_)) || (matches!(self.work, Work::Idle) && self.waits_for_pin()) {
@@ -836,6 +808,9 @@ impl Relay {
         let Some(server) = active.lease.server() else { return false };
         let mid_message = server.remainder.bytes > 0 && server.remainder.forward;
         let usable = server.is_at_boundary() && server.state.pipeline.is_answered() && !server.state.pipeline.is_open();
+        if let Some(Pin::Held(held)) = self.pin.as_deref_mut() {
+            held.mark = None;
+        }
         if usable && self.remainder.bytes == 0 && !active.broken && !active.fatal {
             if self.mode == PoolMode::Session {
                 server.state.touched |= Taint::Session;
@@ -991,7 +966,7 @@ mod tests {
     fn an_idle_client_is_small() {
         // The task's future is the relay and little more; buffers belong to the worker thread.
         let (relay, shared) = (size_of::<Relay>(), size_of::<ClientShared>());
-        assert!(relay <= 288, "a Relay has {relay} bytes");
+        assert!(relay <= 296, "a Relay has {relay} bytes");
         assert!(shared <= 352, "a ClientShared has {shared} bytes");
     }
 }

@@ -271,6 +271,10 @@ pub struct Pooler {
     pub listen_backlog: u32,
     /// `SO_REUSEPORT` on the listening sockets.
     pub so_reuseport: bool,
+    /// Record what session state clients use (Carpool's own).
+    pub audit: bool,
+    /// Clients get a notice when they begin to keep a server (Carpool's own).
+    pub pin_notice: bool,
     /// TCP keepalive on both sides: on, and its timings in seconds (0: system's).
     pub tcp_keepalive: bool,
     /// See `tcp_keepalive`.
@@ -314,6 +318,8 @@ pub struct Database {
     /// Servers that clients may keep between transactions for session state that can't be moved; 0: none, such
     /// state ends with the transaction.
     pub max_pinned: u32,
+    /// Overrides `pin_notice`.
+    pub pin_notice: Option<bool>,
     /// Overrides the global mode.
     pub pool_mode: Option<PoolMode>,
     /// Client connections to this database; 0: no limit.
@@ -404,6 +410,8 @@ impl Default for Pooler {
             verbose: 0,
             listen_backlog: 1024,
             so_reuseport: false,
+            pin_notice: false,
+            audit: false,
             tcp_keepalive: true,
             tcp_keepidle: 0,
             tcp_keepintvl: 0,
@@ -426,6 +434,7 @@ impl Default for Database {
             min_pool_size: 0,
             user_pool_size: None,
             max_pinned: 20,
+            pin_notice: None,
             pool_mode: None,
             max_client_connections: 0,
             server_lifetime: None,

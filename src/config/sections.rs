@@ -54,6 +54,7 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         Kind::ANY_NUMBER,
         "Servers that clients may keep between transactions for what can't be moved (temporary tables, …). 0: none."
     ),
+    database!(pin_notice, Kind::Flag, "Send clients a notice when they begin to keep their server."),
     database!(pool_mode, Kind::PoolMode, "When a server is free again."),
     database!(max_client_connections, Kind::ANY_NUMBER, "Client connections at most. 0: no limit.")
         .alias("max_db_client_connections")

@@ -267,6 +267,12 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(track_extra_parameters, Kind::List, "Further parameters that follow the client, beside the reported ones.")
         .ini("IntervalStyle")
         .fixed(),
+    pooler!(pin_notice, Kind::Flag, "Send clients a notice when they begin to keep their server between transactions."),
+    pooler!(
+        audit,
+        Kind::Flag,
+        "Record what session state clients use, for SHOW AUDIT: is an app ready for transaction mode?"
+    ),
     pooler!(log_connections, Kind::Flag, "Log logins."),
     pooler!(log_disconnections, Kind::Flag, "Log disconnections, with the reason."),
     pooler!(log_pooler_errors, Kind::Flag, "Log errors that clients are told."),

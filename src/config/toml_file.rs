@@ -35,6 +35,10 @@ pub(super) fn parse(text: &str, file: &Path, report: &mut Report) -> Option<Docu
     if !errors.is_empty() {
         return None;
     }
+    if top.get_ref().is_empty() {
+        reader.report.error(&KeyPath::default(), "is empty: expected at least a section [pooler] or [databases.NAME]");
+        return None;
+    }
     let mut document = Document::default();
     for (key, value) in top.get_ref() {
         let path = reader.key(&KeyPath::default(), key);

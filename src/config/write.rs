@@ -52,7 +52,9 @@ impl Config {
             toml::to_string(&whole).unwrap_or_default()
         };
         let written = sections.into_iter().filter(|(_, table)| !table.is_empty()).map(text);
-        written.collect::<Vec<_>>().join("\n")
+        let text = written.collect::<Vec<_>>().join("\n");
+        // A file without any section is taken for a mistake.
+        if text.is_empty() { "[pooler]\n".to_owned() } else { text }
     }
 
     fn database_table(&self, database: &Database) -> Table {

@@ -6,6 +6,7 @@
 
 mod background;
 pub mod directory;
+pub mod pins;
 pub mod queue;
 pub mod spec;
 
@@ -16,13 +17,12 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::auth::ServerCredentials;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, ServerId, UserName};
 use crate::net::stream::IdleState;
-use crate::net::timer;
 use crate::protocol::request::Tables;
 use crate::protocol::settings::Settings;
 use crate::server::connect::LoginError;
@@ -196,8 +196,7 @@ pub struct Pool {
     servers: Mutex<HashMap<ServerId, Arc<ServerShared>>>,
     past: Mutex<Totals>,
     retired: AtomicBool,
-    /// One permit for each server that may be pinned.
-    pins: Arc<Semaphore>,
+    pins: pins::Budget,
 }
 
 /// What [`Pool::checkout`] gives.
@@ -217,7 +216,7 @@ impl Pool {
             name,
             tables: Tables::default(),
             queue: Mutex::new(Queue::new(spec.limits)),
-            pins: Arc::new(Semaphore::new(spec.max_pinned as usize)),
+            pins: pins::Budget::new(spec.max_pinned),
             hot: Hot::new(&spec),
             spec: ArcSwap::from_pointee(spec),
             users: Mutex::default(),
@@ -328,33 +327,6 @@ impl Pool {
         }
     }
 
-    /// The permit to keep a server between transactions, if one is free.
-    #[must_use]
-    pub fn try_pin(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.pins).try_acquire_owned().ok()
-    }
-
-    /// Waits for the permit to keep a server between transactions.
-    ///
-    /// # Errors
-    /// What the client is told when it has waited for `query_wait_timeout`.
-    pub fn pin(&self) -> impl Future<Output = Result<OwnedSemaphorePermit, ClientError>> + Send + 'static {
-        let (pins, limit) = (Arc::clone(&self.pins), self.spec.load().wait_timeout);
-        let limit = if limit.is_zero() { Duration::MAX } else { limit };
-        let name = self.name.clone();
-        async move {
-            match timer::timeout(limit, pins.acquire_owned()).await {
-                Ok(Ok(permit)) => Ok(permit),
-                _ => Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout")
-                    .detail(format!(
-                        "The request would keep a server connection of database \"{name}\" between transactions, \
-                         and others keep as many as may be kept."
-                    ))
-                    .hint("See max_pinned and query_wait_timeout; SHOW SERVERS says who has one.")),
-            }
-        }
-    }
-
     /// Begins what the queue says is to be done.
     pub fn pump(self: &Arc<Self>) {
         loop {
@@ -429,15 +401,10 @@ impl Pool {
         }
         holders.sort_by_key(|(holder, _)| holder.since);
         let size = self.spec.load().limits.size;
-        let longest: Vec<_> = holders
-            .iter()
-            .take(3)
-            .map(|(holder, user)| {
-                let held = now.saturating_duration_since(holder.since).as_secs_f64();
-                format!("{} (user \"{user}\") for {held:.1} s", holder.client)
-            })
-            .collect();
-        format!("{} of {size} are in use, longest by: {}.", holders.len(), longest.join(", "))
+        let held = |holder: &Holder| now.saturating_duration_since(holder.since);
+        let longest = holders.iter().take(pins::NAMED);
+        let longest: Vec<_> = longest.map(|(holder, user)| pins::who(holder, user, held(holder))).collect();
+        format!("{} of {size} are in use, longest by: {}.{}", holders.len(), longest.join(", "), self.why_pinned())
     }
 
     /// Ends the pool: nothing is lent any more, servers close as they come back.
@@ -459,10 +426,7 @@ impl Pool {
     /// Takes over a changed configuration.
     pub fn reconfigure(self: &Arc<Self>, spec: Spec) {
         self.queue.lock().set_limits(spec.limits);
-        let (old, new) = (self.spec.load().max_pinned as usize, spec.max_pinned as usize);
-        self.pins.add_permits(new.saturating_sub(old));
-        // Those in use can't be taken back; the rest of the difference stays until the next change.
-        self.pins.forget_permits(old.saturating_sub(new));
+        self.pins.resize(self.spec.load().max_pinned, spec.max_pinned);
         self.hot.set(&spec);
         self.spec.store(Arc::new(spec));
         self.pump();

@@ -40,10 +40,14 @@ pub fn reload(context: &Arc<Context>, source: &Source) -> Result<(), String> {
 
 /// Applies a checked configuration.
 pub fn apply(context: &Arc<Context>, config: Config) {
-    context.config.store(Arc::new(config));
+    let before = context.config.swap(Arc::new(config));
     let config = context.config.load_full();
     context.pools.apply(&config);
+    let audit_changed = before.pooler.audit != config.pooler.audit;
     context.registry.for_each(|client| {
+        if audit_changed && client.kind == ClientKind::Pooled {
+            client.order(order::AUDIT);
+        }
         if client.kind != ClientKind::Console && directory::find(&config, client.database.as_str()).is_none() {
             let text = format!("database \"{}\" was removed from the configuration", client.database);
             client.end(order::END_IDLE, ClientError::fatal(SqlState::ADMIN_SHUTDOWN, text));

@@ -4,6 +4,8 @@
 //! server to server; [`request`] and [`reply`] apply them to the two byte streams; [`sql`] reads just enough
 //! SQL. [`ClientState`] and [`ServerState`] are the two sides' memory between messages.
 
+pub mod audit;
+pub mod own;
 pub mod pipeline;
 pub mod reply;
 pub mod request;
@@ -15,8 +17,9 @@ pub mod statements;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use own::Own;
 use pipeline::{Kind, Pipeline, Request, ServerUndo};
-use session::{Probe, Taints};
+use session::{Probe, Taint, Taints};
 use settings::{Settings, SettingsTable, UNSHARED};
 use statements::{ClientStatements, ServerStatements};
 
@@ -33,8 +36,14 @@ pub struct ClientState {
     pub startup: Arc<Settings>,
     /// The settings that matter when a text is parsed, see [`Settings::when_parsing`].
     pub context: Arc<Settings>,
+    /// Which of Carpool's own settings are among them.
+    pub own: Own,
     /// An error was answered without a server: everything up to Sync is dropped.
     pub skipping: bool,
+    /// Reasons to keep a server that it is to be told of, see [`own::PIN_NOTICE`].
+    pub to_tell: Taints,
+    /// Those that it was told of.
+    pub told: Taints,
 }
 
 impl ClientState {
@@ -42,8 +51,18 @@ impl ClientState {
     #[must_use]
     pub fn new(settings: Arc<Settings>, table: &SettingsTable) -> Self {
         let context = table.intern(settings.when_parsing());
-        let startup = Arc::clone(&settings);
-        Self { statements: ClientStatements::default(), settings, startup, context, skipping: false }
+        let (startup, own) = (Arc::clone(&settings), Own::of(&settings));
+        let (to_tell, told) = (Taints::NONE, Taints::NONE);
+        Self {
+            statements: ClientStatements::default(),
+            settings,
+            startup,
+            context,
+            own,
+            skipping: false,
+            to_tell,
+            told,
+        }
     }
 
     /// The settings that matter when a text is parsed, made to be nobody else's.
@@ -57,6 +76,7 @@ impl ClientState {
     /// Replaces the settings.
     pub fn set_settings(&mut self, settings: Arc<Settings>, table: &SettingsTable) {
         self.context = table.intern(settings.when_parsing());
+        self.own = Own::of(&settings);
         self.settings = settings;
     }
 }
@@ -76,6 +96,8 @@ pub struct ServerState {
     pub touched_names: Vec<Box<str>>,
     /// What is on the server that ties the client to it.
     pub pins: Taints,
+    /// The last command tag of a transaction that may leave something, or of a pinned one, without its numbers.
+    pub last_command: String,
     /// Whether the client may keep the server between transactions.
     pub keeping: Keeping,
     /// A question about the session under way.
@@ -113,6 +135,7 @@ impl ServerState {
             touched: Taints::NONE,
             touched_names: Vec::new(),
             pins: Taints::NONE,
+            last_command: String::new(),
             keeping: Keeping::Unasked,
             probe: None,
             schema_changed: false,
@@ -149,6 +172,15 @@ impl ServerState {
         }
     }
 
+    /// Notes what ran, where it may be asked for: see [`Self::last_command`].
+    pub fn note_command(&mut self, tag: &[u8]) {
+        if !self.left().is_empty() {
+            let words = tag.split(u8::is_ascii_digit).next().unwrap_or_default();
+            self.last_command.clear();
+            self.last_command.push_str(String::from_utf8_lossy(words.trim_ascii()).as_ref());
+        }
+    }
+
     /// What a reset must clear, or can't.
     #[must_use]
     pub const fn left(&self) -> Taints {
@@ -163,6 +195,18 @@ impl ServerState {
         self.touched_names.clear();
     }
 
+    /// The client keeps the server by its own wish, or doesn't any more. What it used it for is unknown: then the
+    /// server is reset when the client parts from it.
+    pub fn keep_by_hand(&mut self, wanted: bool) {
+        let kept = self.pins.has(Taint::ByHand);
+        if wanted && self.keeping == Keeping::Allowed {
+            self.pins |= Taint::ByHand;
+        } else if kept {
+            self.pins = self.pins.without(Taint::ByHand.into());
+            self.touched |= Taint::Session;
+        }
+    }
+
     /// Whether the client may part from an idle server, and else what is to be done first.
     pub fn parting(&mut self) -> Parting {
         if self.left().is_empty() {
@@ -174,8 +218,9 @@ impl ServerState {
             _ => Taints::ASKABLE,
         };
         if self.keeping != Keeping::Never {
-            self.pins |= self.touched.without(askable);
-            self.touched = self.touched.and(askable);
+            let found = self.touched.without(askable).and(Taints::PINNING);
+            self.pins |= found;
+            self.touched = self.touched.without(found);
         }
         if self.touched.and(askable).is_empty() {
             return if self.pins.is_empty() { Parting::Free } else { Parting::Pinned };

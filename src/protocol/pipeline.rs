@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::own::Refusal;
 use super::statements::{Named, Shape, Statement};
 use crate::wire::backend::{TransactionStatus, tag};
 
@@ -109,6 +110,8 @@ pub enum ErrorText {
     Name(Box<[u8]>),
     /// That the statement's parameters or rows are no longer those that the client was told.
     Changed,
+    /// That a value can't be given to one of Carpool's own settings.
+    Own(Refusal),
 }
 
 /// A Describe of a statement in flight.

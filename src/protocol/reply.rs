@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Request, ServerUndo, Unexpected};
-use super::request::{Output, Tables};
+use super::request::{OWN, Output, Tables};
 use super::session::{Findings, Taint, Taints};
 use super::settings::{ROLE, SESSION_AUTHORIZATION, Settings, canonical_name, follows_client};
 use super::statements::{DUMMY, SERVER_PREFIX, Told};
 use super::{ClientState, ServerState};
-use crate::error::SqlState;
+use crate::error::{ClientError, SqlState};
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
 use crate::wire::frontend;
@@ -213,11 +213,12 @@ impl ServerPath<'_> {
 
     /// Applies what the front request, now known to have succeeded, does to the records.
     fn command_complete(&mut self, body: &[u8]) {
-        let Some(front) = self.server.pipeline.front() else { return };
-        if front.fate != Fate::Forward {
+        if self.is_own() {
             return;
         }
         let command = body.strip_suffix(b"\0").unwrap_or(body);
+        self.server.note_command(command);
+        let Some(front) = self.server.pipeline.front() else { return };
         match command {
             b"DEALLOCATE ALL" | b"DISCARD ALL" => {
                 self.client.statements.named.clear();
@@ -350,6 +351,13 @@ impl ServerPath<'_> {
                 backend::put_changed(self.to_client.own(input));
                 return true;
             }
+            Some(&ErrorText::Own(refusal)) => {
+                let is_it = memchr::memmem::find(message, OWN).is_some();
+                if is_it {
+                    backend::put_error(self.to_client.own(input), &refusal.into());
+                }
+                return is_it;
+            }
             Some(ErrorText::Name(name)) => {
                 let sent = if code == SqlState::DUPLICATE_STATEMENT.0.as_bytes() {
                     DUMMY.to_vec()
@@ -413,6 +421,9 @@ impl ServerPath<'_> {
         let forward = request.fate == Fate::Forward;
         if forward {
             self.events.queries += 1;
+            if !self.client.to_tell.is_empty() {
+                self.tell_pins(input);
+            }
         } else if request.kind == Kind::Query {
             self.events.replayed = true;
             if let Some(probe) = self.server.probe.take() {
@@ -467,6 +478,7 @@ impl ServerPath<'_> {
         let settings = self.tables.settings.intern(settings);
         self.events.settings_changed |= !Arc::ptr_eq(&settings, &self.client.settings);
         self.client.set_settings(settings, &self.tables.settings);
+        self.server.keep_by_hand(self.client.own.pin);
     }
 
     /// Tells the client of a reported parameter's value, unless that is what it knows.
@@ -475,6 +487,17 @@ impl ServerPath<'_> {
             let out = self.to_client.own(input);
             backend::put_parameter_status(out, canonical_name(name).as_bytes(), value.as_bytes());
         }
+    }
+
+    /// Tells the client why it keeps its server. The reasons were found when it had its last answer, so they are told
+    /// in front of the end of this one, where PostgreSQL tells its notices.
+    fn tell_pins(&mut self, input: &[u8]) {
+        let reasons = std::mem::take(&mut self.client.to_tell);
+        self.client.told |= reasons;
+        let text = format!("carpool: this session keeps its server connection: {}", reasons.names());
+        let notice = ClientError::error(SqlState::SUCCESSFUL_COMPLETION, text)
+            .hint("See max_pinned, and SHOW PINS on the console.");
+        backend::put_notice(self.to_client.own(input), &notice);
     }
 
     /// As [`Self::settle_reset`], for some parameters.

@@ -12,11 +12,13 @@ mod prepare;
 mod retry;
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 pub use local::{Local, local};
 pub use output::Output;
 pub use retry::Retry;
 
+use super::own::{Assignment, Refusal};
 use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
 use super::session::Taints;
 use super::settings::SettingsTable;
@@ -32,6 +34,9 @@ use crate::wire::frontend::{self, tag};
 const QUERY_INSPECTED: usize = 256 * 1024;
 /// The longest Describe or Close, and the longest names in a Bind, bytes.
 const NAMES_LIMIT: usize = 64 * 1024;
+
+/// What stands for one of Carpool's own settings that can't have its value: a statement that nobody has.
+pub(super) const OWN: &[u8] = b"carpool.own";
 
 /// How many DEALLOCATEs of a text can be of statements that the client has by the protocol.
 const DUMMIES: usize = 16;
@@ -250,10 +255,40 @@ impl ClientPath<'_> {
         if self.must_ask(reading.taint) {
             return Ok(Step::Pins);
         }
+        if reading.own.is_empty() {
+            return Ok(self.run_query(input, at, header, (text, None), reading, Extra::default()));
+        }
+        let refused = text.zip(self.refused(&reading.own));
+        let Some((text, (at_text, refusal))) = refused else {
+            return Ok(self.run_query(input, at, header, (text, None), reading, Extra::default()));
+        };
+        // In its place stands what fails there, and the error is replaced.
+        let fails = [b"DEALLOCATE \"", &*prepare::nonexistent(OWN), b"\""].concat();
+        let text = [&text[..at_text.start], &fails, &text[at_text.end..]].concat();
+        let reading = sql::read(&text, &self.client.settings);
+        let extra = Extra { error: Some(ErrorText::Own(refusal)), ..Extra::default() };
+        Ok(self.run_query(input, at, header, (Some(&text), Some(&text)), reading, extra))
+    }
+
+    /// The first of these assignments that can't be run, and why.
+    fn refused(&self, own: &[Assignment]) -> Option<(Range<usize>, Refusal)> {
+        let may_pin = self.server.keeping != Keeping::Never;
+        own.iter().find_map(|assignment| Some((assignment.at.clone(), assignment.refusal(may_pin)?)))
+    }
+
+    /// Sends a query on: its text, if that could be read, and the text to send in place of it.
+    fn run_query(
+        &mut self,
+        input: &[u8],
+        at: usize,
+        header: Header,
+        (text, instead): (Option<&[u8]>, Option<&[u8]>),
+        reading: Reading,
+        mut extra: Extra,
+    ) -> Step {
         self.server.retry.stop();
         self.server.touch(reading.taint, reading.ends, &reading.names);
         self.server.unsettled |= reading.sets;
-        let mut extra = Extra::default();
         let sent = self.deallocate(input, text.unwrap_or_default(), &reading.deallocates, &mut extra);
         match reading.effect {
             Effect::None => {}
@@ -270,13 +305,9 @@ impl ClientPath<'_> {
         let plain = extra.forget.is_empty() && extra.error.is_none() && !extra.resets && extra.defaults.is_empty();
         let extra = (!plain).then(|| Box::new(extra));
         self.server.pipeline.push(Request { undo, extra, ..Request::forward(Kind::Query) });
-        Ok(match sent {
-            None => self.pass_on(input, at, header),
-            Some(text) => {
-                frontend::put_query(self.to_server.own(input), &text);
-                pass(input, at, header, true)
-            }
-        })
+        let Some(text) = sent.as_deref().or(instead) else { return self.pass_on(input, at, header) };
+        frontend::put_query(self.to_server.own(input), text);
+        pass(input, at, header, true)
     }
 
     /// A query that leaves nothing behind, see [`sql::is_plain`].
@@ -325,7 +356,7 @@ impl ClientPath<'_> {
                 sent.extend_from_slice(&text[copied..at.start]);
                 sql::put_identifier(&mut sent, &prepare::nonexistent(name));
                 copied = at.end;
-                extra.error = Some(ErrorText::Name(name.clone()));
+                extra.error.get_or_insert_with(|| ErrorText::Name(name.clone()));
             }
             extra.forget.push(None);
         }

@@ -34,11 +34,13 @@ pub enum Taint {
     Session = 1 << 9,
     /// As [`Taint::Setting`], with the names known.
     Named = 1 << 10,
+    /// The client asked for its server, see [`super::own`].
+    ByHand = 1 << 15,
 }
 
 impl Taint {
     /// All, in the order in which they are named to people.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Temporary,
         Self::AdvisoryLock,
         Self::HeldCursor,
@@ -46,6 +48,7 @@ impl Taint {
         Self::SqlPrepare,
         Self::Unknown,
         Self::Lasting,
+        Self::ByHand,
         Self::SessionUser,
         Self::Setting,
         Self::Named,
@@ -66,6 +69,7 @@ impl Taint {
             Self::Unknown => "unknown state",
             Self::Lasting => "lasting state",
             Self::Session => "session",
+            Self::ByHand => "by hand",
         }
     }
 }
@@ -97,7 +101,8 @@ impl Taints {
             | Taint::AdvisoryLock as u16
             | Taint::HeldCursor as u16
             | Taint::Unknown as u16
-            | Taint::Lasting as u16,
+            | Taint::Lasting as u16
+            | Taint::ByHand as u16,
     );
 
     /// What no reset removes.
@@ -142,7 +147,20 @@ impl Taints {
     /// The one to name first.
     #[must_use]
     pub fn first(self) -> Option<Taint> {
-        Taint::ALL.into_iter().find(|&taint| self.has(taint))
+        self.iter().next()
+    }
+
+    /// All, in the order in which they are named to people.
+    pub fn iter(self) -> impl Iterator<Item = Taint> {
+        Taint::ALL.into_iter().filter(move |&taint| self.has(taint))
+    }
+
+    /// All by name, with commas between.
+    #[must_use]
+    pub fn names(self) -> String {
+        let mut names: Vec<_> = self.iter().map(Taint::as_str).collect();
+        names.dedup();
+        names.join(", ")
     }
 }
 

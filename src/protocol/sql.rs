@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use super::own;
 use super::session::{Taint, Taints};
 use super::settings::Settings;
 
@@ -39,6 +40,12 @@ impl<'a> Lexer<'a> {
     #[must_use]
     pub const fn with_backslashes(text: &'a [u8]) -> Self {
         Self { rest: text, backslashes: true }
+    }
+
+    /// What is still to be read.
+    #[must_use]
+    pub const fn rest(&self) -> &'a [u8] {
+        self.rest
     }
 
     fn take(&mut self, len: usize) -> &'a [u8] {
@@ -204,6 +211,8 @@ pub struct Reading {
     pub sets: bool,
     /// Its DEALLOCATEs, in order.
     pub deallocates: Vec<Deallocate>,
+    /// What it sets of Carpool's own settings, in order.
+    pub own: Vec<own::Assignment>,
 }
 
 /// One DEALLOCATE of a text.
@@ -235,6 +244,7 @@ impl Reading {
             resets: self.resets && other.resets,
             sets: self.sets || other.sets,
             deallocates: if self.deallocates == other.deallocates { self.deallocates } else { Vec::new() },
+            own: if self.own == other.own { self.own } else { Vec::new() },
         }
     }
 }
@@ -309,6 +319,7 @@ fn is_suspect(a: u8, b: u8, c: u8, d: u8) -> bool {
 
 fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
     let mut whole = Reading::default();
+    let (start, mut sets_own) = (lexer.clone(), false);
     let mut rest = text;
     let mut statements = 0u32;
     loop {
@@ -326,6 +337,7 @@ fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Rea
         whole.names.extend(one.names);
         whole.defaults.extend(one.defaults);
         whole.deallocates.extend(one.deallocates);
+        sets_own |= one.assigned.is_some_and(|name| own::is_own(&name));
         if one.resets && next.is_some() {
             whole.taint |= Taint::Setting;
         }
@@ -336,6 +348,9 @@ fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Rea
             _ => Effect::Several,
         };
         if next.is_none() {
+            if sets_own {
+                whole.note_own(own::assignments(start, text));
+            }
             return whole;
         }
     }
@@ -531,6 +546,14 @@ impl Reading {
         let start = token.as_ptr() as usize - text.as_ptr() as usize;
         self.effect = name.clone().map_or(Effect::ForgetAll, Effect::Deallocate);
         self.deallocates.push(Deallocate { at: start..start + token.len(), name });
+    }
+
+    /// Carpool's own settings are set.
+    fn note_own(&mut self, assignments: Vec<own::Assignment>) {
+        if assignments.iter().any(own::Assignment::pins) {
+            self.taint |= Taint::ByHand;
+        }
+        self.own = assignments;
     }
 
     /// A parameter is set or reset; `None` is one whose name can't be told.

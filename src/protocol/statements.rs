@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::own;
 use super::session::{Taint, Taints};
 use super::settings::Settings;
 use super::sql::{self, Effect, Reading};
@@ -35,6 +36,8 @@ pub struct Statement {
     pub defaults: Vec<Box<str>>,
     /// Whether running it may change settings that follow the client.
     pub sets: bool,
+    /// What it sets of Carpool's own settings.
+    pub own: Vec<own::Assignment>,
     generation: AtomicU32,
     shapes: Mutex<Shapes>,
 }
@@ -228,7 +231,7 @@ impl StatementTable {
             known.retain(|s| Arc::strong_count(&s.0) > 1);
         }
         let text = rest.split(|&b| b == 0).next().unwrap_or_default();
-        let Reading { effect, mut taint, ends, names, defaults, resets, sets, .. } = sql::read(text, context);
+        let Reading { effect, mut taint, ends, names, defaults, resets, sets, own, .. } = sql::read(text, context);
         if resets {
             taint |= Taint::Setting;
         }
@@ -240,6 +243,7 @@ impl StatementTable {
             names,
             defaults,
             sets,
+            own,
             key: Key { rest: rest.into(), context: Arc::clone(context) },
             generation: AtomicU32::new(0),
             shapes: Mutex::default(),

@@ -288,6 +288,7 @@ impl<'a> Session<'a> {
             cancels: 0.into(),
             doomed: false.into(),
             holder: None.into(),
+            pinned: super::pins::PinRecord::default(),
         };
         // Lifetimes are spread by up to a tenth, so that a pool filled at once isn't emptied at once.
         let spread = login.lifetime.mul_f64(rand::random_range(0.9..=1.0));

@@ -5,6 +5,7 @@
 
 pub mod cancel;
 pub mod connect;
+pub mod pins;
 
 use std::io;
 use std::sync::Arc;
@@ -56,6 +57,8 @@ pub struct ServerShared {
     pub doomed: AtomicBool,
     /// Who has it, since when.
     pub holder: Mutex<Option<Holder>>,
+    /// Why its holder keeps it between transactions.
+    pub pinned: pins::PinRecord,
 }
 
 /// Who has a server on loan.

@@ -29,6 +29,8 @@ pub struct Counters {
     pub assignments: Counter,
     /// Transactions.
     pub transactions: Counter,
+    /// Transactions of clients that kept the server between transactions.
+    pub pinned_transactions: Counter,
     /// Queries.
     pub queries: Counter,
     /// Bytes from clients.
@@ -75,6 +77,7 @@ pub struct StatementCounts {
 pub struct Totals {
     pub assignments: u64,
     pub transactions: u64,
+    pub pinned_transactions: u64,
     pub queries: u64,
     pub received: u64,
     pub sent: u64,
@@ -94,6 +97,7 @@ impl Totals {
         *self += Self {
             assignments: c.assignments.get(),
             transactions: c.transactions.get(),
+            pinned_transactions: c.pinned_transactions.get(),
             queries: c.queries.get(),
             received: c.received.get(),
             sent: c.sent.get(),
@@ -112,6 +116,7 @@ impl Totals {
         Self {
             assignments: f(self.assignments, other.assignments),
             transactions: f(self.transactions, other.transactions),
+            pinned_transactions: f(self.pinned_transactions, other.pinned_transactions),
             queries: f(self.queries, other.queries),
             received: f(self.received, other.received),
             sent: f(self.sent, other.sent),

@@ -4,6 +4,7 @@
 //! two looks; [`table`] and [`rows`] are the SHOW results, [`prometheus`] the text of `/metrics`. Nothing here
 //! knows where the numbers come from.
 
+pub mod audit;
 pub mod counters;
 pub mod history;
 pub mod prometheus;

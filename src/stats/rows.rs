@@ -65,6 +65,8 @@ pub struct PoolRow {
     pub max_wait: u64,
     /// When servers go back.
     pub mode: &'static str,
+    /// Servers that clients keep between transactions, among the active ones; not in SHOW POOLS.
+    pub pinned: u32,
 }
 
 impl PoolRow {
@@ -123,6 +125,9 @@ pub const SOCKETS: &[Column] = &[
     text("application_name"),
     int("prepared_statements"),
     int("id"),
+    // Carpool's own.
+    text("pinned"),
+    int("pinned_seconds"),
 ];
 
 /// One end of a connection: its address and port. `unix` for a unix socket.
@@ -163,6 +168,10 @@ pub struct SocketRow {
     pub prepared_statements: u32,
     /// Its number.
     pub id: u64,
+    /// Why the client keeps the server between transactions; empty where it doesn't.
+    pub pinned: String,
+    /// For how many seconds it has.
+    pub pinned_seconds: Option<u64>,
 }
 
 impl SocketRow {
@@ -192,6 +201,8 @@ impl SocketRow {
             self.application_name,
             self.prepared_statements,
             self.id,
+            self.pinned,
+            self.pinned_seconds,
         ]
     }
 }
@@ -227,6 +238,34 @@ pub const USERS: &[Column] = &[
     int("current_connections"),
     int("max_user_client_connections"),
     int("current_client_connections"),
+];
+
+/// SHOW PINS, Carpool's own.
+pub const PINS: &[Column] = &[
+    text("database"),
+    text("user"),
+    text("client"),
+    int("client_id"),
+    text("application_name"),
+    text("server"),
+    int("server_pid"),
+    text("reasons"),
+    int("seconds"),
+    text("last_command"),
+];
+
+/// SHOW AUDIT, Carpool's own.
+pub const AUDIT: &[Column] = &[
+    text("database"),
+    text("user"),
+    text("application_name"),
+    text("kind"),
+    text("detail"),
+    Column::long("uses"),
+    Column::long("sessions"),
+    Column::long("pins"),
+    text("handling"),
+    text("advice"),
 ];
 
 /// SHOW LISTS.
@@ -371,7 +410,7 @@ mod tests {
     fn types_are_pgbouncers() {
         for (columns, want) in [
             (POOLS, "ssiiiiiiiiiiiiiss"),
-            (SOCKETS, "ssssssisissiiississii"),
+            (SOCKETS, "ssssssisissiiississiisi"),
             (DATABASES, "ssissiiiissiiiiii"),
             (USERS, "ssssiiii"),
             (LISTS, "si"),

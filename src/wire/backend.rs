@@ -131,6 +131,11 @@ pub fn put_warning(out: &mut Vec<u8>, error: &ClientError) {
     put_report(out, tag::NOTICE_RESPONSE, "WARNING", error);
 }
 
+/// Appends a NoticeResponse of severity NOTICE.
+pub fn put_notice(out: &mut Vec<u8>, notice: &ClientError) {
+    put_report(out, tag::NOTICE_RESPONSE, "NOTICE", notice);
+}
+
 fn put_report(out: &mut Vec<u8>, tag: u8, severity: &str, error: &ClientError) {
     frame::message(out, tag, |b| {
         let mut field = |code: u8, value: &str| {

@@ -2,12 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-
 use crate::harness::postgres::free_port;
 use crate::harness::raw::{bind, describe, execute, parse, query, sync};
-use crate::harness::{Carpool, Message, Raw, Setup, eventually};
+use crate::harness::{Carpool, Message, Raw, Setup, eventually, http};
 
 fn console(carpool: &Carpool) -> Raw {
     Raw::login(carpool.port, "postgres", "pgbouncer")
@@ -101,6 +98,31 @@ fn a_killed_client_is_told() {
     eventually("the server is free again", || (pool(&carpool, &mut console)[6] == "0").then_some(()));
 }
 
+/// All that is wrong, as in the log, and nothing has changed.
+#[test]
+fn a_failed_reload_says_why() {
+    let carpool = Carpool::start(&Setup::default());
+    let (mut client, mut console) = (carpool.client(), console(&carpool));
+    let good = std::fs::read_to_string(&carpool.config).unwrap();
+    for (text, want) in [
+        (
+            good.replace("[pooler]", "[pooler]\npool_sise = 3\nverbose = 'no'"),
+            &["pool_sise: unknown setting", "verbose"][..],
+        ),
+        (String::new(), &["is empty"]),
+        ("[pooler".to_owned(), &[".toml:1: "]),
+    ] {
+        std::fs::write(&carpool.config, text).unwrap();
+        let error = console.query("RELOAD").remove(0);
+        assert_eq!((error.tag, error.field('C').as_deref()), (b'E', Some("F0000")), "{error:?}");
+        let detail = error.field('D').unwrap();
+        assert!(want.iter().all(|part| detail.contains(part)), "{detail}");
+        assert_eq!(client.value("select 1"), "1");
+    }
+    std::fs::write(&carpool.config, good).unwrap();
+    assert_eq!(console.query("RELOAD")[0].tag, b'C');
+}
+
 #[test]
 fn shutdown_ends_the_process() {
     let mut carpool = Carpool::start(&Setup::default());
@@ -111,16 +133,6 @@ fn shutdown_ends_the_process() {
     assert_eq!(idle.until_closed()[0].field('C').as_deref(), Some("57P01"));
     assert_eq!(console.until_closed()[0].field('C').as_deref(), Some("57P01"));
     assert!(carpool.wait().success());
-}
-
-/// Status and body of a request.
-fn http(port: u16, method: &str, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 #[test]

@@ -10,6 +10,7 @@
     reason = "test code"
 )]
 
+mod audit;
 mod basics;
 mod cancel;
 mod console;
@@ -20,6 +21,7 @@ mod harness;
 mod isolation;
 mod layers;
 mod modes;
+mod pins;
 mod saturation;
 mod sharing;
 mod startup;

@@ -29,6 +29,7 @@ fn with_every_line_active_it_says_the_same() {
     // What a section inherits is given there.
     let pooler = &config.pooler;
     let database = Database {
+        pin_notice: Some(pooler.pin_notice),
         pool_mode: Some(pooler.pool_mode),
         server_lifetime: Some(pooler.server_lifetime),
         query_wait_timeout: Some(pooler.query_wait_timeout),

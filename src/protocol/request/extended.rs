@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::prepare::{Fit, Found, nonexistent};
-use super::{ClientPath, NAMES_LIMIT, Runs, Step, body, check_size, pass};
+use super::{ClientPath, NAMES_LIMIT, OWN, Runs, Step, body, check_size, pass};
 use crate::error::ClientError;
 use crate::protocol::pipeline::{ClientUndo, Describes, ErrorText, Extra, Fate, Kind, Request, ServerUndo, Undo};
 use crate::protocol::sql::Effect;
@@ -99,6 +99,11 @@ impl ClientPath<'_> {
             }
             Found::Unknown => (None, Request::forward(Kind::Bind)),
             Found::Known(named) if self.must_ask(named.statement.taint) => return Ok(Step::Pins),
+            Found::Known(named) if !named.statement.own.is_empty() && self.refused(&named.statement.own).is_some() => {
+                let error = self.refused(&named.statement.own).map(|(_, refusal)| ErrorText::Own(refusal));
+                let extra = Extra { error, ..Extra::default() };
+                (Some(nonexistent(OWN)), Request::forward(Kind::Bind).with(extra))
+            }
             Found::Known(named) => match self.bind_known(input, name, portal, &named, idle) {
                 None => return Ok(Step::Blocked),
                 Some(bind) => bind,

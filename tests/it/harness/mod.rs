@@ -4,6 +4,7 @@
 //! ends with the test process, however that ends.
 
 pub mod carpool;
+pub mod http;
 pub mod postgres;
 pub mod proxy;
 pub mod raw;
@@ -11,6 +12,7 @@ pub mod raw;
 use std::time::{Duration, Instant};
 
 pub use carpool::{Carpool, Setup};
+pub use http::http;
 pub use postgres::{Gate, Postgres};
 pub use raw::{Message, Raw};
 
