@@ -396,6 +396,8 @@ impl Relay {
         match self.pool.checkout(&self.user, self.shared().id, Some(&self.state.settings), instant) {
             Checkout::Now(lease) => self.activate(lease, now, input, out),
             Checkout::Wait(granted) => {
+                // Those who have a server and wait for a permit would wait for each other with this one.
+                self.pin = None;
                 *self.shared().cancel.lock() = CancelSlot::Waiting;
                 self.set_phase(Phase::Waiting, now);
                 self.work = Work::Waiting(Waiting { granted, since: now });
@@ -487,9 +489,14 @@ impl Relay {
         since: Moment,
         out: &mut Outputs,
     ) -> Result<(), End> {
-        let (_, now) = self.now();
+        let (instant, now) = self.now();
         if let Some(server) = lease.server() {
             server.shared.counters.wait_time.add(now.saturating_sub(since));
+        }
+        if self.state.own.pin && !self.may_pin_by_hand()? {
+            self.work = Work::Idle;
+            lease.give_back(instant);
+            return Ok(());
         }
         out.clear();
         let input = std::mem::take(&mut self.carry);

@@ -132,6 +132,40 @@ fn who_waits_for_a_server_is_told_what_is_pinned() {
     assert!(detail.contains("1 are kept between transactions (temporary object 1); see SHOW PINS"), "{detail}");
 }
 
+/// One who has the permit and waits for a server, and those who have the servers and wait for the permit, must not
+/// wait for each other.
+#[test]
+fn permits_and_servers_do_not_wait_for_each_other() {
+    let port = free_port();
+    let carpool = Carpool::start(&Setup::pooler(&format!("http_port = {port}")).database("pool_size = 2"));
+    let waits = |n: u32| {
+        let line = format!("carpool_pin_waits_total{{database=\"{}\"}} {n}\n", carpool.database);
+        eventually("they wait for permits", || http(port, "GET", "/metrics").1.contains(&line).then_some(()));
+    };
+    let [mut holder, mut first, mut second, mut third] = std::array::from_fn(|_| carpool.client());
+    succeeds(&holder.query(PIN));
+    pins(&carpool, 1);
+    first.send(&query("create temp table one (a int)"));
+    waits(1);
+    succeeds(&second.query("begin"));
+    second.send(&query("create temp table two (a int)"));
+    waits(2);
+    third.send(&query("begin"));
+    eventually("it waits for a server", || {
+        let clients = rows(&carpool, "SHOW CLIENTS");
+        (clients.iter().filter(|row| value(row, "state") == "waiting").count() == 2).then_some(())
+    });
+    // The server goes to the third, the permit to the first.
+    succeeds(&holder.query("discard all"));
+    succeeds(&third.until_ready());
+    third.send(&query("create temp table three (a int)"));
+    succeeds(&second.until_ready());
+    succeeds(&second.query("rollback"));
+    succeeds(&third.until_ready());
+    succeeds(&third.query("rollback"));
+    succeeds(&first.until_ready());
+}
+
 /// A request that waits for a pin gives it up when its client goes.
 #[test]
 fn a_client_that_leaves_while_it_waits_for_a_pin_is_noticed() {
