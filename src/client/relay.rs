@@ -5,6 +5,8 @@
 //! take at once, or the start of a message, is kept. A server is borrowed from the pool for as long as the
 //! protocol core says that the client needs it.
 
+mod listen;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
@@ -162,7 +164,7 @@ enum Pin {
     /// It waits for one.
     Waiting(std::pin::Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, ClientError>> + Send>>),
     /// It has one.
-    Held(#[expect(dead_code, reason = "dropped when the client parts from the server")] OwnedSemaphorePermit),
+    Held(OwnedSemaphorePermit),
 }
 
 impl std::fmt::Debug for Pin {
@@ -175,7 +177,8 @@ impl Relay {
     /// A session that has just logged in.
     #[must_use]
     pub fn new(session: Session) -> Self {
-        let Session { stream, unread, registered, pool, user, state, mode, max_packet_size } = session;
+        let Session { stream, unread, registered, pool, user, mut state, mode, max_packet_size } = session;
+        state.pid = registered.shared.key.pid;
         registered.shared.set_phase(Phase::Idle, Instant::now(), registered.context().started);
         Self {
             stream,
@@ -220,6 +223,13 @@ impl Relay {
                     return Poll::Ready(End::Left("client connection lost"));
                 }
                 self.out = Outbox::default();
+            }
+            if self.state.listening.is_some() {
+                match self.look_into_mailbox(cx) {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(end) => return Poll::Ready(end),
+                }
             }
             let step = match self.work {
                 Work::Idle => ready!(self.poll_idle(cx, scratch)),
@@ -356,6 +366,13 @@ impl Relay {
                 }
                 request::Step::Pins => {
                     if self.allow_pin() {
+                        continue;
+                    }
+                    self.blocked = true;
+                    return Ok(at);
+                }
+                request::Step::Listens => {
+                    if self.listen_here(input, out) {
                         continue;
                     }
                     self.blocked = true;
@@ -636,6 +653,10 @@ impl Relay {
     fn note(&mut self, events: Events) {
         if events.settings_changed {
             *self.shared().settings.lock() = Arc::clone(&self.state.settings);
+            self.note_encoding();
+        }
+        if let Some(end) = events.marker {
+            self.note_marker(end);
         }
         if events.replayed {
             let mut slot = self.registered.shared.cancel.lock();
@@ -681,19 +702,20 @@ impl Relay {
         };
         match parting {
             Parting::Free => self.give_back(),
-            Parting::Ask(sql) => self.ask(cx, &sql),
+            Parting::Ask(sql) => self.ask(cx, sql.as_bytes()),
             Parting::Pinned => self.rest(in_block),
+            Parting::Listens => self.settle_listening(cx),
         }
         Ok(())
     }
 
     /// Asks the server what ties the client to it. A cancel meanwhile isn't meant for this question.
-    fn ask(&mut self, cx: &mut TaskContext<'_>, sql: &str) {
+    fn ask(&mut self, cx: &mut TaskContext<'_>, sql: &[u8]) {
         let Work::Active(active) = &mut self.work else { return };
         let Some(server) = active.lease.server().map(|s| Arc::clone(&s.shared)) else { return };
         *self.registered.shared.cancel.lock() = CancelSlot::Replaying { server, wanted: false };
         let mut message = Vec::new();
-        frontend::put_query(&mut message, sql.as_bytes());
+        frontend::put_query(&mut message, sql);
         active.send(cx, &message);
     }
 
@@ -800,6 +822,7 @@ impl Relay {
             End::Error(error) => (error.to_string(), Some(error)),
         };
         let mid_message = self.part_from_server();
+        self.stop_listening();
         let context = Arc::clone(self.context());
         if context.config.load().pooler.log_disconnections {
             let shared = self.shared();

@@ -6,6 +6,7 @@
 
 mod background;
 pub mod directory;
+pub mod listening;
 pub mod queue;
 pub mod spec;
 
@@ -153,6 +154,8 @@ pub struct Pool {
     retired: AtomicBool,
     /// One permit for each server that may be pinned.
     pins: Arc<Semaphore>,
+    /// Who listens, by one connection for all.
+    listening: listening::Shared,
 }
 
 /// What [`Pool::checkout`] gives.
@@ -179,6 +182,7 @@ impl Pool {
             servers: Mutex::default(),
             past: Mutex::default(),
             retired: AtomicBool::new(false),
+            listening: listening::Shared::default(),
         })
     }
 
@@ -376,7 +380,10 @@ impl Pool {
             .take(3)
             .map(|(holder, user)| {
                 let held = now.saturating_duration_since(holder.since).as_secs_f64();
-                format!("{} (user \"{user}\") for {held:.1} s", holder.client)
+                match holder.client {
+                    ClientId::LISTENER => format!("the connection that listens for all clients for {held:.1} s"),
+                    client => format!("{client} (user \"{user}\") for {held:.1} s"),
+                }
             })
             .collect();
         format!("{} of {size} are in use, longest by: {}.", holders.len(), longest.join(", "))
@@ -389,6 +396,7 @@ impl Pool {
         let waiting: Vec<_> = users.iter().flat_map(|u| self.queue.lock().take_waiting(u.index)).collect();
         // They find out that their ticket is void and look for the pool that has taken over, if any.
         drop(waiting);
+        self.stop_listening();
         self.tick(Instant::now());
     }
 
@@ -406,6 +414,7 @@ impl Pool {
         // Those in use can't be taken back; the rest of the difference stays until the next change.
         self.pins.forget_permits(old.saturating_sub(new));
         self.spec.store(Arc::new(spec));
+        self.listening.look();
         self.pump();
     }
 

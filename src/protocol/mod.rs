@@ -4,6 +4,7 @@
 //! server to server; [`request`] and [`reply`] apply them to the two byte streams; [`sql`] reads just enough
 //! SQL. [`ClientState`] and [`ServerState`] are the two sides' memory between messages.
 
+pub mod listen;
 pub mod pipeline;
 pub mod reply;
 pub mod request;
@@ -15,6 +16,7 @@ pub mod statements;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use listen::{Listening, OnServer};
 use pipeline::{Kind, Pipeline, Request, ServerUndo};
 use session::{Probe, Taints};
 use settings::{Settings, SettingsTable, UNSHARED};
@@ -35,6 +37,10 @@ pub struct ClientState {
     pub context: Arc<Settings>,
     /// An error was answered without a server: everything up to Sync is dropped.
     pub skipping: bool,
+    /// Its process number, as it was told.
+    pub pid: u32,
+    /// What it listens to, where its server needn't.
+    pub listening: Option<Box<Listening>>,
 }
 
 impl ClientState {
@@ -43,7 +49,8 @@ impl ClientState {
     pub fn new(settings: Arc<Settings>, table: &SettingsTable) -> Self {
         let context = table.intern(settings.when_parsing());
         let startup = Arc::clone(&settings);
-        Self { statements: ClientStatements::default(), settings, startup, context, skipping: false }
+        let statements = ClientStatements::default();
+        Self { statements, settings, startup, context, skipping: false, pid: 0, listening: None }
     }
 
     /// The settings that matter when a text is parsed, made to be nobody else's.
@@ -100,6 +107,10 @@ pub struct ServerState {
     pub was_reset: bool,
     /// The same for these parameters only.
     pub defaulted: Vec<Box<str>>,
+    /// Its process number.
+    pub pid: u32,
+    /// What it listens to for its client.
+    pub listens: Option<Box<OnServer>>,
 }
 
 impl ServerState {
@@ -124,6 +135,8 @@ impl ServerState {
             partial: false,
             was_reset: false,
             defaulted: Vec::new(),
+            pid: 0,
+            listens: None,
         }
     }
 
@@ -161,11 +174,15 @@ impl ServerState {
         self.touched = self.touched.and(Taints::LASTING);
         self.pins = self.pins.and(Taints::LASTING);
         self.touched_names.clear();
+        if let Some(listens) = &mut self.listens {
+            listens.channels.clear();
+            listens.noted = true;
+        }
     }
 
     /// Whether the client may part from an idle server, and else what is to be done first.
     pub fn parting(&mut self) -> Parting {
-        if self.left().is_empty() {
+        if self.left().is_empty() && self.listens.is_none() {
             return Parting::Free;
         }
         let askable = match self.keeping {
@@ -178,9 +195,14 @@ impl ServerState {
             self.touched = self.touched.and(askable);
         }
         if self.touched.and(askable).is_empty() {
-            return if self.pins.is_empty() { Parting::Free } else { Parting::Pinned };
+            return match &self.listens {
+                Some(_) => Parting::Listens,
+                None if self.pins.is_empty() => Parting::Free,
+                None => Parting::Pinned,
+            };
         }
-        let (probe, sql) = Probe::new(self.left().and(askable), &std::mem::take(&mut self.touched_names));
+        let note = self.listens.as_ref().and_then(|l| l.note.as_deref());
+        let (probe, sql) = Probe::new(self.left().and(askable), &std::mem::take(&mut self.touched_names), note);
         self.touched = self.touched.without(askable);
         self.probe = Some(Box::new(probe));
         // What is parsed before the answer is parsed under settings that aren't known.
@@ -211,4 +233,6 @@ pub enum Parting {
     Ask(String),
     /// It may not.
     Pinned,
+    /// The server listens, or did: who delivers from now on is to be settled first.
+    Listens,
 }

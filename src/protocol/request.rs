@@ -18,7 +18,8 @@ pub use output::Output;
 pub use retry::Retry;
 
 use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
-use super::session::Taints;
+use super::listen::Place;
+use super::session::{Taint, Taints};
 use super::settings::SettingsTable;
 use super::sql::{self, Deallocate, Effect, Reading};
 use super::statements::{SERVER_PREFIX, StatementTable, significant};
@@ -64,6 +65,8 @@ pub enum Step {
     Blocked,
     /// The client must be allowed to keep the server first, see [`super::Keeping`].
     Pins,
+    /// The server must listen to the client's channels first, see [`super::listen`].
+    Listens,
     /// The client says goodbye.
     Terminate,
 }
@@ -235,6 +238,17 @@ impl ClientPath<'_> {
         taint.will_pin() && self.server.keeping == Keeping::Unasked
     }
 
+    /// Whether a request that ends or shows this must wait until the server listens to what its client does.
+    fn must_listen(&mut self, ends: Taints) -> bool {
+        let Some(listening) = self.client.listening.as_deref().filter(|_| ends.has(Taint::Channels)) else {
+            return false;
+        };
+        let ready = listening.place == Place::Here && listening.mailbox.is_settled();
+        let Some(listens) = self.server.listens.as_deref_mut() else { return !ready };
+        listens.expected &= !ready;
+        !ready && !std::mem::take(&mut listens.passed)
+    }
+
     fn query(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
         let wanted = header.body_len.min(QUERY_INSPECTED);
         let Some(body) = body(input, at, wanted) else { return Ok(Step::More) };
@@ -246,6 +260,9 @@ impl ClientPath<'_> {
         }
         if self.must_ask(reading.taint) {
             return Ok(Step::Pins);
+        }
+        if self.must_listen(reading.ends) {
+            return Ok(Step::Listens);
         }
         self.server.retry.stop();
         self.server.touch(reading.taint, reading.ends, &reading.names);

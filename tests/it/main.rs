@@ -19,6 +19,7 @@ mod faults;
 mod harness;
 mod isolation;
 mod layers;
+mod listen;
 mod modes;
 mod saturation;
 mod sharing;

@@ -36,6 +36,10 @@ impl ClientPath<'_> {
         let context = self.context();
         let known = self.client.statements.unnamed.as_ref().filter(|s| s.is(rest, &context));
         let statement = known.cloned().unwrap_or_else(|| self.tables.statements.intern(rest, &context));
+        // Later it could be too late: nothing can be put in front within a batch.
+        if !self.server.pipeline.is_open() && self.must_listen(statement.ends) {
+            return Ok(Step::Listens);
+        }
         if name.is_empty() {
             self.parse_unnamed(input, at, header, statement);
             return Ok(taken);
@@ -99,6 +103,7 @@ impl ClientPath<'_> {
             }
             Found::Unknown => (None, Request::forward(Kind::Bind)),
             Found::Known(named) if self.must_ask(named.statement.taint) => return Ok(Step::Pins),
+            Found::Known(named) if self.must_listen(named.statement.ends) => return Ok(Step::Listens),
             Found::Known(named) => match self.bind_known(input, name, portal, &named, idle) {
                 None => return Ok(Step::Blocked),
                 Some(bind) => bind,

@@ -256,7 +256,7 @@ impl World {
                 request::Step::Pins => {
                     self.servers[j].state.keeping = if allowed { Keeping::Allowed } else { Keeping::Never };
                 }
-                request::Step::Terminate => unreachable!(),
+                request::Step::Listens | request::Step::Terminate => unreachable!(),
             }
         }
         let client = &mut self.clients[i];
@@ -374,6 +374,7 @@ impl World {
             Parting::Free => {}
             Parting::Ask(sql) => return frontend::put_query(&mut server.towards, sql.as_bytes()),
             Parting::Pinned => return,
+            Parting::Listens => unreachable!("nobody listens"),
         }
         self.clients[i].server = None;
         server.holder = None;
