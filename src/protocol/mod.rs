@@ -154,7 +154,9 @@ impl ServerState {
 
     /// Notes what a request may do to the session.
     pub fn touch(&mut self, taint: Taints, ends: Taints, names: &[Box<str>]) {
-        self.touched |= taint.or(ends.and(self.pins));
+        // What a question under way may find counts as there.
+        let asked = self.probe.as_ref().map_or(Taints::NONE, |probe| probe.asked());
+        self.touched |= taint.or(ends.and(self.pins.or(asked)));
         for name in names {
             if !self.touched_names.contains(name) {
                 self.touched_names.push(name.clone());
