@@ -244,7 +244,8 @@ async fn run(pool: Arc<Pool>) {
         let ended = match connect(&pool, attempt).await {
             Ok(None) => continue,
             Ok(Some(lease)) => {
-                let mut connection = Connection { pool: &pool, lease, buf: Vec::new(), up: false, heard: Instant::now() };
+                let mut connection =
+                    Connection { pool: &pool, lease, buf: Vec::new(), up: false, heard: Instant::now() };
                 let ended = connection.serve(lost).await;
                 let was_up = connection.up;
                 connection.lease.close();
@@ -333,7 +334,11 @@ impl Connection<'_> {
     /// Delivers notifications until nobody listens or the connection is lost. `lost`: since when there was none.
     async fn serve(&mut self, lost: Option<Instant>) -> Result<(), Lost> {
         self.set_up().await?;
-        let missed = self.pool.listening.state.lock().hub.missed();
+        let missed = {
+            let mut state = self.pool.listening.state.lock();
+            state.hub.returns(notice(self.pool.name.as_str(), lost));
+            state.hub.missed()
+        };
         let mut asked: Option<Asked> = None;
         loop {
             if asked.is_none() {
@@ -434,7 +439,7 @@ impl Connection<'_> {
         if std::mem::replace(&mut self.up, true) {
             return;
         }
-        let told = state.hub.restored(missed, &notice(&self.pool.name.to_string(), lost));
+        let told = state.hub.restored(missed);
         drop(state);
         match lost {
             Some(since) if told > 0 => {

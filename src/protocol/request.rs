@@ -17,8 +17,8 @@ pub use local::{Local, local};
 pub use output::Output;
 pub use retry::Retry;
 
-use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
 use super::listen::Place;
+use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
 use super::session::{Taint, Taints};
 use super::settings::SettingsTable;
 use super::sql::{self, Deallocate, Effect, Reading};

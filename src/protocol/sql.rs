@@ -219,7 +219,13 @@ impl Reading {
     /// Of a text that can't be read: it may do anything.
     #[must_use]
     pub fn unreadable() -> Self {
-        Self { effect: Effect::Several, taint: Taints::ASKABLE, ends: Taint::Channels.into(), sets: true, ..Self::default() }
+        Self {
+            effect: Effect::Several,
+            taint: Taints::ASKABLE,
+            ends: Taint::Channels.into(),
+            sets: true,
+            ..Self::default()
+        }
     }
 
     fn or(mut self, other: Self) -> Self {

@@ -1,6 +1,6 @@
 //! LISTEN in transaction mode: no client keeps a server for it, and each gets what a direct connection would.
 
-use crate::harness::raw::{bind, execute, parse, query, sync};
+use crate::harness::raw::{bind, execute, parse, sync};
 use crate::harness::{Carpool, Message, Postgres, Raw, Setup, eventually};
 
 /// Channel and payload of a NotificationResponse.
@@ -142,6 +142,272 @@ fn all_but_one_released(carpool: &Carpool) {
         let rows = carpool.console("show servers");
         (rows.lines().filter(|r| r.contains("|active|")).count() == 2).then_some(())
     });
+}
+
+/// The process number of the listening connection's server.
+fn listener(carpool: &Carpool, postgres: &Postgres) -> Option<String> {
+    let sql = format!(
+        "select pid from pg_stat_activity where datname = '{}' and application_name = 'carpool listener'",
+        carpool.database
+    );
+    Some(postgres.sql("postgres", &sql)).filter(|pid| !pid.is_empty())
+}
+
+/// Reads notifications up to the warning that some may be missing, which must come.
+fn until_gap(client: &mut Raw) -> Vec<String> {
+    let mut before = Vec::new();
+    loop {
+        let message = client.read();
+        if message.tag == b'N' {
+            assert_eq!(message.field('C').as_deref(), Some("01000"), "{message:?}");
+            assert_eq!(message.field('M').as_deref(), Some("notifications may have been lost"));
+            return before;
+        }
+        before.push(read_notification(&message).1);
+    }
+}
+
+#[test]
+fn clients_are_told_of_a_gap() {
+    let (carpool, mut writer) = with_pool(4);
+    let mut clients: Vec<_> = (0..3).map(|_| carpool.client()).collect();
+    clients.iter_mut().for_each(|c| drop(run(c, "listen news")));
+    all_released(&carpool);
+    let mut bystander = carpool.client();
+    assert_eq!(bystander.value("select 1"), "1");
+    let pid = listener(&carpool, Postgres::shared()).unwrap();
+    run(&mut writer, &format!("select pg_terminate_backend({pid})"));
+    for client in &mut clients {
+        assert_eq!(until_gap(client), [""; 0]);
+    }
+    let again = listener(&carpool, Postgres::shared()).unwrap();
+    assert_ne!(pid, again);
+    run(&mut writer, "notify news, 'after'");
+    for client in &mut clients {
+        assert_eq!(payloads(client, 1), ["after"]);
+    }
+    assert!(carpool.log().contains("3 clients may have missed notifications"), "{}", carpool.log());
+    assert_eq!(run(&mut bystander, "select 1"), [""; 0]);
+}
+
+#[test]
+fn listening_outlives_a_restart_of_postgresql() {
+    let postgres = Postgres::own();
+    let database = postgres.new_database();
+    let setup = Setup::pooler("server_login_retry = 1").database("pool_size = 4");
+    let carpool = Carpool::before(&postgres, &database, &setup);
+    let mut client = carpool.client();
+    run(&mut client, "listen news");
+    all_released(&carpool);
+    postgres.control(&["-s", "-w", "-m", "fast", "stop"]);
+    postgres.start_again();
+    assert_eq!(until_gap(&mut client), [""; 0]);
+    let mut writer = Raw::login(postgres.port, "postgres", &database);
+    run(&mut writer, "notify news, 'after'");
+    assert_eq!(payloads(&mut client, 1), ["after"]);
+    assert_eq!(client.value("select 1"), "1");
+}
+
+#[test]
+fn a_lost_connection_gives_nothing_twice() {
+    let (carpool, mut killer) = with_pool(4);
+    let (stop, thread) = storm(&carpool);
+    let clients: Vec<_> = (0..3)
+        .map(|i| {
+            let mut client = carpool.client();
+            std::thread::spawn(move || {
+                run(&mut client, "listen numbers");
+                let (mut last, mut gaps, mut told, mut rounds) = (None, 0, false, 0);
+                while gaps < 4 {
+                    // Those who change what they listen to are in the midst of it when the connection goes.
+                    rounds += 1;
+                    let changes = i > 0 && rounds % 20 == 0;
+                    let messages = if changes { client.query("notify nobody") } else { vec![client.read()] };
+                    for message in messages {
+                        match message.tag {
+                            b'N' => (gaps, told) = (gaps + 1, true),
+                            b'A' => {
+                                let number: u64 = read_notification(&message).1.parse().unwrap();
+                                if let Some(last) = last {
+                                    assert!(number > last, "client {i}: {number} after {last}");
+                                    assert!(number == last + 1 || told, "client {i}: {last}, {number}");
+                                }
+                                (last, told) = (Some(number), false);
+                            }
+                            b'E' => panic!("client {i}: {message:?}"),
+                            _ => {}
+                        }
+                    }
+                }
+                assert!(last.is_some());
+            })
+        })
+        .collect();
+    while !clients.iter().all(std::thread::JoinHandle::is_finished) {
+        if let Some(pid) = listener(&carpool, Postgres::shared()) {
+            run(&mut killer, &format!("select pg_terminate_backend({pid})"));
+        }
+    }
+    clients.into_iter().for_each(|c| c.join().unwrap());
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    thread.join().unwrap();
+}
+
+#[test]
+fn one_who_does_not_read_is_ended_and_holds_nobody_up() {
+    let (carpool, mut writer) = with_pool(3);
+    let (mut slow, mut quick) = (carpool.client(), carpool.client());
+    run(&mut slow, "listen news");
+    run(&mut quick, "listen news");
+    all_released(&carpool);
+    const ROUNDS: usize = 60;
+    for round in 0..ROUNDS {
+        run(
+            &mut writer,
+            &format!(
+                "select pg_notify('news', {round} || '-' || i || repeat('x', 7900)) from generate_series(1, 100) i"
+            ),
+        );
+        assert!(payloads(&mut quick, 100)[0].starts_with(&format!("{round}-1x")));
+    }
+    let last = slow.until_closed().pop().unwrap();
+    assert_eq!((last.tag, last.field('C').as_deref()), (b'E', Some("54000")), "{last:?}");
+}
+
+#[test]
+fn the_connection_outlives_the_client_that_it_logged_in_as() {
+    let (carpool, mut writer) = with_pool(4);
+    let mut first = Raw::login(carpool.port, "app", &carpool.database);
+    let mut second = carpool.client();
+    run(&mut first, "listen news");
+    all_released(&carpool);
+    run(&mut second, "listen news");
+    all_released(&carpool);
+    let pid = listener(&carpool, Postgres::shared()).unwrap();
+    drop(first);
+    run(&mut writer, "notify news, 'one'");
+    assert_eq!(payloads(&mut second, 1), ["one"]);
+    run(&mut writer, &format!("select pg_terminate_backend({pid})"));
+    assert_eq!(until_gap(&mut second), [""; 0]);
+    run(&mut writer, "notify news, 'two'");
+    assert_eq!(payloads(&mut second, 1), ["two"]);
+}
+
+#[test]
+fn a_small_pool_keeps_the_server_for_its_listener() {
+    for lines in
+        ["pool_size = 1", "pool_size = 2", "pool_size = 5\nmax_pinned = 1", "pool_size = 9\nuser_pool_size = 2"]
+    {
+        let carpool = Carpool::start(&Setup::default().database(lines));
+        let mut writer = Raw::login(Postgres::shared().port, "postgres", &carpool.database);
+        let mut client = carpool.client();
+        run(&mut client, "listen news");
+        assert_eq!(run(&mut client, "select 1"), [""; 0]);
+        run(&mut writer, "notify news, 'one'");
+        assert_eq!(payloads(&mut client, 1), ["one"], "{lines}");
+        assert_eq!(run(&mut client, "notify news, 'two'"), ["two"], "{lines}");
+        run(&mut client, "unlisten *");
+        run(&mut writer, "notify news, 'three'");
+        assert_eq!(run(&mut client, "select 1"), [""; 0]);
+        assert_eq!(listener(&carpool, Postgres::shared()), None);
+    }
+}
+
+#[test]
+fn other_encodings_are_not_mixed_up() {
+    let (carpool, mut writer) = with_pool(4);
+    let mut utf8 = carpool.client();
+    run(&mut utf8, "listen news");
+    all_released(&carpool);
+    let parameters = [("user", "postgres"), ("database", carpool.database.as_str()), ("client_encoding", "LATIN1")];
+    let mut latin = Raw::login_with(carpool.port, &parameters);
+    run(&mut latin, "listen news");
+    run(&mut writer, "notify news, 'ä'");
+    assert_eq!(payloads(&mut utf8, 1), ["ä"]);
+    assert_eq!(latin.read().body[4..], *b"news\0\xe4\0");
+    // One who changes it later can be given what is the same in both.
+    run(&mut utf8, "set client_encoding to 'LATIN1'");
+    run(&mut writer, "notify news, 'plain'");
+    assert_eq!(payloads(&mut utf8, 1), ["plain"]);
+    run(&mut writer, "notify news, 'ö'");
+    let last = utf8.until_closed().pop().unwrap();
+    assert_eq!((last.tag, last.field('C').as_deref()), (b'E', Some("0A000")), "{last:?}");
+}
+
+#[test]
+fn a_reload_takes_listeners_along() {
+    let (old, new) = (Postgres::shared(), Postgres::own());
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 3"));
+    new.sql("postgres", &format!("create database {}", carpool.database));
+    let mut client = carpool.client();
+    run(&mut client, "listen news");
+    all_released(&carpool);
+    let setup = Setup::pooler(&format!("listen_port = {}", carpool.port)).database("pool_size = 3");
+    reload(&carpool, &setup.toml(&new, &carpool.database));
+    assert_eq!(until_gap(&mut client), [""; 0]);
+    let mut writer = Raw::login(new.port, "postgres", &carpool.database);
+    run(&mut writer, "notify news, 'moved'");
+    assert_eq!(payloads(&mut client, 1), ["moved"]);
+    assert_eq!(client.value("show port"), new.port.to_string());
+    eventually("the old servers close", || (old.backends(&carpool.database) == 0).then_some(()));
+    // A pool that becomes too small says so.
+    reload(&carpool, &setup.clone().database("pool_size = 2").toml(&new, &carpool.database));
+    let last = client.until_closed().pop().unwrap();
+    assert_eq!((last.tag, last.field('C').as_deref()), (b'E', Some("53400")), "{last:?}");
+}
+
+fn reload(carpool: &Carpool, toml: &str) {
+    std::fs::write(&carpool.config, toml).unwrap();
+    carpool.console("reload");
+}
+
+#[test]
+fn many_clients_listen_in_a_small_pool() {
+    let (carpool, mut writer) = with_pool(5);
+    let clients: Vec<_> = (0..100)
+        .map(|i| {
+            let mut client = carpool.client();
+            std::thread::spawn(move || {
+                run(&mut client, "listen news");
+                run(&mut client, &format!("listen own_{i}"));
+                client
+            })
+        })
+        .collect();
+    let mut clients: Vec<_> = clients.into_iter().map(|c| c.join().unwrap()).collect();
+    all_released(&carpool);
+    for number in 0..20 {
+        run(&mut writer, &format!("notify news, '{number}'"));
+    }
+    run(&mut writer, "select pg_notify('own_' || i, 'for ' || i) from generate_series(0, 99) i");
+    for (i, client) in clients.iter_mut().enumerate() {
+        let want: Vec<_> = (0..20).map(|n| n.to_string()).chain([format!("for {i}")]).collect();
+        assert_eq!(payloads(client, 21), want);
+    }
+    // All servers are there for others.
+    let mut others: Vec<_> = (0..4).map(|_| carpool.client()).collect();
+    others.iter_mut().for_each(|c| drop(run(c, "begin")));
+    assert_eq!(Postgres::shared().backends(&carpool.database), 6);
+}
+
+#[test]
+fn a_connection_without_a_place_is_waited_for() {
+    let (carpool, mut writer) = with_pool(3);
+    let mut busy: Vec<_> = (0..2).map(|_| carpool.client()).collect();
+    busy.iter_mut().for_each(|c| drop(run(c, "begin")));
+    let mut client = carpool.client();
+    run(&mut client, "listen news");
+    run(&mut writer, "notify news, 'one'");
+    assert_eq!(payloads(&mut client, 1), ["one"]);
+    assert_eq!(client.value("select 1"), "1");
+    run(&mut busy[0], "commit");
+    eventually("the listening connection is there", || listener(&carpool, Postgres::shared()));
+    eventually("the client's server is free", || {
+        let rows = carpool.console("show servers");
+        (rows.lines().filter(|r| r.contains("|active|")).count() == 2).then_some(())
+    });
+    run(&mut writer, "notify news, 'two'");
+    assert_eq!(payloads(&mut client, 1), ["two"]);
 }
 
 /// Sends numbers on channel `numbers` until it is told to stop.

@@ -153,8 +153,7 @@ impl Relay {
     /// things are.
     pub(super) fn listen_here(&mut self, input: &[u8], out: &mut Outputs) -> bool {
         let Some(listening) = &self.state.listening else { return true };
-        let (mailbox, place, channels) =
-            (Arc::clone(&listening.mailbox), listening.place, listening.channels.clone());
+        let (mailbox, place, channels) = (Arc::clone(&listening.mailbox), listening.place, listening.channels.clone());
         let Work::Active(active) = &mut self.work else { return false };
         let Some(server) = active.lease.server() else { return false };
         let pipeline = &server.state.pipeline;

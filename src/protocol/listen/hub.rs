@@ -59,6 +59,10 @@ pub struct Hub<U> {
     /// What the connection listens to.
     listened: HashSet<Channel>,
     markers: HashMap<u64, Marker>,
+    /// What those are told who may have missed something, where the connection is there again.
+    notice: Option<Arc<[u8]>>,
+    /// How many were told.
+    told: usize,
 }
 
 impl<U: Clone> Hub<U> {
@@ -72,6 +76,8 @@ impl<U: Clone> Hub<U> {
             wanted: HashMap::new(),
             listened: HashSet::new(),
             markers: HashMap::new(),
+            notice: None,
+            told: 0,
         }
     }
 
@@ -231,7 +237,8 @@ impl<U: Clone> Hub<U> {
         let Some(audience) = self.audience.get(notification.channel) else { return };
         let message = message(notification, (0, 0));
         for client in audience {
-            if let Some(listener) = self.listeners.get(client) {
+            if let Some(listener) = self.listeners.get_mut(client) {
+                self.told += usize::from(listener.tell(self.notice.as_ref()));
                 listener.mailbox.from_listener(&message);
             }
         }
@@ -249,6 +256,7 @@ impl<U: Clone> Hub<U> {
     /// The connection is gone.
     pub fn lost(&mut self) {
         self.listened.clear();
+        self.notice = None;
         for listener in self.listeners.values_mut() {
             listener.gap |= !listener.active.is_empty();
             listener.waits = true;
@@ -263,9 +271,16 @@ impl<U: Clone> Hub<U> {
         self.markers.iter().filter(|(_, m)| m.enters && m.passed.is_some()).map(|(&nonce, _)| nonce).collect()
     }
 
-    /// A new connection listens to all that is wanted, `missed` being the markers that it can't deliver. Those
-    /// who may have missed something get `notice`; gives how many.
-    pub fn restored(&mut self, missed: &[u64], notice: &Arc<[u8]>) -> usize {
+    /// A new connection is about to listen to what is wanted. Those who may have missed something get `notice`, in
+    /// front of what it delivers.
+    pub fn returns(&mut self, notice: Arc<[u8]>) {
+        self.notice = Some(notice);
+        self.told = 0;
+    }
+
+    /// The new connection listens to all that was wanted, `missed` being the markers that it can't deliver. Gives
+    /// how many were told of the gap.
+    pub fn restored(&mut self, missed: &[u64]) -> usize {
         for nonce in missed {
             let client = self.markers.get(nonce).map(|m| m.client);
             self.reach(*nonce);
@@ -273,12 +288,17 @@ impl<U: Clone> Hub<U> {
                 listener.gap = true;
             }
         }
-        let mut told = 0;
-        for listener in self.listeners.values_mut().filter(|l| l.gap) {
-            listener.gap = false;
-            listener.mailbox.from_listener(notice);
-            told += 1;
-        }
-        told
+        let notice = self.notice.as_ref();
+        self.told + self.listeners.values_mut().filter_map(|l| l.tell(notice).then_some(())).count()
+    }
+}
+
+impl<U> Listener<U> {
+    /// Tells the client of a gap, if there is one.
+    fn tell(&mut self, notice: Option<&Arc<[u8]>>) -> bool {
+        let Some(notice) = notice.filter(|_| self.gap) else { return false };
+        self.gap = false;
+        self.mailbox.from_listener(notice);
+        true
     }
 }
