@@ -152,6 +152,9 @@ pub struct Relay {
     starved: bool,
     /// `carry` can't be taken before replies come.
     blocked: bool,
+    /// These are of Carpool's own requests, which make the server ready for it: on another one they would be needed
+    /// again, and clients could trade servers for ever.
+    expects: bool,
     /// The client has said goodbye behind requests that are still running: they run to their end, as they would
     /// on a connection of its own.
     leaving: bool,
@@ -194,6 +197,7 @@ impl Relay {
             max_packet_size,
             starved: false,
             blocked: false,
+            expects: false,
             leaving: false,
             pin: None,
         }
@@ -297,8 +301,7 @@ impl Relay {
     /// Takes messages from `input` as far as it goes, and sends on what comes of them. Gives how far it went.
     fn take_bytes(&mut self, cx: &mut TaskContext<'_>, input: &[u8], out: &mut Outputs) -> Result<usize, End> {
         out.clear();
-        self.starved = false;
-        self.blocked = false;
+        (self.starved, self.blocked, self.expects) = (false, false, false);
         let taken = self.take_messages(input, out);
         self.out.push(&out.own);
         if let Work::Active(active) = &mut self.work {
@@ -361,22 +364,17 @@ impl Relay {
                     return Ok(at);
                 }
                 request::Step::Blocked => {
+                    self.expects = server.state.pipeline.is_own();
                     self.blocked = true;
                     return Ok(at);
                 }
-                request::Step::Pins => {
-                    if self.allow_pin() {
-                        continue;
+                step @ (request::Step::Pins | request::Step::Listens) => {
+                    let listens = step == request::Step::Listens;
+                    let goes_on = if listens { self.listen_here(input, out) } else { self.allow_pin() };
+                    if !goes_on {
+                        (self.blocked, self.expects) = (true, listens);
+                        return Ok(at);
                     }
-                    self.blocked = true;
-                    return Ok(at);
-                }
-                request::Step::Listens => {
-                    if self.listen_here(input, out) {
-                        continue;
-                    }
-                    self.blocked = true;
-                    return Ok(at);
                 }
                 request::Step::Terminate => {
                     self.leaving = server.state.pipeline.awaits_ready();
@@ -692,7 +690,7 @@ impl Relay {
             let text = "transaction blocks not allowed in statement pooling mode";
             return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).hint("See pool_mode.").into());
         }
-        let parting = if free && self.mode != PoolMode::Session {
+        let parting = if free && !self.expects && self.mode != PoolMode::Session {
             if !server.state.left().is_empty() && self.pool.spec.load().max_pinned == 0 {
                 server.state.keeping = Keeping::Never;
             }
