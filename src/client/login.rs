@@ -147,7 +147,7 @@ fn identity(request: &Request, io: &Handshake, kind: ClientKind) -> Identity {
         database: request.database.clone(),
         kind,
         peer: request.peer,
-        local: io.stream.addresses().0,
+        local: io.local,
         protocol: request.startup.protocol,
     }
 }
@@ -188,7 +188,7 @@ async fn authenticate(
             ClientStep::Done { last_message, proven } => {
                 if let Some(body) = last_message {
                     backend::put_authentication(&mut message, &body);
-                    io.send(&message).await?;
+                    io.hold(&message);
                 }
                 return Ok((proven, secret));
             }
@@ -336,7 +336,7 @@ async fn judged_settings(
 }
 
 async fn wait_for_server(pool: &Arc<Pool>, user: &Arc<PoolUser>) -> Result<Lease, ClientError> {
-    match pool.checkout(user, crate::names::ClientId(0), Instant::now()) {
+    match pool.checkout(user, crate::names::ClientId(0), None, Instant::now()) {
         Checkout::Now(lease) => Ok(lease),
         Checkout::Wait(granted) => granted.await.unwrap_or_else(|_| {
             let text = format!("database \"{}\" was removed", pool.name);

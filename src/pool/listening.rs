@@ -269,7 +269,7 @@ async fn run(pool: Arc<Pool>) {
 async fn connect(pool: &Arc<Pool>, attempt: usize) -> Result<Option<Lease>, Lost> {
     let users: Vec<_> = pool.listening.state.lock().hub.users().cloned().collect();
     let Some(user) = users.get(attempt % users.len().max(1)) else { return Ok(None) };
-    let mut granted = match pool.checkout(user, ClientId::LISTENER, Instant::now()) {
+    let mut granted = match pool.checkout(user, ClientId::LISTENER, None, Instant::now()) {
         Checkout::Now(lease) => return Ok(Some(lease)),
         Checkout::Wait(granted) => granted,
     };

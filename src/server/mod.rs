@@ -298,12 +298,10 @@ async fn next_message(stream: &mut Stream, buf: &mut Vec<u8>) -> Result<(frame::
         if buf.len() > LOGIN_MESSAGE_LIMIT {
             return Err(FrameError::Body(buf[0]).into());
         }
-        let mut chunk = [0u8; 4096];
-        let n = stream.read(&mut chunk).await?;
-        if n == 0 {
+        buf.reserve(4096);
+        if stream.read_buf(buf).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        buf.extend_from_slice(&chunk[..n]);
     }
 }
 
