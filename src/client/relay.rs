@@ -388,10 +388,7 @@ impl Relay {
                     return Ok(at);
                 }
                 step @ (request::Step::Pins | request::Step::Listens) => {
-                    let listens = step == request::Step::Listens;
-                    let goes_on = if listens { self.listen_here(input, out) } else { self.allow_pin() };
-                    if !goes_on {
-                        (self.blocked, self.expects) = (true, listens);
+                    if !self.may_go_on(step, input, out) {
                         return Ok(at);
                     }
                 }
@@ -405,6 +402,17 @@ impl Relay {
             }
         }
         Ok(at)
+    }
+
+    /// Has the server, or the right to keep it, be what the request at hand needs. Says whether it may go on.
+    fn may_go_on(&mut self, step: request::Step, input: &[u8], out: &mut Outputs) -> bool {
+        let listens = step == request::Step::Listens;
+        let goes_on = if listens { self.listen_here(input, out) } else { self.allow_pin() };
+        if !goes_on {
+            // What is sent ahead so that the server listens is for this request.
+            (self.blocked, self.expects) = (true, listens);
+        }
+        goes_on
     }
 
     /// Whether the client may go on with a request that will tie it to its server. If not, it waits for its

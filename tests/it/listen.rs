@@ -475,3 +475,46 @@ fn nothing_is_lost_or_doubled_while_the_source_changes() {
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     thread.join().unwrap();
 }
+
+/// Those of drivers that have an interface for it.
+#[test]
+fn drivers_listen() {
+    use crate::drivers::{node, python, script};
+    let (carpool, _writer) = with_pool(5);
+    let direct = format!("postgresql://postgres@127.0.0.1:{}/{}", Postgres::shared().port, carpool.database);
+    let url = carpool.url("postgres", "unused");
+    script(python(), "listening.py", &[&url, &direct]);
+    script(node(), "listening.js", &[&url, &direct]);
+    all_released(&carpool);
+}
+
+#[test]
+fn tokio_postgres_listens() {
+    use futures_util::StreamExt;
+    use tokio_postgres::{AsyncMessage, NoTls};
+    let (carpool, mut writer) = with_pool(3);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (sender, received) = std::sync::mpsc::channel();
+    let client = runtime.block_on(async {
+        let (client, mut connection) =
+            tokio_postgres::connect(&carpool.url("postgres", "unused"), NoTls).await.unwrap();
+        tokio::spawn(async move {
+            let mut messages = futures_util::stream::poll_fn(move |cx| connection.poll_message(cx));
+            while let Some(Ok(message)) = messages.next().await {
+                if let AsyncMessage::Notification(notification) = message {
+                    sender.send(notification.payload().to_owned()).unwrap();
+                }
+            }
+        });
+        client.batch_execute("listen news").await.unwrap();
+        client
+    });
+    all_released(&carpool);
+    run(&mut writer, "notify news, 'one'");
+    runtime.block_on(async {
+        client.execute("select pg_notify('news', $1)", &[&"two"]).await.unwrap();
+        client.query_one("select 1", &[]).await.unwrap();
+    });
+    let got: Vec<_> = received.try_iter().collect();
+    assert_eq!(got, ["one", "two"]);
+}

@@ -31,6 +31,8 @@ struct Listener<U> {
 #[derive(Debug)]
 struct Marker {
     client: u64,
+    /// Its place among all.
+    number: u64,
     /// What the client is given behind it.
     channels: Vec<Channel>,
     enters: bool,
@@ -59,6 +61,10 @@ pub struct Hub<U> {
     /// What the connection listens to.
     listened: HashSet<Channel>,
     markers: HashMap<u64, Marker>,
+    /// How many there were.
+    numbers: u64,
+    /// The connection is there and listens to the markers.
+    up: bool,
     /// What those are told who may have missed something, where the connection is there again.
     notice: Option<Arc<[u8]>>,
     /// How many were told.
@@ -76,6 +82,8 @@ impl<U: Clone> Hub<U> {
             wanted: HashMap::new(),
             listened: HashSet::new(),
             markers: HashMap::new(),
+            numbers: 0,
+            up: false,
             notice: None,
             told: 0,
         }
@@ -142,7 +150,7 @@ impl<U: Clone> Hub<U> {
 
     /// From the marker `nonce` on the client is given `channels`.
     pub fn will_enter(&mut self, nonce: u64, client: u64, channels: Vec<Channel>) {
-        self.markers.insert(nonce, Marker { client, channels, enters: true, passed: None });
+        self.note_marker(nonce, client, Some(channels));
     }
 
     /// From the marker `nonce` on the client is given nothing; what it has now stays listened to. Says whether it
@@ -150,9 +158,19 @@ impl<U: Clone> Hub<U> {
     pub fn will_leave(&mut self, nonce: u64, client: u64) -> bool {
         let known = self.listeners.contains_key(&client);
         if known {
-            self.markers.insert(nonce, Marker { client, channels: Vec::new(), enters: false, passed: None });
+            self.note_marker(nonce, client, None);
+            if !self.up {
+                // It delivers nothing now, and may not listen yet when the marker is sent.
+                self.reach(nonce);
+            }
         }
         known
+    }
+
+    fn note_marker(&mut self, nonce: u64, client: u64, channels: Option<Vec<Channel>>) {
+        let (enters, channels, number) = (channels.is_some(), channels.unwrap_or_default(), self.numbers);
+        self.numbers += 1;
+        self.markers.insert(nonce, Marker { client, number, channels, enters, passed: None });
     }
 
     /// The client's server has delivered the marker.
@@ -244,9 +262,24 @@ impl<U: Clone> Hub<U> {
         }
     }
 
-    /// A marker takes effect.
+    /// A marker takes effect, and before it those of the same client that the connection has missed.
     fn reach(&mut self, nonce: u64) {
         let Some(marker) = self.markers.remove(&nonce) else { return };
+        let client = marker.client;
+        let earlier = self.markers.iter().filter(|(_, m)| m.client == client && m.number < marker.number);
+        let mut earlier: Vec<_> = earlier.map(|(&nonce, m)| (m.number, nonce)).collect();
+        earlier.sort_unstable();
+        for (_, missed) in earlier {
+            self.take_effect(missed, None);
+            if let Some(listener) = self.listeners.get_mut(&client) {
+                listener.gap = true;
+            }
+        }
+        self.take_effect(nonce, Some(marker));
+    }
+
+    fn take_effect(&mut self, nonce: u64, marker: Option<Marker>) {
+        let Some(marker) = marker.or_else(|| self.markers.remove(&nonce)) else { return };
         self.activate(marker.client, marker.channels);
         if let Some(listener) = self.listeners.get(&marker.client) {
             listener.mailbox.marker_from_listener(nonce);
@@ -256,6 +289,7 @@ impl<U: Clone> Hub<U> {
     /// The connection is gone.
     pub fn lost(&mut self) {
         self.listened.clear();
+        self.up = false;
         self.notice = None;
         for listener in self.listeners.values_mut() {
             listener.gap |= !listener.active.is_empty();
@@ -271,9 +305,10 @@ impl<U: Clone> Hub<U> {
         self.markers.iter().filter(|(_, m)| m.enters && m.passed.is_some()).map(|(&nonce, _)| nonce).collect()
     }
 
-    /// A new connection is about to listen to what is wanted. Those who may have missed something get `notice`, in
+    /// A new connection listens to the markers and is about to listen to what is wanted. Those who may have missed something get `notice`, in
     /// front of what it delivers.
     pub fn returns(&mut self, notice: Arc<[u8]>) {
+        self.up = true;
         self.notice = Some(notice);
         self.told = 0;
     }

@@ -128,6 +128,7 @@ fn channels_are_listened_to_as_long_as_somebody_wants_them() {
 #[test]
 fn a_gap_is_told_to_those_who_may_have_missed_something() {
     let mut hub = Hub::new(b"marker"[..].into());
+    hub.returns(bytes("gap"));
     let boxes: Vec<_> = (0..4).map(|_| mailbox()).collect();
     for (i, mailbox) in (0..).zip(&boxes) {
         hub.want(i, mailbox, &(), &channels(&["a"]));
@@ -164,6 +165,30 @@ fn a_gap_is_told_to_those_who_may_have_missed_something() {
     assert!(boxes.iter().all(|b| b.is_orphaned()) && hub.is_empty());
 }
 
+#[test]
+fn one_who_leaves_while_there_is_no_connection_does_not_wait_for_it() {
+    let (mut hub, mailbox) = (Hub::new(b"marker"[..].into()), mailbox());
+    hub.returns(bytes("gap"));
+    hub.want(1, &mailbox, &(), &channels(&["a"]));
+    hub.listens(channels(&["a"]));
+    hub.will_enter(1, 1, channels(&["a"]));
+    hub.passed(1, Instant::now());
+    mailbox.marker_from_server(1);
+    hub.lost();
+    assert!(hub.will_leave(2, 1));
+    mailbox.marker_from_server(2);
+    mailbox.from_server(bytes("b"));
+    assert_eq!(taken(&mailbox), "b", "in the order of the markers");
+    assert!(mailbox.is_settled());
+    // The connection comes back behind the markers: nothing of it is for the client, but for the notice.
+    hub.returns(bytes("gap"));
+    assert_eq!(hub.missed(), [] as [u64; 0]);
+    hub.listens(channels(&["a"]));
+    hub.restored(&[]);
+    hub.deliver(&Notification { pid: 1, channel: b"a", payload: b"" });
+    assert_eq!(taken(&mailbox), "gap");
+}
+
 /// What the two sources are told to do, and in which order they get on.
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -192,6 +217,7 @@ struct World {
 impl World {
     fn new(before: usize) -> Self {
         let (mut hub, mailbox) = (Hub::new(b"marker"[..].into()), mailbox());
+        hub.returns(bytes("gap"));
         hub.want(1, &mailbox, &(), &channels(&["c"]));
         hub.listens(channels(&["c"]));
         let queue: Vec<_> = (0..before).map(|i| ("c", i.to_string())).collect();
