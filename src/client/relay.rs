@@ -387,7 +387,7 @@ impl Relay {
                     self.blocked = true;
                     return Ok(at);
                 }
-                step @ (request::Step::Pins | request::Step::Listens) => {
+                step @ (request::Step::Pins | request::Step::PinsToListen | request::Step::Listens) => {
                     if !self.may_go_on(step, input, out) {
                         return Ok(at);
                     }
@@ -407,7 +407,11 @@ impl Relay {
     /// Has the server, or the right to keep it, be what the request at hand needs. Says whether it may go on.
     fn may_go_on(&mut self, step: request::Step, input: &[u8], out: &mut Outputs) -> bool {
         let listens = step == request::Step::Listens;
-        let goes_on = if listens { self.listen_here(input, out) } else { self.allow_pin() };
+        let goes_on = match step {
+            request::Step::Listens => self.listen_here(input, out),
+            request::Step::PinsToListen if self.listens_briefly() => true,
+            _ => self.allow_pin(),
+        };
         if !goes_on {
             // What is sent ahead so that the server listens is for this request.
             (self.blocked, self.expects) = (true, listens);
@@ -728,7 +732,7 @@ impl Relay {
             Parting::Free => self.give_back(),
             Parting::Ask(sql) => self.ask(cx, sql.as_bytes()),
             Parting::Pinned => self.rest(in_block),
-            Parting::Listens => self.settle_listening(cx),
+            Parting::Listens => self.settle_listening(cx)?,
         }
         Ok(())
     }

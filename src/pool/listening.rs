@@ -55,17 +55,16 @@ struct State {
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Default for Shared {
-    fn default() -> Self {
+impl Shared {
+    /// Of the database `name`.
+    pub(super) fn new(name: &str) -> Self {
         // Not to be guessed: who sent a marker could have notifications go astray.
         let marker = format!("carpool_{:032x}", rand::random::<u128>());
-        let hub = Hub::new(marker.into_bytes().into());
+        let hub = Hub::new(marker.into_bytes().into(), notice(name, None));
         let state = State { hub, running: false, encoding: None, permit: None };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
-}
 
-impl Shared {
     /// Has the task look what has changed.
     pub(super) fn look(&self) {
         self.changed.notify_one();
@@ -79,6 +78,8 @@ pub enum Has {
     All,
     /// It will, and wakes the client then.
     Soon,
+    /// It isn't there. Once it is and has them, it wakes the client.
+    Later,
     /// It can't serve this client.
     Never,
 }
@@ -115,7 +116,18 @@ impl Pool {
         }
         let has = state.hub.want(client.0, mailbox, user, channels);
         self.start(&mut state);
-        if has { Has::All } else { Has::Soon }
+        match (has, state.hub.is_up()) {
+            (true, _) => Has::All,
+            (false, true) => Has::Soon,
+            (false, false) => Has::Later,
+        }
+    }
+
+    /// Whether the listening connection is there for a client that reads this encoding.
+    #[must_use]
+    pub fn is_listening(&self, encoding: Option<&str>) -> bool {
+        let state = self.listening.state.lock();
+        state.hub.is_up() && state.encoding.as_deref() == encoding
     }
 
     /// A client comes over from a pool that is gone. Says whether it may.

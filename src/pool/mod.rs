@@ -199,6 +199,7 @@ impl Pool {
     #[must_use]
     pub fn new(name: DatabaseName, spec: Spec) -> Arc<Self> {
         Arc::new(Self {
+            listening: listening::Shared::new(name.as_str()),
             name,
             tables: Tables::default(),
             queue: Mutex::new(Queue::new(spec.limits)),
@@ -210,7 +211,6 @@ impl Pool {
             servers: Mutex::default(),
             past: Mutex::default(),
             retired: AtomicBool::new(false),
-            listening: listening::Shared::default(),
         })
     }
 

@@ -59,6 +59,8 @@ pub struct OnServer {
     pub handover: Option<Handover>,
     /// The request at hand has had its turn to have the channels restored.
     pub passed: bool,
+    /// The listening connection is there, so that the server isn't kept for LISTEN.
+    pub brief: bool,
     /// The request that the server was made to listen for is yet to come.
     pub expected: bool,
     /// The last change failed; the server keeps delivering.

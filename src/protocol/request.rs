@@ -65,6 +65,8 @@ pub enum Step {
     Blocked,
     /// The client must be allowed to keep the server first, see [`super::Keeping`].
     Pins,
+    /// As [`Step::Pins`], for LISTEN alone.
+    PinsToListen,
     /// The server must listen to the client's channels first, see [`super::listen`].
     Listens,
     /// The client says goodbye.
@@ -233,9 +235,16 @@ impl ClientPath<'_> {
         names
     }
 
-    /// Whether a request that may leave this behind must wait until its client may keep the server.
-    fn must_ask(&self, taint: Taints) -> bool {
-        taint.will_pin() && self.server.keeping == Keeping::Unasked
+    /// Whether a request that may leave this behind must wait until its client may keep the server, and for what.
+    fn must_ask(&self, taint: Taints) -> Option<Step> {
+        if !taint.will_pin() || self.server.keeping != Keeping::Unasked {
+            return None;
+        }
+        if taint.and(Taints::PINNING) != Taint::Listen.into() {
+            return Some(Step::Pins);
+        }
+        let brief = self.server.listens.as_ref().is_some_and(|l| l.brief);
+        (!brief).then_some(Step::PinsToListen)
     }
 
     /// Whether a request that ends or shows this must wait until the server listens to what its client does.
@@ -261,8 +270,8 @@ impl ClientPath<'_> {
         if names.any(|name| self.server.pipeline.uncertain(significant(name), 0)) {
             return Ok(Step::Blocked);
         }
-        if self.must_ask(reading.taint) {
-            return Ok(Step::Pins);
+        if let Some(step) = self.must_ask(reading.taint) {
+            return Ok(step);
         }
         if self.must_listen(reading.ends) {
             return Ok(Step::Listens);

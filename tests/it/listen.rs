@@ -270,8 +270,9 @@ fn one_who_does_not_read_is_ended_and_holds_nobody_up() {
         );
         assert!(payloads(&mut quick, 100)[0].starts_with(&format!("{round}-1x")));
     }
-    let last = slow.until_closed().pop().unwrap();
-    assert_eq!((last.tag, last.field('C').as_deref()), (b'E', Some("54000")), "{last:?}");
+    // Whether it reads why in time is up to it.
+    slow.until_closed();
+    assert!(carpool.log().contains("closing because: too many notifications wait for the client"));
 }
 
 #[test]

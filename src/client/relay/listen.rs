@@ -7,6 +7,7 @@ use std::task::Context as TaskContext;
 use super::{End, Outputs, Pin, Relay, Work};
 use crate::client::registry::CancelSlot;
 use crate::error::{ClientError, SqlState};
+use crate::names::DatabaseName;
 use crate::pool::listening::Has;
 use crate::protocol::Parting;
 use crate::protocol::listen::{self, Channel, Handover, Listening, MAILBOX_LIMIT, Mailbox, Place};
@@ -87,18 +88,21 @@ impl Relay {
     }
 
     /// The transaction has ended and the server listens, or did: settles who delivers from now on.
-    pub(super) fn settle_listening(&mut self, cx: &mut TaskContext<'_>) {
-        let Work::Active(active) = &mut self.work else { return };
-        let Some(server) = active.lease.server() else { return };
-        let Some(listens) = &server.state.listens else { return };
+    ///
+    /// # Errors
+    /// When nobody can deliver.
+    pub(super) fn settle_listening(&mut self, cx: &mut TaskContext<'_>) -> Result<(), End> {
+        let Work::Active(active) = &mut self.work else { return Ok(()) };
+        let Some(server) = active.lease.server() else { return Ok(()) };
+        let Some(listens) = &server.state.listens else { return Ok(()) };
         let listening = self.state.listening.as_deref();
         let away = listening.filter(|l| l.place == Place::Away).map(|l| l.channels.as_slice());
         let whole = listens.whole(away);
         if !listens.channels.is_empty() {
-            if listens.stuck || listens.expected || !self.send_away(cx, whole) {
+            if listens.stuck || listens.expected || !self.send_away(cx, whole)? {
                 self.rest(false);
             }
-            return;
+            return Ok(());
         }
         server.state.listens = None;
         let parting = server.state.parting();
@@ -110,29 +114,44 @@ impl Relay {
             Parting::Ask(sql) => self.ask(cx, sql.as_bytes()),
             Parting::Pinned | Parting::Listens => self.rest(false),
         }
+        Ok(())
     }
 
     /// Has the listening connection take over with these channels, if it has them. Says whether it is about to.
-    fn send_away(&mut self, cx: &mut TaskContext<'_>, channels: Vec<Channel>) -> bool {
+    fn send_away(&mut self, cx: &mut TaskContext<'_>, channels: Vec<Channel>) -> Result<bool, End> {
         let id = self.shared().id;
         let known = self.state.listening.as_ref().map(|l| Arc::clone(&l.mailbox));
         let mailbox = known.unwrap_or_else(|| self.pool.mailbox(cx.waker()));
         let encoding = self.state.settings.get("client_encoding");
         let has = self.pool.want_channels(id, &mailbox, &self.user, &channels, encoding);
+        if has == Has::Later && self.pin.is_none() {
+            // Listening connections come and go; others must get on meanwhile.
+            let permit = self.pool.try_pin().ok_or_else(|| too_many_listen(&self.pool.name))?;
+            self.pin = Some(Box::new(Pin::Held(permit)));
+        }
         if has == Has::Never {
-            return false;
+            return Ok(false);
         }
         let marker = Arc::clone(&mailbox.marker);
         if self.state.listening.is_none() {
             let listening = Listening { mailbox, channels: Vec::new(), place: Place::Here };
             self.state.listening = Some(Box::new(listening));
         }
-        if has == Has::Soon {
-            return false;
+        if has != Has::All {
+            return Ok(false);
         }
         let nonce = self.pool.will_enter(id, &channels);
         self.begin_handover(Place::Away, nonce, channels);
         self.ask(cx, &listen::marking(&[], &marker, nonce));
+        Ok(true)
+    }
+
+    /// Whether a LISTEN needs no permit to keep the server, since the listening connection takes over at once.
+    pub(super) fn listens_briefly(&mut self) -> bool {
+        let there = self.pool.is_listening(self.state.settings.get("client_encoding"));
+        let Work::Active(active) = &mut self.work else { return false };
+        let Some(server) = active.lease.server().filter(|_| there) else { return false };
+        server.state.listens.get_or_insert_default().brief = true;
         true
     }
 
@@ -162,7 +181,7 @@ impl Relay {
         if pipeline.is_open() || mailbox.is_orphaned() || pipeline.has_failed() {
             return self.pass();
         }
-        if place == Place::Here || !pipeline.is_answered() || !self.allow_pin() {
+        if place == Place::Here || !pipeline.is_answered() {
             return false;
         }
         if status == TransactionStatus::Idle {
@@ -229,6 +248,15 @@ impl Relay {
             listening.mailbox.read_ascii_only(!same);
         }
     }
+}
+
+fn too_many_listen(database: &DatabaseName) -> ClientError {
+    ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "no server connection can be kept for LISTEN")
+        .detail(format!(
+            "The connection that listens for all clients of database \"{database}\" is not there, and others keep as \
+             many server connections as may be kept."
+        ))
+        .hint("See max_pinned; the log says why the connection was lost.")
 }
 
 fn undeliverable(mailbox: &Mailbox) -> ClientError {

@@ -67,16 +67,20 @@ pub struct Hub<U> {
     up: bool,
     /// What those are told who may have missed something, where the connection is there again.
     notice: Option<Arc<[u8]>>,
+    /// The same, of those who don't wait for that.
+    lost_notice: Arc<[u8]>,
     /// How many were told.
     told: usize,
 }
 
 impl<U: Clone> Hub<U> {
-    /// One without clients, whose markers go by the channel `marker`.
+    /// One without clients, whose markers go by the channel `marker`. `lost_notice` is told to one who has missed
+    /// something and whose server takes over while the connection isn't there.
     #[must_use]
-    pub fn new(marker: Arc<[u8]>) -> Self {
+    pub fn new(marker: Arc<[u8]>, lost_notice: Arc<[u8]>) -> Self {
         Self {
             marker,
+            lost_notice,
             listeners: HashMap::new(),
             audience: HashMap::new(),
             wanted: HashMap::new(),
@@ -104,6 +108,12 @@ impl<U: Clone> Hub<U> {
     /// Whose login could serve the connection, in some order.
     pub fn users(&self) -> impl Iterator<Item = &U> {
         self.listeners.values().map(|l| &l.user)
+    }
+
+    /// Whether the connection is there.
+    #[must_use]
+    pub const fn is_up(&self) -> bool {
+        self.up
     }
 
     /// A client wants these channels listened to. Says whether they are; else it is woken when they are.
@@ -207,7 +217,7 @@ impl<U: Clone> Hub<U> {
     /// All go.
     pub fn dissolve(&mut self) {
         let listeners = std::mem::take(&mut self.listeners);
-        *self = Self::new(Arc::clone(&self.marker));
+        *self = Self::new(Arc::clone(&self.marker), Arc::clone(&self.lost_notice));
         listeners.values().for_each(|l| l.mailbox.orphan());
     }
 
@@ -281,7 +291,10 @@ impl<U: Clone> Hub<U> {
     fn take_effect(&mut self, nonce: u64, marker: Option<Marker>) {
         let Some(marker) = marker.or_else(|| self.markers.remove(&nonce)) else { return };
         self.activate(marker.client, marker.channels);
-        if let Some(listener) = self.listeners.get(&marker.client) {
+        if let Some(listener) = self.listeners.get_mut(&marker.client) {
+            if !marker.enters {
+                listener.tell(Some(&self.lost_notice));
+            }
             listener.mailbox.marker_from_listener(nonce);
         }
     }
@@ -293,7 +306,9 @@ impl<U: Clone> Hub<U> {
         self.notice = None;
         for listener in self.listeners.values_mut() {
             listener.gap |= !listener.active.is_empty();
-            listener.waits = true;
+            if std::mem::replace(&mut listener.waits, true) {
+                listener.mailbox.wake();
+            }
         }
         let leaving: Vec<u64> = self.markers.iter().filter(|(_, m)| !m.enters).map(|(&nonce, _)| nonce).collect();
         leaving.into_iter().for_each(|nonce| self.reach(nonce));

@@ -96,13 +96,18 @@ impl ClientPath<'_> {
             return if all { Err(FrameError::Body(tag::BIND).into()) } else { Ok(Step::More) };
         };
         let idle = self.server.pipeline.is_idle();
-        let (sent_name, request) = match self.find(input, name) {
+        let found = self.find(input, name);
+        if let Found::Known(named) = &found {
+            if let Some(step) = self.must_ask(named.statement.taint) {
+                return Ok(step);
+            }
+        }
+        let (sent_name, request) = match found {
             Found::Blocked => return Ok(Step::Blocked),
             Found::Unknown if name.starts_with(SERVER_PREFIX) => {
                 (Some(nonexistent(name)), Request::renamed(Kind::Bind, name))
             }
             Found::Unknown => (None, Request::forward(Kind::Bind)),
-            Found::Known(named) if self.must_ask(named.statement.taint) => return Ok(Step::Pins),
             Found::Known(named) if self.must_listen(named.statement.ends) => return Ok(Step::Listens),
             Found::Known(named) => match self.bind_known(input, name, portal, &named, idle) {
                 None => return Ok(Step::Blocked),

@@ -253,7 +253,7 @@ impl World {
                     client.stuck = true;
                     break;
                 }
-                request::Step::Pins => {
+                request::Step::Pins | request::Step::PinsToListen => {
                     self.servers[j].state.keeping = if allowed { Keeping::Allowed } else { Keeping::Never };
                 }
                 request::Step::Listens | request::Step::Terminate => unreachable!(),
