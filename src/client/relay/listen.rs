@@ -6,6 +6,7 @@ use std::task::Context as TaskContext;
 
 use super::{End, Outputs, Pin, Relay, Work};
 use crate::client::registry::CancelSlot;
+use crate::config::PoolMode;
 use crate::error::{ClientError, SqlState};
 use crate::names::DatabaseName;
 use crate::pool::listening::Has;
@@ -146,13 +147,32 @@ impl Relay {
         Ok(true)
     }
 
-    /// Whether a LISTEN needs no permit to keep the server, since the listening connection takes over at once.
+    /// Whether a LISTEN needs no permit to keep the server, since the listening connection takes over at once. Where
+    /// it isn't there it is made now: once all servers are kept by those who wait for it, it would have no place.
     pub(super) fn listens_briefly(&mut self) -> bool {
+        if self.mode == PoolMode::Session {
+            return false;
+        }
         let there = self.pool.is_listening(self.state.settings.get("client_encoding"));
+        if !there {
+            self.call_listener();
+            return false;
+        }
         let Work::Active(active) = &mut self.work else { return false };
-        let Some(server) = active.lease.server().filter(|_| there) else { return false };
+        let Some(server) = active.lease.server() else { return false };
         server.state.listens.get_or_insert_default().brief = true;
         true
+    }
+
+    fn call_listener(&mut self) {
+        let shared = &self.registered.shared;
+        let (None, Some(waker)) = (&self.state.listening, shared.waker()) else { return };
+        let mailbox = self.pool.mailbox(waker);
+        let encoding = self.state.settings.get("client_encoding");
+        if self.pool.want_channels(shared.id, &mailbox, &self.user, &[], encoding) != Has::Never {
+            let listening = Listening { mailbox, channels: Vec::new(), place: Place::Here };
+            self.state.listening = Some(Box::new(listening));
+        }
     }
 
     /// Notes a change of who delivers, whose marker is about to be sent.

@@ -36,9 +36,14 @@ impl ClientPath<'_> {
         let context = self.context();
         let known = self.client.statements.unnamed.as_ref().filter(|s| s.is(rest, &context));
         let statement = known.cloned().unwrap_or_else(|| self.tables.statements.intern(rest, &context));
-        // Later it could be too late: nothing can be put in front within a batch.
-        if !self.server.pipeline.is_open() && self.must_listen(statement.ends) {
-            return Ok(Step::Listens);
+        // Later it could be too late: within a batch nothing can be put in front, nor can the server go meanwhile.
+        if !self.server.pipeline.is_open() {
+            if self.must_ask(statement.taint) == Some(Step::PinsToListen) {
+                return Ok(Step::PinsToListen);
+            }
+            if self.must_listen(statement.ends) {
+                return Ok(Step::Listens);
+            }
         }
         if name.is_empty() {
             self.parse_unnamed(input, at, header, statement);
