@@ -19,6 +19,7 @@ use crate::error::{ClientError, SqlState};
 use crate::names::{DatabaseName, UserName};
 use crate::net::Peer;
 use crate::net::stream::Stream;
+use crate::net::timer;
 use crate::pool::{Checkout, Lease, Pool, PoolUser, Welcome};
 use crate::protocol::ClientState;
 use crate::protocol::settings::Settings;
@@ -428,5 +429,5 @@ pub async fn last_words(mut stream: Stream, bytes: Vec<u8>) {
         std::io::Result::Ok(())
     };
     // One who doesn't listen isn't waited for.
-    let _ = tokio::time::timeout(LAST_WORDS_TIMEOUT, parting).await;
+    let _ = timer::timeout(LAST_WORDS_TIMEOUT, parting).await;
 }

@@ -2,6 +2,7 @@
 
 pub mod listener;
 pub mod stream;
+pub mod timer;
 
 use std::io;
 use std::net::SocketAddr;

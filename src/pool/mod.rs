@@ -23,6 +23,7 @@ use crate::auth::ServerCredentials;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, ServerId, UserName};
 use crate::net::stream::IdleState;
+use crate::net::timer;
 use crate::protocol::request::Tables;
 use crate::protocol::settings::Settings;
 use crate::server::connect::LoginError;
@@ -118,7 +119,7 @@ pub struct PoolUser {
 }
 
 /// Startup parameters as given, and the settings that they come to.
-type Canonical = HashMap<Vec<(String, String)>, Arc<Settings>>;
+type Canonical = HashMap<Vec<(String, String)>, Arc<Settings>, foldhash::fast::RandomState>;
 
 /// The bound of [`PoolUser::canonical`].
 const CANONICAL_LIMIT: usize = 1024;
@@ -329,7 +330,7 @@ impl Pool {
         let limit = if limit.is_zero() { Duration::MAX } else { limit };
         let name = self.name.clone();
         async move {
-            match tokio::time::timeout(limit, pins.acquire_owned()).await {
+            match timer::timeout(limit, pins.acquire_owned()).await {
                 Ok(Ok(permit)) => Ok(permit),
                 _ => Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout")
                     .detail(format!(

@@ -13,6 +13,7 @@ use crate::client::startup::{Handshake, HandshakeError, Wish};
 use crate::client::{Context, cancel, relay};
 use crate::error::{ClientError, SqlState};
 use crate::net::listener::{Accepted, Listener};
+use crate::net::timer;
 use crate::net::{Peer, TcpOptions};
 
 /// The pause after a failure to accept: descriptors have run out, and some must be freed first.
@@ -39,7 +40,7 @@ pub async fn accept(mut listener: Listener, admin: Arc<Admin>, mut stopping: wat
                 if !std::mem::replace(&mut failing, true) {
                     warn!("accept failed on {}: {error}; trying again", listener.address());
                 }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                timer::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -56,7 +57,7 @@ async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<
         entering.await
     } else {
         let late = || Err(login_timeout(timeout).into());
-        tokio::time::timeout(timeout, entering).await.unwrap_or_else(|_| late())
+        timer::timeout(timeout, entering).await.unwrap_or_else(|_| late())
     };
     match entered {
         Ok(None) => {}
