@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::{Checkout, Lease, Pool, PoolUser};
 use crate::error::{ClientError, SqlState};
 use crate::names::ClientId;
+use crate::net::timer;
 use crate::protocol::listen::hub::{Due, Hub};
 use crate::protocol::listen::{self, Channel, Mailbox};
 use crate::protocol::session::Taint;
@@ -272,7 +273,7 @@ async fn run(pool: Arc<Pool>) {
         warn!(database = %pool.name, "the connection that listens for clients is not there: {error}");
         lost = lost.or(Some(Instant::now()));
         pool.lose_listener();
-        tokio::time::sleep(pause).await;
+        timer::sleep(pause).await;
         pause = (pause * 2).min(pool.spec.load().login_retry.max(FIRST_RETRY));
     }
 }
@@ -365,7 +366,7 @@ impl Connection<'_> {
             let n = tokio::select! {
                 n = self.server()?.stream.read(&mut chunk) => n?,
                 () = pool.listening.changed.notified() => continue,
-                () = tokio::time::sleep_until(until.into()) => {
+                () = timer::sleep_until(until) => {
                     self.overdue(&mut asked).await?;
                     continue;
                 }
@@ -399,7 +400,7 @@ impl Connection<'_> {
         frontend::put_query(&mut message, text);
         let send = self.server()?.stream.write_all(&message);
         let late = |_| QueryError::Timeout(ANSWER_TIMEOUT);
-        tokio::time::timeout(ANSWER_TIMEOUT, send).await.map_err(late)??;
+        timer::timeout(ANSWER_TIMEOUT, send).await.map_err(late)??;
         Ok(())
     }
 
