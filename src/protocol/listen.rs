@@ -38,6 +38,8 @@ pub enum Place {
 /// What a client listens to.
 #[derive(Debug)]
 pub struct Listening {
+    /// The client's process number, as it was told.
+    pub pid: u32,
     /// What waits for it.
     pub mailbox: Arc<Mailbox>,
     /// The channels that are the listening connection's to deliver, or were before the server took over.

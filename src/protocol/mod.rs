@@ -37,8 +37,6 @@ pub struct ClientState {
     pub context: Arc<Settings>,
     /// An error was answered without a server: everything up to Sync is dropped.
     pub skipping: bool,
-    /// Its process number, as it was told.
-    pub pid: u32,
     /// What it listens to, where its server needn't.
     pub listening: Option<Box<Listening>>,
 }
@@ -50,7 +48,7 @@ impl ClientState {
         let context = table.intern(settings.when_parsing());
         let startup = Arc::clone(&settings);
         let statements = ClientStatements::default();
-        Self { statements, settings, startup, context, skipping: false, pid: 0, listening: None }
+        Self { statements, settings, startup, context, skipping: false, listening: None }
     }
 
     /// The settings that matter when a text is parsed, made to be nobody else's.
@@ -155,7 +153,7 @@ impl ServerState {
     /// Notes what a request may do to the session.
     pub fn touch(&mut self, taint: Taints, ends: Taints, names: &[Box<str>]) {
         // What a question under way may find counts as there.
-        let asked = self.probe.as_ref().map_or(Taints::NONE, |probe| probe.asked());
+        let asked = self.probe.as_ref().map_or(Taints::NONE, |probe| probe.asked().and(Taints::PINNING));
         self.touched |= taint.or(ends.and(self.pins.or(asked)));
         for name in names {
             if !self.touched_names.contains(name) {

@@ -135,7 +135,8 @@ impl Relay {
         }
         let marker = Arc::clone(&mailbox.marker);
         if self.state.listening.is_none() {
-            let listening = Listening { mailbox, channels: Vec::new(), place: Place::Here };
+            let pid = self.shared().key.pid;
+            let listening = Listening { pid, mailbox, channels: Vec::new(), place: Place::Here };
             self.state.listening = Some(Box::new(listening));
         }
         if has != Has::All {
@@ -170,7 +171,8 @@ impl Relay {
         let mailbox = self.pool.mailbox(waker);
         let encoding = self.state.settings.get("client_encoding");
         if self.pool.want_channels(shared.id, &mailbox, &self.user, &[], encoding) != Has::Never {
-            let listening = Listening { mailbox, channels: Vec::new(), place: Place::Here };
+            let pid = self.shared().key.pid;
+            let listening = Listening { pid, mailbox, channels: Vec::new(), place: Place::Here };
             self.state.listening = Some(Box::new(listening));
         }
     }

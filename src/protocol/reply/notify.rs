@@ -12,15 +12,8 @@ impl ServerPath<'_> {
     /// where the server has sent it to itself.
     pub(super) fn notification(&mut self, input: &[u8], body: &[u8]) -> Result<bool, ServerFault> {
         let notification = backend::notification(body)?;
-        let pid = (self.server.pid, self.client.pid);
-        let Some(listening) = self.client.listening.as_deref() else {
-            let own = notification.pid == self.server.pid;
-            if own {
-                let renamed = backend::Notification { pid: self.client.pid, ..notification };
-                backend::put_notification(self.to_client.own(input), &renamed);
-            }
-            return Ok(!own);
-        };
+        let Some(listening) = self.client.listening.as_deref() else { return Ok(true) };
+        let pid = (self.server.pid, listening.pid);
         let mailbox = &listening.mailbox;
         let handover = self.server.listens.as_mut().and_then(|l| l.handover.as_mut());
         if *notification.channel == *mailbox.marker {

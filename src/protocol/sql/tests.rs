@@ -195,10 +195,10 @@ fn resets_of_one_parameter() {
 fn what_may_end_a_pin() {
     for (text, want) in [
         ("drop table t", Taints::from(Taint::Temporary)),
-        ("unlisten *", Taint::Listen.into()),
+        ("unlisten *", Taints::from(Taint::Listen).or(Taint::Channels.into())),
         ("close c", Taint::HeldCursor.into()),
         ("select pg_advisory_unlock(1)", Taint::AdvisoryLock.into()),
-        ("discard temp", Taints::ASKABLE),
+        ("discard temp", Taints::ASKABLE.or(Taint::Channels.into())),
         ("select 1", Taints::NONE),
     ] {
         assert_eq!(read_text(text).ends, want, "{text}");

@@ -374,7 +374,8 @@ impl World {
             Parting::Free => {}
             Parting::Ask(sql) => return frontend::put_query(&mut server.towards, sql.as_bytes()),
             Parting::Pinned => return,
-            Parting::Listens => unreachable!("nobody listens"),
+            Parting::Listens if server.state.pins.is_empty() => server.state.listens = None,
+            Parting::Listens => return,
         }
         self.clients[i].server = None;
         server.holder = None;
