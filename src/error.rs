@@ -32,6 +32,7 @@ pub struct SqlState(pub &'static str);
 #[expect(missing_docs, reason = "named as in PostgreSQL's errcodes.txt")]
 impl SqlState {
     pub const SUCCESSFUL_COMPLETION: Self = Self("00000");
+    pub const WARNING: Self = Self("01000");
     pub const CONNECTION_FAILURE: Self = Self("08006");
     pub const PROTOCOL_VIOLATION: Self = Self("08P01");
     pub const FEATURE_NOT_SUPPORTED: Self = Self("0A000");

@@ -64,6 +64,11 @@ name_type!(
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ClientId(pub u64);
 
+impl ClientId {
+    /// In place of a client, for a pool's listening connection.
+    pub const LISTENER: Self = Self(0);
+}
+
 impl fmt::Display for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "C-{:06x}", self.0)

@@ -224,6 +224,12 @@ impl ClientShared {
         self.end.lock().clone()
     }
 
+    /// What wakes its task.
+    #[must_use]
+    pub fn waker(&self) -> Option<&Waker> {
+        self.waker.get()
+    }
+
     /// Has orders wake this task. A task's waker is the same as long as it lives.
     pub fn wake_with(&self, waker: &Waker) {
         if self.waker.get().is_none() {

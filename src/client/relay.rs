@@ -6,6 +6,7 @@
 //! protocol core says that the client needs it.
 
 mod audit;
+mod listen;
 mod pins;
 
 use std::cell::RefCell;
@@ -158,6 +159,9 @@ pub struct Relay {
     starved: bool,
     /// `carry` can't be taken before replies come.
     blocked: bool,
+    /// These are of Carpool's own requests, which make the server ready for it: on another one they would be needed
+    /// again, and clients could trade servers for ever.
+    expects: bool,
     /// The client has said goodbye behind requests that are still running: they run to their end, as they would
     /// on a connection of its own.
     leaving: bool,
@@ -187,6 +191,7 @@ impl Relay {
             max_packet_size: u32::try_from(max_packet_size).unwrap_or(u32::MAX),
             starved: false,
             blocked: false,
+            expects: false,
             leaving: false,
             pin: None,
             audit: None,
@@ -225,6 +230,13 @@ impl Relay {
                     return Poll::Ready(End::Left("client connection lost"));
                 }
                 self.out = Outbox::default();
+            }
+            if self.state.listening.is_some() {
+                match self.look_into_mailbox(cx) {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(end) => return Poll::Ready(end),
+                }
             }
             let step = match self.work {
                 Work::Idle => ready!(self.poll_idle(cx, scratch)),
@@ -295,8 +307,7 @@ impl Relay {
     /// Takes messages from `input` as far as it goes, and sends on what comes of them. Gives how far it went.
     fn take_bytes(&mut self, cx: &mut TaskContext<'_>, input: &[u8], out: &mut Outputs) -> Result<usize, End> {
         out.clear();
-        self.starved = false;
-        self.blocked = false;
+        (self.starved, self.blocked, self.expects) = (false, false, false);
         let taken = self.take_messages(input, out);
         self.out.push(&out.own);
         if let Work::Active(active) = &mut self.work {
@@ -369,15 +380,35 @@ impl Relay {
                     self.starved = true;
                     return Ok(at);
                 }
-                request::Step::Pins if self.allow_pin() => {}
-                request::Step::Blocked | request::Step::Pins => {
+                request::Step::Blocked => {
+                    self.expects = server.state.pipeline.is_own();
                     self.blocked = true;
                     return Ok(at);
+                }
+                step @ (request::Step::Pins | request::Step::PinsToListen | request::Step::Listens) => {
+                    if !self.may_go_on(step, input, out) {
+                        return Ok(at);
+                    }
                 }
                 request::Step::Terminate => return self.leave().map(|()| input.len()),
             }
         }
         Ok(at)
+    }
+
+    /// Has the server, or the right to keep it, be what the request at hand needs. Says whether it may go on.
+    fn may_go_on(&mut self, step: request::Step, input: &[u8], out: &mut Outputs) -> bool {
+        let listens = step == request::Step::Listens;
+        let goes_on = match step {
+            request::Step::Listens => self.listen_here(input, out),
+            request::Step::PinsToListen if self.listens_briefly() => true,
+            _ => self.allow_pin(),
+        };
+        if !goes_on {
+            // What is sent ahead so that the server listens is for this request.
+            (self.blocked, self.expects) = (true, listens);
+        }
+        goes_on
     }
 
     /// The client has said goodbye. What it asked for before runs to its end.
@@ -616,6 +647,10 @@ impl Relay {
     fn note(&mut self, events: Events) {
         if events.settings_changed {
             *self.shared().settings.lock() = Arc::clone(&self.state.settings);
+            self.note_encoding();
+        }
+        if let Some(end) = events.marker {
+            self.note_marker(end);
         }
         if events.replayed {
             let mut slot = self.registered.shared.cancel.lock();
@@ -654,7 +689,7 @@ impl Relay {
             let text = "transaction blocks not allowed in statement pooling mode";
             return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).hint("See pool_mode.").into());
         }
-        let shares = free && self.mode != PoolMode::Session;
+        let shares = free && !self.expects && self.mode != PoolMode::Session;
         let parting = if shares {
             if !server.state.left().is_empty() && self.pool.spec.load().max_pinned == 0 {
                 server.state.keeping = Keeping::Never;
@@ -669,24 +704,25 @@ impl Relay {
                 self.rest(in_block);
             }
             Parting::Free => self.give_back(),
-            Parting::Ask(sql) => self.ask(cx, &sql),
+            Parting::Ask(sql) => self.ask(cx, sql.as_bytes()),
             Parting::Pinned => {
                 if shares {
                     self.note_pinned();
                 }
                 self.rest(in_block);
             }
+            Parting::Listens => self.settle_listening(cx)?,
         }
         Ok(())
     }
 
     /// Asks the server what ties the client to it. A cancel meanwhile isn't meant for this question.
-    fn ask(&mut self, cx: &mut TaskContext<'_>, sql: &str) {
+    fn ask(&mut self, cx: &mut TaskContext<'_>, sql: &[u8]) {
         let Work::Active(active) = &mut self.work else { return };
         let Some(server) = active.lease.server().map(|s| Arc::clone(&s.shared)) else { return };
         *self.registered.shared.cancel.lock() = CancelSlot::Replaying { server, wanted: false };
         let mut message = Vec::new();
-        frontend::put_query(&mut message, sql.as_bytes());
+        frontend::put_query(&mut message, sql);
         active.send(cx, &message);
     }
 
@@ -797,6 +833,7 @@ impl Relay {
             End::Error(error) => (error.to_string(), Some(error)),
         };
         let mid_message = self.part_from_server();
+        self.stop_listening();
         let context = Arc::clone(self.context());
         if context.config.load().pooler.log_disconnections {
             let shared = self.shared();

@@ -6,6 +6,7 @@
 
 mod background;
 pub mod directory;
+pub mod listening;
 pub mod pins;
 pub mod queue;
 pub mod spec;
@@ -197,6 +198,8 @@ pub struct Pool {
     past: Mutex<Totals>,
     retired: AtomicBool,
     pins: pins::Budget,
+    /// Who listens, by one connection for all.
+    listening: listening::Shared,
 }
 
 /// What [`Pool::checkout`] gives.
@@ -213,6 +216,7 @@ impl Pool {
     #[must_use]
     pub fn new(name: DatabaseName, spec: Spec) -> Arc<Self> {
         Arc::new(Self {
+            listening: listening::Shared::new(name.as_str()),
             name,
             tables: Tables::default(),
             queue: Mutex::new(Queue::new(spec.limits)),
@@ -414,6 +418,7 @@ impl Pool {
         let waiting: Vec<_> = users.iter().flat_map(|u| self.queue.lock().take_waiting(u.index)).collect();
         // They find out that their ticket is void and look for the pool that has taken over, if any.
         drop(waiting);
+        self.stop_listening();
         self.tick(Instant::now());
     }
 
@@ -429,6 +434,7 @@ impl Pool {
         self.pins.resize(self.spec.load().max_pinned, spec.max_pinned);
         self.hot.set(&spec);
         self.spec.store(Arc::new(spec));
+        self.listening.look();
         self.pump();
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Pool;
 use crate::error::{ClientError, SqlState};
-use crate::names::UserName;
+use crate::names::{ClientId, UserName};
 use crate::net::timer;
 use crate::protocol::session::Taint;
 use crate::server::pins::Pinned;
@@ -149,5 +149,9 @@ fn longest(pinned: &[(Arc<ServerShared>, Holder, Pinned)], now: Instant) -> Stri
 
 /// A client that has a server, for an error.
 pub(super) fn who(holder: &Holder, user: &UserName, held: Duration) -> String {
-    format!("{} (user \"{user}\") for {:.1} s", holder.client, held.as_secs_f64())
+    let seconds = held.as_secs_f64();
+    match holder.client {
+        ClientId::LISTENER => format!("the connection that listens for all clients for {seconds:.1} s"),
+        client => format!("{client} (user \"{user}\") for {seconds:.1} s"),
+    }
 }

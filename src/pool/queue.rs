@@ -371,6 +371,12 @@ impl<S, W: Waiter> Queue<S, W> {
         self.users[user.0].slots - self.users[user.0].logins
     }
 
+    /// The most slots that one user may have.
+    #[must_use]
+    pub fn most_of(&self, user: UserIndex) -> u32 {
+        self.per_user(&self.users[user.0]).min(self.limits.size)
+    }
+
     /// Whether anybody waits.
     #[must_use]
     pub fn has_waiting(&self) -> bool {

@@ -59,13 +59,15 @@ pub fn judge(kind: &str, may_pin: bool) -> (Handling, &'static str) {
         return (Handling::Closed, "Use a database with pool_mode session for it: its servers cannot be used again.");
     }
     let advice = match taint {
+        Taint::Listen if may_pin => {
+            return (Handling::Shared, "One server listens for all clients; in a pool of fewer than 3 each keeps one.");
+        }
         Taint::Setting | Taint::Named | Taint::SessionUser => return (Handling::Replayed, "Nothing to do."),
         Taint::Temporary => "Use ON COMMIT DROP or drop it soon; see max_pinned.",
         Taint::AdvisoryLock => {
             "Use pg_advisory_xact_lock() where the lock may end with the transaction; see max_pinned."
         }
         Taint::HeldCursor => "Use a cursor within a transaction, or close it soon; see max_pinned.",
-        Taint::Listen => "Each listening client keeps a server; see max_pinned.",
         Taint::SqlPrepare => "Use the driver's prepared statements, which are shared; see max_pinned.",
         _ => "A server is kept until the client leaves or resets its session; see max_pinned.",
     };

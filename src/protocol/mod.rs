@@ -5,6 +5,7 @@
 //! SQL. [`ClientState`] and [`ServerState`] are the two sides' memory between messages.
 
 pub mod audit;
+pub mod listen;
 pub mod own;
 pub mod pipeline;
 pub mod reply;
@@ -17,6 +18,7 @@ pub mod statements;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use listen::{Listening, OnServer};
 use own::Own;
 use pipeline::{Kind, Pipeline, Request, ServerUndo};
 use session::{Probe, Taint, Taints};
@@ -44,6 +46,8 @@ pub struct ClientState {
     pub to_tell: Taints,
     /// Those that it was told of.
     pub told: Taints,
+    /// What it listens to, where its server needn't.
+    pub listening: Option<Box<Listening>>,
 }
 
 impl ClientState {
@@ -62,6 +66,7 @@ impl ClientState {
             skipping: false,
             to_tell,
             told,
+            listening: None,
         }
     }
 
@@ -122,6 +127,10 @@ pub struct ServerState {
     pub was_reset: bool,
     /// The same for these parameters only.
     pub defaulted: Vec<Box<str>>,
+    /// Its process number.
+    pub pid: u32,
+    /// What it listens to for its client.
+    pub listens: Option<Box<OnServer>>,
 }
 
 impl ServerState {
@@ -147,6 +156,8 @@ impl ServerState {
             partial: false,
             was_reset: false,
             defaulted: Vec::new(),
+            pid: 0,
+            listens: None,
         }
     }
 
@@ -164,7 +175,9 @@ impl ServerState {
 
     /// Notes what a request may do to the session.
     pub fn touch(&mut self, taint: Taints, ends: Taints, names: &[Box<str>]) {
-        self.touched |= taint.or(ends.and(self.pins));
+        // What a question under way may find counts as there.
+        let asked = self.probe.as_ref().map_or(Taints::NONE, |probe| probe.asked().and(Taints::PINNING));
+        self.touched |= taint.or(ends.and(self.pins.or(asked)));
         for name in names {
             if !self.touched_names.contains(name) {
                 self.touched_names.push(name.clone());
@@ -193,6 +206,10 @@ impl ServerState {
         self.touched = self.touched.and(Taints::LASTING);
         self.pins = self.pins.and(Taints::LASTING);
         self.touched_names.clear();
+        if let Some(listens) = &mut self.listens {
+            listens.channels.clear();
+            listens.noted = true;
+        }
     }
 
     /// The client keeps the server by its own wish, or doesn't any more. What it used it for is unknown: then the
@@ -209,7 +226,7 @@ impl ServerState {
 
     /// Whether the client may part from an idle server, and else what is to be done first.
     pub fn parting(&mut self) -> Parting {
-        if self.left().is_empty() {
+        if self.left().is_empty() && self.listens.is_none() {
             return Parting::Free;
         }
         let askable = match self.keeping {
@@ -223,9 +240,14 @@ impl ServerState {
             self.touched = self.touched.without(found);
         }
         if self.touched.and(askable).is_empty() {
-            return if self.pins.is_empty() { Parting::Free } else { Parting::Pinned };
+            return match &self.listens {
+                Some(_) => Parting::Listens,
+                None if self.pins.is_empty() => Parting::Free,
+                None => Parting::Pinned,
+            };
         }
-        let (probe, sql) = Probe::new(self.left().and(askable), &std::mem::take(&mut self.touched_names));
+        let note = self.listens.as_ref().and_then(|l| l.note.as_deref());
+        let (probe, sql) = Probe::new(self.left().and(askable), &std::mem::take(&mut self.touched_names), note);
         self.touched = self.touched.without(askable);
         self.probe = Some(Box::new(probe));
         // What is parsed before the answer is parsed under settings that aren't known.
@@ -256,4 +278,6 @@ pub enum Parting {
     Ask(String),
     /// It may not.
     Pinned,
+    /// The server listens, or did: who delivers from now on is to be settled first.
+    Listens,
 }

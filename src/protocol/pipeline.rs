@@ -372,6 +372,12 @@ impl Pipeline {
         self.requests.is_empty()
     }
 
+    /// Replies are owed, all to requests of Carpool's own.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        !self.requests.is_empty() && self.requests.iter().all(|r| r.fate == Fate::Skip)
+    }
+
     /// As many requests are in flight as may be.
     #[must_use]
     pub fn is_full(&self) -> bool {

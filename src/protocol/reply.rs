@@ -4,6 +4,8 @@
 //! Rows and other bulk go on unread, by their headers. Bodies are read only of ErrorResponse, ReadyForQuery,
 //! ParameterStatus and CommandComplete.
 
+mod notify;
+
 use std::sync::Arc;
 
 use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Request, ServerUndo, Unexpected};
@@ -72,6 +74,17 @@ pub struct Events {
     pub replayed: bool,
     /// The client's settings changed.
     pub settings_changed: bool,
+    /// The marker of a change of who delivers notifications has passed, or has failed.
+    pub marker: Option<MarkerEnd>,
+}
+
+/// What became of a marker, see [`super::listen`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MarkerEnd {
+    /// The server has delivered it.
+    Passed(u64),
+    /// It could not be sent.
+    Failed(u64),
 }
 
 /// A server on loan to a client, while its bytes are read.
@@ -104,8 +117,9 @@ impl ServerPath<'_> {
         let Some(body) = input.get(start..start + wanted) else { return Ok(Step::More) };
         self.inserts(input);
         let forward = match header.tag {
-            // These may come at any time; those of Carpool's own requests are nobody's business.
-            tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE => !self.is_own(),
+            // These may come at any time; notices of Carpool's own requests are nobody's business.
+            tag::NOTICE_RESPONSE => !self.is_own(),
+            tag::NOTIFICATION_RESPONSE => self.notification(input, body)?,
             tag::PARAMETER_STATUS => self.parameter_status(body)?,
             tag::ERROR_RESPONSE => self.error(input, header, body)?,
             tag::READY_FOR_QUERY => self.ready(input, body)?,
@@ -295,6 +309,9 @@ impl ServerPath<'_> {
             self.server.pins |= Taint::Unknown;
             return Ok(false);
         }
+        if failure.own_query && !fatal && self.marker_failed() {
+            return Ok(false);
+        }
         if failure.own_query && !fatal {
             let message = backend::error_field(body, b'M').unwrap_or(b"unknown error");
             return Err(ServerFault::Replay(String::from_utf8_lossy(message).into_owned()));
@@ -424,7 +441,7 @@ impl ServerPath<'_> {
             if !self.client.to_tell.is_empty() {
                 self.tell_pins(input);
             }
-        } else if request.kind == Kind::Query {
+        } else if request.kind == Kind::Query && !self.hand_over()? {
             self.events.replayed = true;
             if let Some(probe) = self.server.probe.take() {
                 let asked = probe.asked();
@@ -437,6 +454,9 @@ impl ServerPath<'_> {
         }
         if status == TransactionStatus::Idle {
             self.events.transactions += u32::from(forward);
+            if forward {
+                self.give_notifications(input);
+            }
             if std::mem::take(&mut self.server.schema_changed) {
                 self.tables.statements.schema_changed();
             }
@@ -455,7 +475,10 @@ impl ServerPath<'_> {
     }
 
     /// What a probe found: settings are the client's from now on, and everything else ties it to the server.
-    fn apply_findings(&mut self, asked: Taints, findings: Findings) {
+    fn apply_findings(&mut self, asked: Taints, mut findings: Findings) {
+        if asked.has(Taint::Listen) {
+            self.note_channels(std::mem::take(&mut findings.channels), findings.noted);
+        }
         let pins = self.server.pins.without(asked).or(findings.present);
         self.server.pins = pins;
         let mut settings = (*self.client.settings).clone();
@@ -565,7 +588,11 @@ fn inspected(header: Header) -> Result<usize, FrameError> {
         {
             Ok(len)
         }
-        tag::PARAMETER_STATUS | tag::PARAMETER_DESCRIPTION | tag::ROW_DESCRIPTION | tag::COMMAND_COMPLETE
+        tag::PARAMETER_STATUS
+        | tag::PARAMETER_DESCRIPTION
+        | tag::ROW_DESCRIPTION
+        | tag::COMMAND_COMPLETE
+        | tag::NOTIFICATION_RESPONSE
             if len <= WHOLE_LIMIT =>
         {
             Ok(len)
@@ -577,8 +604,7 @@ fn inspected(header: Header) -> Result<usize, FrameError> {
         | tag::COPY_IN_RESPONSE
         | tag::COPY_OUT_RESPONSE
         | tag::FUNCTION_CALL_RESPONSE
-        | tag::NOTICE_RESPONSE
-        | tag::NOTIFICATION_RESPONSE => Ok(0),
+        | tag::NOTICE_RESPONSE => Ok(0),
         other => Err(FrameError::Body(other)),
     }
 }

@@ -18,9 +18,10 @@ pub use local::{Local, local};
 pub use output::Output;
 pub use retry::Retry;
 
+use super::listen::Place;
 use super::own::{Assignment, Refusal};
 use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
-use super::session::Taints;
+use super::session::{Taint, Taints};
 use super::settings::SettingsTable;
 use super::sql::{self, Deallocate, Effect, Reading};
 use super::statements::{SERVER_PREFIX, StatementTable, significant};
@@ -69,6 +70,10 @@ pub enum Step {
     Blocked,
     /// The client must be allowed to keep the server first, see [`super::Keeping`].
     Pins,
+    /// As [`Step::Pins`], for LISTEN alone.
+    PinsToListen,
+    /// The server must listen to the client's channels first, see [`super::listen`].
+    Listens,
     /// The client says goodbye.
     Terminate,
 }
@@ -235,9 +240,27 @@ impl ClientPath<'_> {
         names
     }
 
-    /// Whether a request that may leave this behind must wait until its client may keep the server.
-    fn must_ask(&self, taint: Taints) -> bool {
-        taint.will_pin() && self.server.keeping == Keeping::Unasked
+    /// Whether a request that may leave this behind must wait until its client may keep the server, and for what.
+    fn must_ask(&self, taint: Taints) -> Option<Step> {
+        if !taint.will_pin() || self.server.keeping != Keeping::Unasked {
+            return None;
+        }
+        if taint.and(Taints::PINNING) != Taint::Listen.into() {
+            return Some(Step::Pins);
+        }
+        let brief = self.server.listens.as_ref().is_some_and(|l| l.brief);
+        (!brief).then_some(Step::PinsToListen)
+    }
+
+    /// Whether a request that ends or shows this must wait until the server listens to what its client does.
+    fn must_listen(&mut self, ends: Taints) -> bool {
+        let Some(listening) = self.client.listening.as_deref().filter(|_| ends.has(Taint::Channels)) else {
+            return false;
+        };
+        let ready = listening.place == Place::Here && listening.mailbox.is_settled();
+        let Some(listens) = self.server.listens.as_deref_mut() else { return !ready };
+        listens.expected &= !ready;
+        !ready && !std::mem::take(&mut listens.passed)
     }
 
     fn query(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
@@ -252,8 +275,11 @@ impl ClientPath<'_> {
         if names.any(|name| self.server.pipeline.uncertain(significant(name), 0)) {
             return Ok(Step::Blocked);
         }
-        if self.must_ask(reading.taint) {
-            return Ok(Step::Pins);
+        if let Some(step) = self.must_ask(reading.taint) {
+            return Ok(step);
+        }
+        if self.must_listen(reading.ends) {
+            return Ok(Step::Listens);
         }
         if reading.own.is_empty() {
             return Ok(self.run_query(input, at, header, (text, None), reading, Extra::default()));

@@ -5,6 +5,7 @@
 //! is asked what there is: settings then follow the client like the reported ones; what can't be moved to
 //! another server ties the client to this one (a *pin*) until a later question finds it gone.
 
+use super::listen::{Channel, NOTE};
 use super::settings::ROLE;
 use crate::wire::frame::{Fields, FrameError};
 
@@ -34,6 +35,8 @@ pub enum Taint {
     Session = 1 << 9,
     /// As [`Taint::Setting`], with the names known.
     Named = 1 << 10,
+    /// Of a text, among what it ends: it acts on the channels listened to, shows them, or sends notifications.
+    Channels = 1 << 11,
     /// The client asked for its server, see [`super::own`].
     ByHand = 1 << 15,
 }
@@ -62,7 +65,7 @@ impl Taint {
             Self::Setting | Self::Named => "settings",
             Self::SessionUser => "session user",
             Self::SqlPrepare => "prepared statement",
-            Self::Listen => "listen",
+            Self::Listen | Self::Channels => "listen",
             Self::Temporary => "temporary object",
             Self::AdvisoryLock => "advisory lock",
             Self::HeldCursor => "held cursor",
@@ -198,12 +201,15 @@ pub struct Findings {
     pub complete: bool,
     /// Parameters and their values, in the server's spelling; `None`: there is no such parameter.
     pub settings: Vec<(String, Option<String>)>,
+    /// The channels listened to, in their order.
+    pub channels: Vec<Channel>,
+    /// The channels that were restored in a transaction have been committed.
+    pub noted: bool,
 }
 
 /// Where in `pg_catalog` each kind is seen.
-const PRESENCE: [(Taint, &str); 5] = [
+const PRESENCE: [(Taint, &str); 4] = [
     (Taint::SqlPrepare, "pg_catalog.pg_prepared_statements WHERE from_sql"),
-    (Taint::Listen, "pg_catalog.pg_listening_channels()"),
     // Everything in a schema depends on it.
     (
         Taint::Temporary,
@@ -219,10 +225,10 @@ const PRESENCE: [(Taint, &str); 5] = [
 ];
 
 impl Probe {
-    /// A question about `asked` and, unless all settings are among that, about the parameters `names`; and its
-    /// SQL. Everything in it is qualified: the client's `search_path` must not change its meaning.
+    /// A question about `asked` and, unless all settings are among that, about the parameters `names`, and whether
+    /// the server has `note` (see [`restoring`](super::listen::restoring)); and its SQL. Everything in it is qualified: the client's `search_path` must not change its meaning.
     #[must_use]
-    pub fn new(asked: Taints, names: &[Box<str>]) -> (Self, String) {
+    pub fn new(asked: Taints, names: &[Box<str>], note: Option<&str>) -> (Self, String) {
         let asked = asked.and(Taints::ASKABLE);
         let complete = asked.has(Taint::Setting);
         let mut parts = Vec::new();
@@ -242,6 +248,15 @@ impl Probe {
         for (taint, place) in PRESENCE.iter().filter(|(taint, _)| asked.has(*taint)) {
             parts.push(format!("SELECT 'p','{}','' WHERE EXISTS (SELECT FROM {place})", taint.as_str()));
         }
+        if asked.has(Taint::Listen) {
+            parts.push("SELECT 'l',c,'' FROM pg_catalog.pg_listening_channels() AS c".to_owned());
+        }
+        if let Some(note) = note {
+            let setting = literal(NOTE);
+            parts.push(format!(
+                "SELECT 'n','','' WHERE pg_catalog.current_setting({setting},true) OPERATOR(pg_catalog.=) '{note}'"
+            ));
+        }
         let sql = format!("/* carpool */ {}", parts.join(" UNION ALL "));
         (Self { asked, findings: Findings { complete, ..Findings::default() } }, sql)
     }
@@ -253,16 +268,20 @@ impl Probe {
     pub fn row(&mut self, tag: u8, body: &[u8]) -> Result<(), FrameError> {
         let mut fields = Fields::new(tag, body);
         let columns = fields.u16()?;
-        let mut text = || match fields.value()?.map(std::str::from_utf8) {
-            None => Ok(None),
-            Some(Ok(text)) => Ok(Some(text)),
-            Some(Err(_)) => Err(FrameError::Body(tag)),
-        };
-        let (kind, name, value) = (text()?, text()?, text()?);
+        let (kind, name, value) = (fields.value()?, fields.value()?, fields.value()?);
         let (Some(kind), Some(name), 3) = (kind, name, columns) else { return Err(FrameError::Body(tag)) };
         fields.end()?;
+        if kind == b"l" {
+            // In whatever encoding.
+            self.findings.present |= Taint::Listen;
+            self.findings.channels.push(name.into());
+            return Ok(());
+        }
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| FrameError::Body(tag));
+        let (name, value) = (text(name)?, value.map(text).transpose()?);
         match kind {
-            "s" => self.findings.settings.push((name.to_owned(), value.map(str::to_owned))),
+            b"n" => self.findings.noted = true,
+            b"s" => self.findings.settings.push((name.to_owned(), value.map(str::to_owned))),
             _ => {
                 let taint = Taint::ALL.into_iter().find(|taint| taint.as_str() == name);
                 self.findings.present |= taint.ok_or(FrameError::Body(tag))?;
@@ -309,20 +328,20 @@ mod tests {
 
     #[test]
     fn asks_only_what_is_in_question() {
-        let (_, sql) = Probe::new(Taint::Listen.into(), &["a.b".into(), "x".into()]);
+        let (_, sql) = Probe::new(Taint::Listen.into(), &["a.b".into(), "x".into()], None);
         assert_eq!(
             sql,
             "/* carpool */ SELECT 's','a.b',pg_catalog.current_setting('a.b',true) \
              UNION ALL SELECT 's','x',pg_catalog.current_setting('x',true) \
-             UNION ALL SELECT 'p','listen','' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels())"
+             UNION ALL SELECT 'l',c,'' FROM pg_catalog.pg_listening_channels() AS c"
         );
-        let (_, sql) = Probe::new(Taint::Setting.into(), &["a.b".into(), "x".into()]);
+        let (_, sql) = Probe::new(Taint::Setting.into(), &["a.b".into(), "x".into()], None);
         assert!(sql.contains("'a.b'") && !sql.contains("'x'"), "{sql}");
     }
 
     #[test]
     fn reads_what_is_there() {
-        let (mut probe, _) = Probe::new(Taints::ASKABLE, &[]);
+        let (mut probe, _) = Probe::new(Taints::ASKABLE, &[], None);
         probe.row(b'D', &row([Some("s"), Some("work_mem"), Some("64")])).unwrap();
         probe.row(b'D', &row([Some("s"), Some("my.x"), None])).unwrap();
         probe.row(b'D', &row([Some("p"), Some("advisory lock"), Some("")])).unwrap();

@@ -228,7 +228,13 @@ impl Reading {
     /// Of a text that can't be read: it may do anything.
     #[must_use]
     pub fn unreadable() -> Self {
-        Self { effect: Effect::Several, taint: Taints::ASKABLE, sets: true, ..Self::default() }
+        Self {
+            effect: Effect::Several,
+            taint: Taints::ASKABLE,
+            ends: Taint::Channels.into(),
+            sets: true,
+            ..Self::default()
+        }
     }
 
     fn or(mut self, other: Self) -> Self {
@@ -374,7 +380,7 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
     lexer.skip_blank();
     // INSERT, UPDATE, WITH and so on end here.
     let first = lexer.rest.first().map_or(0, u8::to_ascii_lowercase);
-    if !b"sreplcdau".contains(&first) {
+    if !b"sreplcdaun".contains(&first) {
         return reading;
     }
     let mut ahead = lexer.clone();
@@ -409,8 +415,9 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
                 reading.taint |= Taint::SqlPrepare;
             }
         }
-        b"listen" => reading.taint |= Taint::Listen,
-        b"unlisten" => reading.ends |= Taint::Listen,
+        b"listen" => (reading.taint, reading.ends) = (Taint::Listen.into(), Taint::Channels.into()),
+        b"unlisten" => reading.ends = Taints::from(Taint::Listen).or(Taint::Channels.into()),
+        b"notify" => reading.ends |= Taint::Channels,
         b"load" => reading.taint |= Taint::Unknown,
         b"declare" if has_word(ahead.clone(), &[b"hold"]) => reading.taint |= Taint::HeldCursor,
         b"close" => reading.ends |= Taint::HeldCursor,
@@ -419,11 +426,17 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
             reading.ends = Taints::ASKABLE;
             reading.note_forgetting(first, ahead, text);
             reading.sets = first.eq_ignore_ascii_case(b"discard");
+            if reading.sets {
+                reading.ends |= Taint::Channels;
+            }
         }
         b"copy" if has_word(ahead.clone(), &[b"stdin"]) => reading.effect = Effect::CopyIn,
         b"commit" | b"end" | b"rollback" | b"abort" => reading.sets = true,
         // What they run isn't here to be read.
-        b"do" | b"call" | b"execute" => (reading.taint, reading.sets) = (Taints::ASKABLE, true),
+        b"do" | b"call" | b"execute" => {
+            (reading.taint, reading.sets) = (Taints::ASKABLE, true);
+            reading.ends |= Taint::Channels;
+        }
         _ => {}
     }
     reading
@@ -581,7 +594,7 @@ struct Call {
     taint: Taint,
 }
 
-const CALLS: [Call; 12] = [
+const CALLS: [Call; 14] = [
     Call { word: b"set_config", at: 3, taint: Taint::Setting },
     Call { word: b"set_limit", at: 3, taint: Taint::Setting },
     Call { word: b"pg_settings", at: 2, taint: Taint::Setting },
@@ -593,6 +606,8 @@ const CALLS: [Call; 12] = [
     Call { word: b"pg_replication_origin_session_setup", at: 2, taint: Taint::Lasting },
     Call { word: b"pg_backup_start", at: 2, taint: Taint::Lasting },
     Call { word: b"pg_start_backup", at: 2, taint: Taint::Lasting },
+    Call { word: b"pg_notify", at: 2, taint: Taint::Channels },
+    Call { word: b"pg_listening_channels", at: 2, taint: Taint::Channels },
     // Carpool's names of statements.
     Call { word: b"carpool_", at: 7, taint: Taint::SqlPrepare },
 ];
@@ -614,7 +629,7 @@ fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
                     reading.note_parameter(configured(behind).as_deref(), tracked);
                     continue;
                 }
-                b"pg_advisory_unlock" => {
+                b"pg_advisory_unlock" | b"pg_notify" | b"pg_listening_channels" => {
                     reading.ends |= call.taint;
                     continue;
                 }
@@ -628,6 +643,7 @@ fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
     let escaped = |at: usize| matches!(text[..at].last(), Some(b'u' | b'U')) && text.get(at + 1) == Some(&b'"');
     if memchr::memchr_iter(b'&', text).any(escaped) {
         reading.taint |= Taints::ASKABLE;
+        reading.ends |= Taint::Channels;
         reading.sets = true;
     }
 }

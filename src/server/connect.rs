@@ -276,6 +276,8 @@ impl<'a> Session<'a> {
 
     fn into_server(self, settings: Arc<Settings>, key: CancelKey) -> Server {
         let login = self.login;
+        let mut state = ServerState::new(settings, login.max_prepared_statements);
+        state.pid = key.pid;
         let shared = ServerShared {
             id: ServerId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
             target: login.target.clone(),
@@ -294,7 +296,7 @@ impl<'a> Session<'a> {
         let spread = login.lifetime.mul_f64(rand::random_range(0.9..=1.0));
         Server {
             stream: self.stream,
-            state: ServerState::new(settings, login.max_prepared_statements),
+            state,
             carry: self.buf,
             out: Outbox::default(),
             remainder: Remainder::default(),

@@ -279,6 +279,7 @@ impl Server {
         self.state.statements.clear_named();
         self.state.statements.unnamed = None;
         self.state.discarded();
+        self.state.listens = None;
         Ok(())
     }
 

@@ -224,6 +224,36 @@ pub fn put_parameter_status(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     });
 }
 
+/// A NotificationResponse.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Notification<'a> {
+    /// The sender's process number.
+    pub pid: u32,
+    /// Where it was sent.
+    pub channel: &'a [u8],
+    /// What was sent.
+    pub payload: &'a [u8],
+}
+
+/// Reads a NotificationResponse body.
+///
+/// # Errors
+/// [`FrameError::Body`] when it isn't one exactly.
+pub fn notification(body: &[u8]) -> Result<Notification<'_>, FrameError> {
+    let mut fields = Fields::new(tag::NOTIFICATION_RESPONSE, body);
+    let (pid, channel, payload) = (fields.u32()?, fields.cstr()?, fields.cstr()?);
+    fields.end().map(|()| Notification { pid, channel, payload })
+}
+
+/// Appends a NotificationResponse.
+pub fn put_notification(out: &mut Vec<u8>, notification: &Notification<'_>) {
+    frame::message(out, tag::NOTIFICATION_RESPONSE, |b| {
+        b.extend_from_slice(&notification.pid.to_be_bytes());
+        frame::put_cstr(b, notification.channel);
+        frame::put_cstr(b, notification.payload);
+    });
+}
+
 /// Appends a BackendKeyData.
 pub fn put_backend_key(out: &mut Vec<u8>, key: &CancelKey) {
     frame::message(out, tag::BACKEND_KEY_DATA, |b| {

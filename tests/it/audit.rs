@@ -106,7 +106,7 @@ fn a_reload_begins_and_ends_it_for_all() {
     succeeds(&web.query("set application_name = 'renamed'"));
     succeeds(&web.query("listen x"));
     let want = [
-        "renamed listen/ 1/1/1 pinned",
+        "renamed listen/ 1/1/0 shared",
         "web settings/application_name 1/1/0 replayed",
         "web settings/timezone 1/1/0 replayed",
     ];

@@ -130,7 +130,7 @@ pub fn python() -> Command {
     command
 }
 
-fn node() -> Command {
+pub fn node() -> Command {
     prepared(root().join("tests/drivers/node_modules/pg"));
     let mut command = limited();
     command.arg("node");

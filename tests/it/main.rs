@@ -20,6 +20,7 @@ mod faults;
 mod harness;
 mod isolation;
 mod layers;
+mod listen;
 mod modes;
 mod pins;
 mod saturation;

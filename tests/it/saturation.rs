@@ -587,3 +587,36 @@ fn a_hundred_times_as_many_logins_with_scram() {
     wrong.send(&message('p', exchange.message()));
     assert_eq!(wrong.read().field('C').as_deref(), Some("28P01"));
 }
+
+/// Each needs its settings replayed and then its statement prepared under others: it must not give the server away
+/// in between, or the two would take it from each other for ever.
+#[test]
+fn two_who_need_preparations_do_not_trade_the_server_for_ever() {
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 1"));
+    let mut clients: Vec<_> = ["German", "SQL"]
+        .iter()
+        .map(|style| {
+            let mut client = carpool.client();
+            client.send_all(&[parse("s", &format!("select '{style}', '2024-12-31'::date")), sync()]);
+            client.until_ready();
+            client.query(&format!("set datestyle to '{style}'"));
+            client
+        })
+        .collect();
+    let mut holder = carpool.client();
+    holder.query("discard all");
+    holder.query("begin");
+    for client in &mut clients {
+        client.send_all(&[bind("", "s", &[]), execute("", 0), sync()]);
+    }
+    eventually("both wait", || {
+        let pools = carpool.console("show pools");
+        let pool = pools.lines().find(|row| row.starts_with(&carpool.database))?;
+        (pool.split('|').nth(3) == Some("2")).then_some(())
+    });
+    holder.query("commit");
+    for client in &mut clients {
+        let replies = client.until_ready();
+        assert!(replies.iter().any(|m| m.tag == b'D'), "{replies:?}");
+    }
+}

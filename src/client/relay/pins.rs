@@ -36,7 +36,7 @@ impl std::fmt::Debug for Pin {
 }
 
 impl Pin {
-    fn held(permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn held(permit: OwnedSemaphorePermit) -> Self {
         Self::Held(Held { mark: None, permit: Some(permit) })
     }
 }

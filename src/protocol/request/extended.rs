@@ -36,6 +36,15 @@ impl ClientPath<'_> {
         let context = self.context();
         let known = self.client.statements.unnamed.as_ref().filter(|s| s.is(rest, &context));
         let statement = known.cloned().unwrap_or_else(|| self.tables.statements.intern(rest, &context));
+        // Later it could be too late: within a batch nothing can be put in front, nor can the server go meanwhile.
+        if !self.server.pipeline.is_open() {
+            if self.must_ask(statement.taint) == Some(Step::PinsToListen) {
+                return Ok(Step::PinsToListen);
+            }
+            if self.must_listen(statement.ends) {
+                return Ok(Step::Listens);
+            }
+        }
         if name.is_empty() {
             self.parse_unnamed(input, at, header, statement);
             return Ok(taken);
@@ -92,18 +101,24 @@ impl ClientPath<'_> {
             return if all { Err(FrameError::Body(tag::BIND).into()) } else { Ok(Step::More) };
         };
         let idle = self.server.pipeline.is_idle();
-        let (sent_name, request) = match self.find(input, name) {
+        let found = self.find(input, name);
+        if let Found::Known(named) = &found {
+            if let Some(step) = self.must_ask(named.statement.taint) {
+                return Ok(step);
+            }
+        }
+        let (sent_name, request) = match found {
             Found::Blocked => return Ok(Step::Blocked),
             Found::Unknown if name.starts_with(SERVER_PREFIX) => {
                 (Some(nonexistent(name)), Request::renamed(Kind::Bind, name))
             }
             Found::Unknown => (None, Request::forward(Kind::Bind)),
-            Found::Known(named) if self.must_ask(named.statement.taint) => return Ok(Step::Pins),
             Found::Known(named) if !named.statement.own.is_empty() && self.refused(&named.statement.own).is_some() => {
                 let error = self.refused(&named.statement.own).map(|(_, refusal)| ErrorText::Own(refusal));
                 let extra = Extra { error, ..Extra::default() };
                 (Some(nonexistent(OWN)), Request::forward(Kind::Bind).with(extra))
             }
+            Found::Known(named) if self.must_listen(named.statement.ends) => return Ok(Step::Listens),
             Found::Known(named) => match self.bind_known(input, name, portal, &named, idle) {
                 None => return Ok(Step::Blocked),
                 Some(bind) => bind,

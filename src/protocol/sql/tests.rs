@@ -195,10 +195,10 @@ fn resets_of_one_parameter() {
 fn what_may_end_a_pin() {
     for (text, want) in [
         ("drop table t", Taints::from(Taint::Temporary)),
-        ("unlisten *", Taint::Listen.into()),
+        ("unlisten *", Taints::from(Taint::Listen).or(Taint::Channels.into())),
         ("close c", Taint::HeldCursor.into()),
         ("select pg_advisory_unlock(1)", Taint::AdvisoryLock.into()),
-        ("discard temp", Taints::ASKABLE),
+        ("discard temp", Taints::ASKABLE.or(Taint::Channels.into())),
         ("select 1", Taints::NONE),
     ] {
         assert_eq!(read_text(text).ends, want, "{text}");
@@ -398,4 +398,29 @@ proptest! {
         let _ = read(text.as_bytes(), &tracked());
         prop_assert!(Lexer::new(text.as_bytes()).count() <= text.len());
     }
+}
+
+#[test]
+fn what_acts_on_channels() {
+    for (text, acts) in [
+        ("listen a", true),
+        ("unlisten *", true),
+        ("NOTIFY a, 'x'", true),
+        ("select pg_notify('a', 'x')", true),
+        ("select * from pg_catalog.pg_listening_channels()", true),
+        ("discard all", true),
+        ("begin; notify a", true),
+        ("do 'begin end'", true),
+        ("call f()", true),
+        ("execute s", true),
+        ("deallocate all", false),
+        ("select 1", false),
+        ("select 'notify a'", false),
+        ("select my_pg_notify('a')", false),
+        ("close all", false),
+    ] {
+        assert_eq!(read_text(text).ends.has(Taint::Channels), acts, "{text}");
+    }
+    assert_eq!(read_text("listen a").taint, Taint::Listen.into());
+    assert!(read_text("unlisten a").ends.has(Taint::Listen));
 }

@@ -630,7 +630,10 @@ impl Backend {
                 ["p", kind, ..] if self.leftovers.iter().any(|(k, _)| k == kind) => {
                     self.probe_row(&("p", (*kind).to_owned(), Some(String::new())));
                 }
-                ["p", ..] => {}
+                ["l", ..] if self.leftovers.iter().any(|(k, _)| *k == "listen") => {
+                    self.probe_row(&("l", "channel".to_owned(), Some(String::new())));
+                }
+                ["p" | "l", ..] => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -253,10 +253,10 @@ impl World {
                     client.stuck = true;
                     break;
                 }
-                request::Step::Pins => {
+                request::Step::Pins | request::Step::PinsToListen => {
                     self.servers[j].state.keeping = if allowed { Keeping::Allowed } else { Keeping::Never };
                 }
-                request::Step::Terminate => unreachable!(),
+                request::Step::Listens | request::Step::Terminate => unreachable!(),
             }
         }
         let client = &mut self.clients[i];
@@ -374,6 +374,8 @@ impl World {
             Parting::Free => {}
             Parting::Ask(sql) => return frontend::put_query(&mut server.towards, sql.as_bytes()),
             Parting::Pinned => return,
+            Parting::Listens if server.state.pins.is_empty() => server.state.listens = None,
+            Parting::Listens => return,
         }
         self.clients[i].server = None;
         server.holder = None;
