@@ -7,6 +7,7 @@
 pub mod pipeline;
 pub mod reply;
 pub mod request;
+pub mod sequences;
 pub mod session;
 pub mod settings;
 pub mod sql;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pipeline::{Kind, Pipeline, Request, ServerUndo};
+use sequences::Sequences;
 use session::{Probe, Taints};
 use settings::{Settings, SettingsTable, UNSHARED};
 use statements::{ClientStatements, ServerStatements};
@@ -25,6 +27,8 @@ use crate::stats::StatementCounts;
 /// What a client has set up and expects to find on every server.
 #[derive(Debug)]
 pub struct ClientState {
+    /// Who it is to [`Sequences`]: a new number after each DISCARD of its own.
+    pub tenant: u64,
     /// Its prepared statements.
     pub statements: ClientStatements,
     /// Its settings, complete: every reported parameter and those it asked for at startup.
@@ -41,9 +45,10 @@ impl ClientState {
     /// A client with nothing prepared.
     #[must_use]
     pub fn new(settings: Arc<Settings>, table: &SettingsTable) -> Self {
+        let tenant = sequences::new_tenant();
         let context = table.intern(settings.when_parsing());
         let startup = Arc::clone(&settings);
-        Self { statements: ClientStatements::default(), settings, startup, context, skipping: false }
+        Self { tenant, statements: ClientStatements::default(), settings, startup, context, skipping: false }
     }
 
     /// The settings that matter when a text is parsed, made to be nobody else's.
@@ -78,6 +83,8 @@ pub struct ServerState {
     pub pins: Taints,
     /// Whether the client may keep the server between transactions.
     pub keeping: Keeping,
+    /// Whose the sequence values are that it remembers.
+    pub sequences: Sequences,
     /// A question about the session under way.
     pub probe: Option<Box<Probe>>,
     /// A schema change ran in the transaction at hand.
@@ -114,6 +121,7 @@ impl ServerState {
             touched_names: Vec::new(),
             pins: Taints::NONE,
             keeping: Keeping::Unasked,
+            sequences: Sequences::default(),
             probe: None,
             schema_changed: false,
             retry: request::Retry::default(),
@@ -158,6 +166,7 @@ impl ServerState {
     /// The session was reset (DISCARD ALL).
     pub fn discarded(&mut self) {
         self.probe = None;
+        self.sequences.forget();
         self.touched = self.touched.and(Taints::LASTING);
         self.pins = self.pins.and(Taints::LASTING);
         self.touched_names.clear();

@@ -82,6 +82,8 @@ pub enum ServerUndo {
     Removed(u64),
     /// The unnamed statement changed: what it was.
     Unnamed(Option<u64>),
+    /// The session's sequence values were being forgotten.
+    Sequences,
     /// Nothing; the request uses this statement.
     Uses(u64),
 }
@@ -98,6 +100,8 @@ pub struct Extra {
     pub describes: Option<Describes>,
     /// For a query that ends in RESET ALL: if it succeeds, the session is as after login.
     pub resets: bool,
+    /// For `DISCARD SEQUENCES`: the client asks for no values from before.
+    pub forgets_sequences: bool,
     /// For a query that sets these parameters, which the client has values for from its startup, to their defaults.
     pub defaults: Vec<Box<str>>,
 }

@@ -207,8 +207,14 @@ impl ServerPath<'_> {
                     let settings = self.server.settings.without(ROLE);
                     self.server.settings = self.tables.settings.intern(settings);
                     self.server.was_reset = true;
+                    self.client.tenant = self.server.sequences.forget_for_client();
                     self.server.discarded();
                 }
+            }
+            b"DISCARD SEQUENCES" if front.extra.as_ref().is_some_and(|e| e.forgets_sequences) => {
+                self.client.tenant = self.server.sequences.forget_for_client();
+                self.server.touched = self.server.touched.without(Taint::Sequences.into());
+                self.server.pins = self.server.pins.without(Taint::Sequences.into());
             }
             b"DEALLOCATE" => {
                 if let Some(Some(name)) = front.extra.as_mut().and_then(|e| e.forget.pop()) {
@@ -380,6 +386,7 @@ impl ServerPath<'_> {
             ServerUndo::None | ServerUndo::Uses(_) => {}
             ServerUndo::Added(id) => statements.remove(id),
             ServerUndo::Removed(id) => statements.restore(id),
+            ServerUndo::Sequences => self.server.sequences.distrust(),
             ServerUndo::Unnamed(old) => {
                 if let Some(now) = self.server.pipeline.restore_server_unnamed(old.filter(|_| !failed)) {
                     statements.unnamed = now;

@@ -10,15 +10,17 @@ mod local;
 mod output;
 mod prepare;
 mod retry;
+mod sequences;
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 
 pub use local::{Local, local};
 pub use output::Output;
 pub use retry::Retry;
 
 use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
-use super::session::Taints;
+use super::session::{Taint, Taints};
 use super::settings::SettingsTable;
 use super::sql::{self, Deallocate, Effect, Reading};
 use super::statements::{SERVER_PREFIX, StatementTable, significant};
@@ -43,6 +45,8 @@ pub struct Tables {
     pub statements: StatementTable,
     /// Settings by content.
     pub settings: SettingsTable,
+    /// Somebody has read sequence values (`currval`, `lastval`): they are forgotten for each new client of a server.
+    pub sequences_read: AtomicBool,
 }
 
 /// What became of a message.
@@ -77,6 +81,8 @@ enum Runs {
     Renamed(Box<[u8]>),
     /// DEALLOCATE ALL, DISCARD ALL, COPY FROM STDIN: later requests wait for the outcome.
     AndWaits,
+    /// DISCARD SEQUENCES: as before.
+    ForgetsSequences,
     /// RESET of parameters that the client gave at startup: as before.
     Defaults(Vec<Box<str>>),
 }
@@ -247,8 +253,12 @@ impl ClientPath<'_> {
         if self.must_ask(reading.taint) {
             return Ok(Step::Pins);
         }
+        if reading.taint.has(Taint::Sequences) && !self.forget_foreign_sequences(input) {
+            return Ok(Step::Blocked);
+        }
         self.server.retry.stop();
         self.server.touch(reading.taint, reading.ends, &reading.names);
+        self.server.sequences.note(reading.advances);
         self.server.unsettled |= reading.sets;
         let mut extra = Extra::default();
         let sent = self.deallocate(input, text.unwrap_or_default(), &reading.deallocates, &mut extra);
@@ -257,6 +267,7 @@ impl ClientPath<'_> {
             Effect::Deallocate(_) => self.server.hold = !extra.forget.is_empty(),
             _ => {
                 extra.resets = reading.resets;
+                extra.forgets_sequences = reading.effect == Effect::ForgetSequences;
                 self.server.hold = true;
             }
         }
@@ -268,7 +279,8 @@ impl ClientPath<'_> {
         extra.defaults = self.given_at_startup(reading.defaults);
         // Those reset before, in an unsynced batch, are settled when this ends.
         self.server.hold |= !extra.defaults.is_empty() || !self.server.defaulted.is_empty();
-        let plain = extra.forget.is_empty() && extra.error.is_none() && !extra.resets && extra.defaults.is_empty();
+        let marked = extra.resets || extra.forgets_sequences;
+        let plain = extra.forget.is_empty() && extra.error.is_none() && !marked && extra.defaults.is_empty();
         let extra = (!plain).then(|| Box::new(extra));
         self.server.pipeline.push(Request { undo, extra, ..Request::forward(Kind::Query) });
         Ok(match sent {
@@ -321,7 +333,15 @@ impl ClientPath<'_> {
     fn function_call(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
         let Some(start) = body(input, at, header.body_len.min(4)) else { return Ok(Step::More) };
         let oid = <[u8; 4]>::try_from(start).map(u32::from_be_bytes).unwrap_or_default();
-        self.server.touch(sql::taint_of_function(oid), Taints::NONE, &[]);
+        let taint = sql::taint_of_function(oid);
+        if self.must_ask(taint) {
+            return Ok(Step::Pins);
+        }
+        if taint.has(Taint::Sequences) && !self.forget_foreign_sequences(input) {
+            return Ok(Step::Blocked);
+        }
+        self.server.touch(taint, Taints::NONE, &[]);
+        self.server.sequences.note(!taint.is_empty());
         self.server.unsettled = true;
         self.server.hold |= !self.server.defaulted.is_empty();
         self.server.pipeline.push(Request::forward(Kind::FunctionCall));

@@ -34,16 +34,19 @@ pub enum Taint {
     Session = 1 << 9,
     /// As [`Taint::Setting`], with the names known.
     Named = 1 << 10,
+    /// It read sequence values (`currval`, `lastval`), and may again; only DISCARD ends that.
+    Sequences = 1 << 11,
 }
 
 impl Taint {
     /// All, in the order in which they are named to people.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Temporary,
         Self::AdvisoryLock,
         Self::HeldCursor,
         Self::Listen,
         Self::SqlPrepare,
+        Self::Sequences,
         Self::Unknown,
         Self::Lasting,
         Self::SessionUser,
@@ -63,6 +66,7 @@ impl Taint {
             Self::Temporary => "temporary object",
             Self::AdvisoryLock => "advisory lock",
             Self::HeldCursor => "held cursor",
+            Self::Sequences => "sequence values",
             Self::Unknown => "unknown state",
             Self::Lasting => "lasting state",
             Self::Session => "session",
@@ -96,6 +100,7 @@ impl Taints {
             | Taint::Temporary as u16
             | Taint::AdvisoryLock as u16
             | Taint::HeldCursor as u16
+            | Taint::Sequences as u16
             | Taint::Unknown as u16
             | Taint::Lasting as u16,
     );
@@ -112,7 +117,8 @@ impl Taints {
     /// Whether these are signs that the client will be tied to its server, rather than that it can't be told.
     #[must_use]
     pub fn will_pin(self) -> bool {
-        !self.and(Self::PINNING).is_empty() && self.and(Self::ASKABLE) != Self::ASKABLE
+        let pinning = self.and(Self::PINNING);
+        !pinning.without(Self::ASKABLE).is_empty() || !pinning.is_empty() && self.and(Self::ASKABLE) != Self::ASKABLE
     }
 
     /// Whether `taint` is one of them.

@@ -2,7 +2,12 @@
 //! statements end. It follows PostgreSQL's lexical rules (`scan.l`) for comments, strings, quoted identifiers
 //! and dollar quotes, so that a keyword inside one is never taken for a command.
 
+mod calls;
+
 use std::ops::Range;
+
+pub use calls::taint_of_function;
+use calls::{calls, creates_temporary};
 
 use super::session::{Taint, Taints};
 use super::settings::Settings;
@@ -178,6 +183,8 @@ pub enum Effect {
     ResetAll,
     /// `COPY … FROM STDIN`: what a Sync means depends on whether it begins.
     CopyIn,
+    /// `DISCARD SEQUENCES`: as before.
+    ForgetSequences,
     /// Several statements, one of them of the above kinds: later requests wait for its outcome.
     Several,
 }
@@ -200,6 +207,8 @@ pub struct Reading {
     pub names: Vec<Box<str>>,
     /// It ends in `RESET ALL`: settings changed before it don't matter.
     pub resets: bool,
+    /// It may advance a sequence.
+    pub advances: bool,
     /// It may change settings that [`Settings`] follows, at once or by ending a transaction.
     pub sets: bool,
     /// Its DEALLOCATEs, in order.
@@ -219,7 +228,7 @@ impl Reading {
     /// Of a text that can't be read: it may do anything.
     #[must_use]
     pub fn unreadable() -> Self {
-        Self { effect: Effect::Several, taint: Taints::ASKABLE, sets: true, ..Self::default() }
+        Self { effect: Effect::Several, taint: Taints::ASKABLE, sets: true, advances: true, ..Self::default() }
     }
 
     fn or(mut self, other: Self) -> Self {
@@ -233,6 +242,7 @@ impl Reading {
             defaults: self.defaults,
             assigned: None,
             resets: self.resets && other.resets,
+            advances: self.advances || other.advances,
             sets: self.sets || other.sets,
             deallocates: if self.deallocates == other.deallocates { self.deallocates } else { Vec::new() },
         }
@@ -276,6 +286,7 @@ fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Rea
             next_statement(&mut lexer)
         });
         whole.sets |= one.sets;
+        whole.advances |= one.advances;
         whole.taint |= one.taint;
         whole.ends |= one.ends;
         whole.defaults.retain(|name| Some(name) != one.assigned.as_ref());
@@ -309,13 +320,34 @@ fn next_statement(lexer: &mut Lexer<'_>) -> Option<()> {
     }
 }
 
+/// First words of statements that advance no sequence.
+const NO_ADVANCE: [&[u8]; 16] = [
+    b"begin",
+    b"start",
+    b"commit",
+    b"end",
+    b"rollback",
+    b"abort",
+    b"savepoint",
+    b"release",
+    b"set",
+    b"reset",
+    b"show",
+    b"discard",
+    b"deallocate",
+    b"close",
+    b"listen",
+    b"unlisten",
+];
+
 /// The statement at the lexer's place; leaves the lexer within it.
 fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
     let mut reading = Reading::default();
     lexer.skip_blank();
-    // INSERT, UPDATE, WITH and so on end here.
-    let first = lexer.rest.first().map_or(0, u8::to_ascii_lowercase);
-    if !b"sreplcdau".contains(&first) {
+    let Some(first) = lexer.rest.first().map(u8::to_ascii_lowercase) else { return reading };
+    reading.advances = true;
+    // INSERT, WITH and so on end here.
+    if !b"sreplcdaub".contains(&first) {
         return reading;
     }
     let mut ahead = lexer.clone();
@@ -323,7 +355,9 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
     if first.len() > 10 {
         return reading;
     }
-    match first.to_ascii_lowercase().as_slice() {
+    let lower = first.to_ascii_lowercase();
+    reading.advances = !NO_ADVANCE.contains(&lower.as_slice());
+    match lower.as_slice() {
         b"set" => {
             reading.sets = true;
             read_set(&mut ahead, tracked, &mut reading);
@@ -394,6 +428,11 @@ fn forgets<'a>(first: &[u8], mut ahead: Lexer<'a>) -> Option<Forgotten<'a>> {
         Token::Quoted(quoted) if !discard => Some((quoted, Some(unquote(quoted).into()))),
         _ => None,
     }
+}
+
+/// Whether it is DISCARD SEQUENCES.
+fn forgets_sequences(first: &[u8], mut ahead: Lexer<'_>) -> bool {
+    first.eq_ignore_ascii_case(b"discard") && is_word(ahead.next(), &[b"sequences"])
 }
 
 /// The identifier that a double-quoted token means.
@@ -483,6 +522,9 @@ fn read_set(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading) {
 impl Reading {
     /// DISCARD or DEALLOCATE.
     fn note_forgetting(&mut self, first: &[u8], ahead: Lexer<'_>, text: &[u8]) {
+        if forgets_sequences(first, ahead.clone()) {
+            self.effect = Effect::ForgetSequences;
+        }
         let Some((token, name)) = forgets(first, ahead) else { return };
         let start = token.as_ptr() as usize - text.as_ptr() as usize;
         self.effect = name.clone().map_or(Effect::ForgetAll, Effect::Deallocate);
@@ -505,110 +547,6 @@ impl Reading {
     }
 }
 
-/// A word that taints wherever it stands, in strings as well: they may be run. All have an underscore, which is
-/// what is looked for.
-struct Call {
-    word: &'static [u8],
-    /// Where in the word its first underscore is.
-    at: usize,
-    taint: Taint,
-}
-
-const CALLS: [Call; 12] = [
-    Call { word: b"set_config", at: 3, taint: Taint::Setting },
-    Call { word: b"set_limit", at: 3, taint: Taint::Setting },
-    Call { word: b"pg_settings", at: 2, taint: Taint::Setting },
-    Call { word: b"pg_advisory_lock", at: 2, taint: Taint::AdvisoryLock },
-    Call { word: b"pg_try_advisory_lock", at: 2, taint: Taint::AdvisoryLock },
-    Call { word: b"pg_advisory_unlock", at: 2, taint: Taint::AdvisoryLock },
-    Call { word: b"pg_temp", at: 2, taint: Taint::Temporary },
-    Call { word: b"dblink_connect", at: 6, taint: Taint::Lasting },
-    Call { word: b"pg_replication_origin_session_setup", at: 2, taint: Taint::Lasting },
-    Call { word: b"pg_backup_start", at: 2, taint: Taint::Lasting },
-    Call { word: b"pg_start_backup", at: 2, taint: Taint::Lasting },
-    // Carpool's names of statements.
-    Call { word: b"carpool_", at: 7, taint: Taint::SqlPrepare },
-];
-
-/// Looks for [`CALLS`] and for identifiers that are written in escapes.
-fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
-    for at in memchr::memchr_iter(b'_', text) {
-        for call in &CALLS {
-            let Some(start) = at.checked_sub(call.at) else { continue };
-            let Some(found) = text.get(start..start + call.word.len()) else { continue };
-            let inside = start > 0 && is_word_part(text[start - 1]);
-            if inside || !found.eq_ignore_ascii_case(call.word) {
-                continue;
-            }
-            let behind = &text[start + call.word.len()..];
-            match call.word {
-                b"set_config" => {
-                    reading.sets = true;
-                    reading.note_parameter(configured(behind).as_deref(), tracked);
-                    continue;
-                }
-                b"pg_advisory_unlock" => {
-                    reading.ends |= call.taint;
-                    continue;
-                }
-                // A view that can be updated, to the same effect as SET.
-                b"pg_settings" if !has_update(text) => continue,
-                _ => {}
-            }
-            reading.taint |= call.taint;
-        }
-    }
-    let escaped = |at: usize| matches!(text[..at].last(), Some(b'u' | b'U')) && text.get(at + 1) == Some(&b'"');
-    if memchr::memchr_iter(b'&', text).any(escaped) {
-        reading.taint |= Taints::ASKABLE;
-        reading.sets = true;
-    }
-}
-
-/// The parameter's name where what follows `set_config` is `('name',`.
-fn configured(behind: &[u8]) -> Option<String> {
-    let mut tokens = Lexer::new(behind);
-    let (Some(Token::Symbol(b'(')), Some(Token::Text(name)), Some(Token::Symbol(b','))) =
-        (tokens.next(), tokens.next(), tokens.next())
-    else {
-        return None;
-    };
-    let name = name.strip_prefix(b"'")?.strip_suffix(b"'")?;
-    String::from_utf8(name.to_ascii_lowercase()).ok()
-}
-
-fn has_update(text: &[u8]) -> bool {
-    text.windows(6).any(|w| w.eq_ignore_ascii_case(b"update"))
-}
-
-/// Whether TEMP or TEMPORARY stands where it makes what is created temporary: after CREATE, with OR REPLACE,
-/// LOCAL or GLOBAL between, or after SELECT … INTO.
-fn creates_temporary(text: &[u8]) -> bool {
-    let near = |at: usize| {
-        let start = at.checked_sub(2)?;
-        text.get(start..start + 4).map(|w| w.eq_ignore_ascii_case(b"temp"))
-    };
-    if !memchr::memchr2_iter(b'm', b'M', text).any(|at| near(at).unwrap_or(false)) {
-        return false;
-    }
-    let backslashes = memchr::memchr(b'\\', text).is_some();
-    temporary_in(Lexer::new(text)) || (backslashes && temporary_in(Lexer::with_backslashes(text)))
-}
-
-fn temporary_in(lexer: Lexer<'_>) -> bool {
-    const MAKES: [&[u8]; 5] = [b"create", b"replace", b"local", b"global", b"into"];
-    let (mut before, mut last) = (None, None);
-    for token in lexer {
-        let temporary = is_word(Some(token), &[b"temp", b"temporary"]) && is_word(last, &MAKES);
-        let plain_insert = is_word(last, &[b"into"]) && is_word(before, &[b"insert", b"merge"]);
-        if temporary && !plain_insert {
-            return true;
-        }
-        (before, last) = (last, Some(token));
-    }
-    false
-}
-
 /// Whether one of `words` stands in the rest of the statement.
 fn has_word(lexer: Lexer<'_>, words: &[&[u8]]) -> bool {
     lexer.take_while(|&token| token != Token::Symbol(b';')).any(|token| is_word(Some(token), words))
@@ -618,16 +556,7 @@ fn is_word(token: Option<Token<'_>>, words: &[&[u8]]) -> bool {
     matches!(token, Some(Token::Word(w)) if words.iter().any(|x| w.eq_ignore_ascii_case(x)))
 }
 
-/// Functions that the fast-path protocol is there for, by their OIDs (`pg_proc.dat`): those of large objects,
-/// whose descriptors don't outlive a transaction.
-const LARGE_OBJECT_FUNCTIONS: [u32; 16] =
-    [715, 764, 765, 767, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172];
-
-/// What a FunctionCall of the function `oid` may leave behind.
-#[must_use]
-pub fn taint_of_function(oid: u32) -> Taints {
-    if LARGE_OBJECT_FUNCTIONS.contains(&oid) { Taints::NONE } else { Taints::ASKABLE }
-}
-
+#[cfg(test)]
+use calls::CALLS;
 #[cfg(test)]
 mod tests;

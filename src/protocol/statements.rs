@@ -33,6 +33,8 @@ pub struct Statement {
     pub names: Vec<Box<str>>,
     /// The parameters that it sets to their defaults.
     pub defaults: Vec<Box<str>>,
+    /// Whether running it may advance a sequence.
+    pub advances: bool,
     /// Whether running it may change settings that follow the client.
     pub sets: bool,
     generation: AtomicU32,
@@ -228,7 +230,7 @@ impl StatementTable {
             known.retain(|s| Arc::strong_count(&s.0) > 1);
         }
         let text = rest.split(|&b| b == 0).next().unwrap_or_default();
-        let Reading { effect, mut taint, ends, names, defaults, resets, sets, .. } = sql::read(text, context);
+        let Reading { effect, mut taint, ends, names, defaults, resets, sets, advances, .. } = sql::read(text, context);
         if resets {
             taint |= Taint::Setting;
         }
@@ -239,6 +241,7 @@ impl StatementTable {
             ends,
             names,
             defaults,
+            advances,
             sets,
             key: Key { rest: rest.into(), context: Arc::clone(context) },
             generation: AtomicU32::new(0),

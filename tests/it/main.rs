@@ -21,6 +21,7 @@ mod isolation;
 mod layers;
 mod modes;
 mod saturation;
+mod sequences;
 mod sharing;
 mod startup;
 mod stopping;

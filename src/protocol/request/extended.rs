@@ -6,6 +6,7 @@ use super::prepare::{Fit, Found, nonexistent};
 use super::{ClientPath, NAMES_LIMIT, Runs, Step, body, check_size, pass};
 use crate::error::ClientError;
 use crate::protocol::pipeline::{ClientUndo, Describes, ErrorText, Extra, Fate, Kind, Request, ServerUndo, Undo};
+use crate::protocol::session::Taint;
 use crate::protocol::sql::Effect;
 use crate::protocol::statements::{DUMMY, Named, Presence, SERVER_PREFIX, Statement, Told, significant};
 use crate::wire::backend::{TransactionStatus, tag as reply};
@@ -155,7 +156,8 @@ impl ClientPath<'_> {
             }
             Fit::Fits { injected } => {
                 self.prepare_to_run(input, statement, portal);
-                if idle && !injected && named.told == Told::Nothing && statement.effect == Effect::None {
+                let plain = statement.effect == Effect::None && !statement.taint.has(Taint::Sequences);
+                if idle && !injected && named.told == Told::Nothing && plain {
                     self.server.retry.begin(statement);
                 }
                 let undo = Undo { server: ServerUndo::Uses(statement.id), ..Undo::default() };
@@ -250,6 +252,10 @@ impl ClientPath<'_> {
         let waits = match self.server.portals.0.get(frontend::portal(body)?) {
             None => false,
             Some(Runs::AndWaits) => true,
+            Some(Runs::ForgetsSequences) => {
+                request = request.with(Extra { forgets_sequences: true, ..Extra::default() });
+                true
+            }
             Some(Runs::Defaults(names)) => {
                 request = request.with(Extra { defaults: names.clone(), ..Extra::default() });
                 true

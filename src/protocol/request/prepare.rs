@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{ClientPath, Portals, Runs};
 use crate::protocol::pipeline::{ClientUndo, Describes, Extra, Fate, Kind, Request, ServerUndo, Undo};
+use crate::protocol::session::Taint;
 use crate::protocol::settings::Settings;
 use crate::protocol::sql::{self, Effect};
 use crate::protocol::statements::{DUMMY, Named, Presence, SERVER_PREFIX, Shape, Statement, Told, significant};
@@ -230,7 +231,11 @@ impl ClientPath<'_> {
 
     /// What running a statement does besides: taints, and what its outcome changes in the records.
     pub(super) fn prepare_to_run(&mut self, input: &[u8], statement: &Arc<Statement>, portal: &[u8]) {
+        if statement.taint.has(Taint::Sequences) {
+            self.forget_foreign_sequences_in_batch(input);
+        }
         self.server.touch(statement.taint, statement.ends, &statement.names);
+        self.server.sequences.note(statement.advances);
         self.server.unsettled |= statement.sets;
         let runs = match &statement.effect {
             Effect::None | Effect::ResetAll => {
@@ -240,6 +245,7 @@ impl ClientPath<'_> {
                 }
                 Runs::Defaults(defaults)
             }
+            Effect::ForgetSequences => Runs::ForgetsSequences,
             Effect::ForgetAll | Effect::Several | Effect::CopyIn => Runs::AndWaits,
             Effect::Deallocate(name) if !self.client.statements.named.contains_key(significant(name)) => {
                 Runs::Renamed(name.clone())

@@ -3,6 +3,7 @@
 mod backend;
 mod rules;
 mod scripts;
+mod sequences;
 mod world;
 
 use std::collections::BTreeMap;

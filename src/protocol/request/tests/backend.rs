@@ -31,6 +31,11 @@ enum Sql {
     Parameter,
     Fails,
     Notice,
+    /// `nextval`, which gives this.
+    Next(String),
+    /// What the session's last `nextval` gave.
+    Last,
+    ForgetSequences,
     Insert,
     Alter,
     Begin,
@@ -131,6 +136,8 @@ pub(super) struct Backend {
     /// State that only a reset removes.
     pub(super) leftovers: Vec<(&'static str, String)>,
     queries: u32,
+    /// What the last `nextval` gave.
+    last: Option<String>,
     /// Something was executed since the last Sync.
     executed: bool,
 }
@@ -163,6 +170,7 @@ impl Backend {
             local: BTreeMap::new(),
             leftovers: Vec::new(),
             queries: 0,
+            last: None,
             executed: false,
         }
     }
@@ -480,6 +488,13 @@ impl Backend {
             self.flush();
         }
         let left = if portal.done { 0 } else { all - portal.sent };
+        match &portal.statement.sql {
+            Sql::Next(value) if left > 0 => self.last = Some(value.clone()),
+            Sql::Last if self.last.is_none() => {
+                return Err(failure("55000", "lastval is not yet defined in this session"));
+            }
+            _ => {}
+        }
         let now = if max == 0 { left } else { left.min(max) };
         for _ in 0..now {
             portal.sent += 1;
@@ -504,6 +519,8 @@ impl Backend {
             Sql::Shape(of) => format!("{of}{}", portal.statement.version).into_bytes(),
             Sql::Parameter => portal.values[0].clone(),
             Sql::Show(name) => self.settings[name].clone().into_bytes(),
+            Sql::Next(value) => value.clone().into_bytes(),
+            Sql::Last => self.last.clone().unwrap_or_default().into_bytes(),
             _ => b"row".to_vec(),
         }
     }
@@ -553,17 +570,10 @@ impl Backend {
                 "RESET".to_owned()
             }
             Sql::Deallocate(name) => self.deallocate(name.as_deref())?,
-            Sql::DiscardAll => {
-                if self.status != Status::Idle || self.queries > 1 || self.executed {
-                    return Err(failure("25001", "DISCARD ALL cannot run inside a transaction block"));
-                }
-                self.named.clear();
-                self.portals.clear();
-                self.leftovers.clear();
-                self.settings = self.defaults.clone();
-                self.before = None;
-                self.local.clear();
-                "DISCARD ALL".to_owned()
+            Sql::DiscardAll => self.discard_all()?,
+            Sql::ForgetSequences => {
+                self.last = None;
+                "DISCARD SEQUENCES".to_owned()
             }
             Sql::Prepare(name) => {
                 self.leftovers.push(("prepared statement", name.clone()));
@@ -578,6 +588,20 @@ impl Backend {
         };
         self.complete(&command);
         Ok(())
+    }
+
+    fn discard_all(&mut self) -> Result<String, Failure> {
+        if self.status != Status::Idle || self.queries > 1 || self.executed {
+            return Err(failure("25001", "DISCARD ALL cannot run inside a transaction block"));
+        }
+        self.named.clear();
+        self.portals.clear();
+        self.leftovers.clear();
+        self.last = None;
+        self.settings = self.defaults.clone();
+        self.before = None;
+        self.local.clear();
+        Ok("DISCARD ALL".to_owned())
     }
 
     fn copy_out(&mut self) -> String {
@@ -788,7 +812,7 @@ fn values(mut rest: &[u8]) -> Vec<Vec<u8>> {
 fn row_description(statement: &Statement) -> Option<Vec<u8>> {
     let (name, oid) = match &statement.sql {
         Sql::Select(_) | Sql::Rows(_) | Sql::Fails | Sql::Notice => ("n".to_owned(), 23),
-        Sql::Literal | Sql::Show(_) => ("text".to_owned(), 25),
+        Sql::Literal | Sql::Show(_) | Sql::Next(_) | Sql::Last => ("text".to_owned(), 25),
         Sql::Shape(of) => (format!("{of}{}", statement.version), 25),
         Sql::Parameter => ("p".to_owned(), statement.parameters[0]),
         _ => return None,
@@ -824,6 +848,9 @@ fn read_one(text: &str) -> Result<Sql, Failure> {
         ["select", "$1"] => Sql::Parameter,
         ["select", "1/0"] => Sql::Fails,
         ["select", "notice"] => Sql::Notice,
+        ["select", "lastval()"] => Sql::Last,
+        ["select", n] if n.starts_with("nextval") => Sql::Next((*n).to_owned()),
+        ["discard", "sequences"] => Sql::ForgetSequences,
         ["select", n] => Sql::Select((*n).to_owned()),
         ["insert"] => Sql::Insert,
         ["insert", value] => Sql::Sneak((*value).to_owned()),

@@ -60,7 +60,8 @@ pub(super) struct Server {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct World {
-    tables: Tables,
+    /// What the clients share.
+    pub(super) tables: Tables,
     database: Rc<RefCell<Database>>,
     max_prepared: usize,
     /// The clients.
@@ -288,7 +289,9 @@ impl World {
         client.server = Some(j);
         server.holder = Some(i);
         let mut bytes = Vec::new();
-        let sql = server.state.settings.replay(&client.state.settings);
+        server.state.sequences.lend_to(client.state.tenant);
+        let mut sql = server.state.settings.replay(&client.state.settings);
+        sql.push_str(server.state.forget_for_new_tenant(&self.tables).unwrap_or_default());
         if !sql.is_empty() {
             frontend::put_query(&mut bytes, sql.as_bytes());
             server.state.pipeline.push(Request::skip(Kind::Query, ServerUndo::None));
