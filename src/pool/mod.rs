@@ -168,9 +168,11 @@ impl Pool {
     /// A pool without servers.
     #[must_use]
     pub fn new(name: DatabaseName, spec: Spec) -> Arc<Self> {
+        let tables = Tables::default();
+        tables.set_strict(spec.strict_session_state);
         Arc::new(Self {
             name,
-            tables: Tables::default(),
+            tables,
             queue: Mutex::new(Queue::new(spec.limits)),
             pins: Arc::new(Semaphore::new(spec.max_pinned as usize)),
             spec: ArcSwap::from_pointee(spec),
@@ -405,6 +407,7 @@ impl Pool {
         self.pins.add_permits(new.saturating_sub(old));
         // Those in use can't be taken back; the rest of the difference stays until the next change.
         self.pins.forget_permits(old.saturating_sub(new));
+        self.tables.set_strict(spec.strict_session_state);
         self.spec.store(Arc::new(spec));
         self.pump();
     }

@@ -22,6 +22,8 @@ pub struct Spec {
     pub min_size: u32,
     /// Servers that may be pinned at once; 0: none, see [`Database::max_pinned`].
     pub max_pinned: u32,
+    /// `strict_session_state`.
+    pub strict_session_state: bool,
     /// `query_wait_timeout`.
     pub wait_timeout: Duration,
     /// `server_connect_timeout`.
@@ -63,6 +65,7 @@ impl Spec {
             },
             min_size: database.min_pool_size.min(database.pool_size),
             max_pinned: database.max_pinned.min(most_pinned(database.pool_size)),
+            strict_session_state: database.strict_session_state.unwrap_or(pooler.strict_session_state),
             wait_timeout: database.query_wait_timeout.unwrap_or(pooler.query_wait_timeout),
             connect_timeout: pooler.server_connect_timeout,
             login_retry: pooler.server_login_retry,

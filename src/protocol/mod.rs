@@ -4,6 +4,7 @@
 //! server to server; [`request`] and [`reply`] apply them to the two byte streams; [`sql`] reads just enough
 //! SQL. [`ClientState`] and [`ServerState`] are the two sides' memory between messages.
 
+pub mod functions;
 pub mod pipeline;
 pub mod reply;
 pub mod request;
@@ -16,6 +17,7 @@ pub mod statements;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use functions::Unknown;
 use pipeline::{Kind, Pipeline, Request, ServerUndo};
 use sequences::Sequences;
 use session::{Probe, Taints};
@@ -87,6 +89,12 @@ pub struct ServerState {
     pub sequences: Sequences,
     /// A question about the session under way.
     pub probe: Option<Box<Probe>>,
+    /// A named function was called in the transaction at hand.
+    pub called: bool,
+    /// Those whose class isn't known.
+    pub unknown_functions: Unknown,
+    /// Functions were changed in the transaction at hand.
+    pub functions_changed: bool,
     /// A schema change ran in the transaction at hand.
     pub schema_changed: bool,
     /// The bytes of a lone prepared execution, kept while it may have to be sent again.
@@ -123,6 +131,9 @@ impl ServerState {
             keeping: Keeping::Unasked,
             sequences: Sequences::default(),
             probe: None,
+            called: false,
+            unknown_functions: Unknown::default(),
+            functions_changed: false,
             schema_changed: false,
             retry: request::Retry::default(),
             portals: request::Portals::default(),
@@ -144,6 +155,7 @@ impl ServerState {
         if self.pipeline.is_idle() {
             self.portals.clear();
             self.retry.stop();
+            self.called = false;
         }
     }
 
@@ -170,6 +182,7 @@ impl ServerState {
         self.touched = self.touched.and(Taints::LASTING);
         self.pins = self.pins.and(Taints::LASTING);
         self.touched_names.clear();
+        self.unknown_functions = Unknown::default();
     }
 
     /// Whether the client may part from an idle server, and else what is to be done first.
@@ -189,7 +202,9 @@ impl ServerState {
         if self.touched.and(askable).is_empty() {
             return if self.pins.is_empty() { Parting::Free } else { Parting::Pinned };
         }
-        let (probe, sql) = Probe::new(self.left().and(askable), &std::mem::take(&mut self.touched_names));
+        let functions = std::mem::take(&mut self.unknown_functions);
+        let names = std::mem::take(&mut self.touched_names);
+        let (probe, sql) = Probe::new(self.left().and(askable), &names, functions);
         self.touched = self.touched.without(askable);
         self.probe = Some(Box::new(probe));
         // What is parsed before the answer is parsed under settings that aren't known.

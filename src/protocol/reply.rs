@@ -5,13 +5,15 @@
 //! ParameterStatus and CommandComplete.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use super::functions::changes_functions;
 use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Request, ServerUndo, Unexpected};
 use super::request::{Output, Tables};
 use super::session::{Findings, Taint, Taints};
 use super::settings::{ROLE, SESSION_AUTHORIZATION, Settings, canonical_name, follows_client};
 use super::statements::{DUMMY, SERVER_PREFIX, Told};
-use super::{ClientState, ServerState};
+use super::{ClientState, Keeping, ServerState};
 use crate::error::SqlState;
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
@@ -229,6 +231,7 @@ impl ServerPath<'_> {
             }
             _ if [&b"ALTER "[..], b"CREATE ", b"DROP "].iter().any(|p| command.starts_with(p)) => {
                 self.server.schema_changed = true;
+                self.server.functions_changed |= changes_functions(command);
             }
             _ => {}
         }
@@ -404,8 +407,10 @@ impl ServerPath<'_> {
         } else if request.kind == Kind::Query {
             self.events.replayed = true;
             if let Some(probe) = self.server.probe.take() {
-                let asked = probe.asked();
-                self.apply_findings(asked, probe.finish());
+                let (asked, epoch) = (probe.asked(), probe.functions_epoch());
+                let findings = probe.finish();
+                self.learn_functions(&findings, epoch);
+                self.apply_findings(asked, findings);
             }
         }
         if request.resets() && status != TransactionStatus::Idle {
@@ -416,6 +421,13 @@ impl ServerPath<'_> {
             self.events.transactions += u32::from(forward);
             if std::mem::take(&mut self.server.schema_changed) {
                 self.tables.statements.schema_changed();
+            }
+            if std::mem::take(&mut self.server.functions_changed) {
+                self.tables.functions.forget();
+                if self.server.called {
+                    // Perhaps one that was made, or made another, on the way.
+                    self.server.touched |= Taints::ASKABLE;
+                }
             }
         }
         if std::mem::take(&mut self.server.was_reset) {
@@ -429,6 +441,21 @@ impl ServerPath<'_> {
             self.server.settle();
         }
         Ok(forward)
+    }
+
+    /// Notes what functions may do, for this call and for later ones.
+    fn learn_functions(&mut self, findings: &Findings, epoch: u32) {
+        for (name, class) in &findings.functions {
+            self.tables.functions.learn(name, *class, epoch);
+            // The rest was asked for as well.
+            let left = class.taint(self.tables.strict()).without(Taints::ASKABLE);
+            if self.server.keeping == Keeping::Never {
+                self.server.touched = self.server.touched.or(left);
+            } else {
+                self.server.pins |= left;
+            }
+            self.tables.sequences_read.fetch_or(class.reads_sequences, Ordering::Relaxed);
+        }
     }
 
     /// What a probe found: settings are the client's from now on, and everything else ties it to the server.

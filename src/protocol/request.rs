@@ -6,6 +6,7 @@
 //! names in Bind, Describe, Close and (where it matters) Execute.
 
 mod extended;
+mod functions;
 mod local;
 mod output;
 mod prepare;
@@ -19,6 +20,7 @@ pub use local::{Local, local};
 pub use output::Output;
 pub use retry::Retry;
 
+use super::functions::FunctionTable;
 use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
 use super::session::{Taint, Taints};
 use super::settings::SettingsTable;
@@ -47,6 +49,10 @@ pub struct Tables {
     pub settings: SettingsTable,
     /// Somebody has read sequence values (`currval`, `lastval`): they are forgotten for each new client of a server.
     pub sequences_read: AtomicBool,
+    /// Functions by name.
+    pub functions: FunctionTable,
+    /// `strict_session_state`.
+    strict: AtomicBool,
 }
 
 /// What became of a message.
@@ -250,15 +256,17 @@ impl ClientPath<'_> {
         if names.any(|name| self.server.pipeline.uncertain(significant(name), 0)) {
             return Ok(Step::Blocked);
         }
-        if self.must_ask(reading.taint) {
+        let runs = functions::Runs { taint: reading.taint, advances: reading.advances, functions: &reading.functions };
+        let taint = self.may_leave(runs);
+        if self.must_ask(taint) {
             return Ok(Step::Pins);
         }
-        if reading.taint.has(Taint::Sequences) && !self.forget_foreign_sequences(input) {
+        if taint.has(Taint::Sequences) && !self.forget_foreign_sequences(input) {
             return Ok(Step::Blocked);
         }
         self.server.retry.stop();
-        self.server.touch(reading.taint, reading.ends, &reading.names);
-        self.server.sequences.note(reading.advances);
+        self.server.touch(taint, reading.ends, &reading.names);
+        self.note_run(runs, taint);
         self.server.unsettled |= reading.sets;
         let mut extra = Extra::default();
         let sent = self.deallocate(input, text.unwrap_or_default(), &reading.deallocates, &mut extra);

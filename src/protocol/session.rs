@@ -5,6 +5,7 @@
 //! is asked what there is: settings then follow the client like the reported ones; what can't be moved to
 //! another server ties the client to this one (a *pin*) until a later question finds it gone.
 
+use super::functions::{Class, Unknown};
 use super::settings::ROLE;
 use crate::wire::frame::{Fields, FrameError};
 
@@ -36,17 +37,20 @@ pub enum Taint {
     Named = 1 << 10,
     /// It read sequence values (`currval`, `lastval`), and may again; only DISCARD ends that.
     Sequences = 1 << 11,
+    /// A C function was called whose variables live as long as the backend.
+    Opaque = 1 << 12,
 }
 
 impl Taint {
     /// All, in the order in which they are named to people.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Temporary,
         Self::AdvisoryLock,
         Self::HeldCursor,
         Self::Listen,
         Self::SqlPrepare,
         Self::Sequences,
+        Self::Opaque,
         Self::Unknown,
         Self::Lasting,
         Self::SessionUser,
@@ -67,6 +71,7 @@ impl Taint {
             Self::AdvisoryLock => "advisory lock",
             Self::HeldCursor => "held cursor",
             Self::Sequences => "sequence values",
+            Self::Opaque => "C function",
             Self::Unknown => "unknown state",
             Self::Lasting => "lasting state",
             Self::Session => "session",
@@ -101,12 +106,13 @@ impl Taints {
             | Taint::AdvisoryLock as u16
             | Taint::HeldCursor as u16
             | Taint::Sequences as u16
+            | Taint::Opaque as u16
             | Taint::Unknown as u16
             | Taint::Lasting as u16,
     );
 
     /// What no reset removes.
-    pub const LASTING: Self = Self(Taint::Lasting as u16);
+    pub const LASTING: Self = Self(Taint::Lasting as u16 | Taint::Opaque as u16);
 
     /// Whether there are none.
     #[must_use]
@@ -174,6 +180,7 @@ impl std::ops::BitOrAssign for Taints {
 #[derive(Debug)]
 pub struct Probe {
     asked: Taints,
+    functions: Unknown,
     findings: Findings,
 }
 
@@ -186,6 +193,8 @@ pub struct Findings {
     pub complete: bool,
     /// Parameters and their values, in the server's spelling; `None`: there is no such parameter.
     pub settings: Vec<(String, Option<String>)>,
+    /// The functions that were asked for, and what they may do.
+    pub functions: Vec<(Box<str>, Class)>,
 }
 
 /// Where in `pg_catalog` each kind is seen.
@@ -207,10 +216,10 @@ const PRESENCE: [(Taint, &str); 5] = [
 ];
 
 impl Probe {
-    /// A question about `asked` and, unless all settings are among that, about the parameters `names`; and its
-    /// SQL. Everything in it is qualified: the client's `search_path` must not change its meaning.
+    /// A question about `asked`, unless all settings are among that about the parameters `names`, and about the
+    /// `functions`; and its SQL. Everything in it is qualified: the client's `search_path` must not change its meaning.
     #[must_use]
-    pub fn new(asked: Taints, names: &[Box<str>]) -> (Self, String) {
+    pub fn new(asked: Taints, names: &[Box<str>], functions: Unknown) -> (Self, String) {
         let asked = asked.and(Taints::ASKABLE);
         let complete = asked.has(Taint::Setting);
         let mut parts = Vec::new();
@@ -230,8 +239,11 @@ impl Probe {
         for (taint, place) in PRESENCE.iter().filter(|(taint, _)| asked.has(*taint)) {
             parts.push(format!("SELECT 'p','{}','' WHERE EXISTS (SELECT FROM {place})", taint.as_str()));
         }
+        if !functions.names.is_empty() {
+            parts.push(class_question(&functions.names));
+        }
         let sql = format!("/* carpool */ {}", parts.join(" UNION ALL "));
-        (Self { asked, findings: Findings { complete, ..Findings::default() } }, sql)
+        (Self { asked, functions, findings: Findings { complete, ..Findings::default() } }, sql)
     }
 
     /// Takes a DataRow.
@@ -250,6 +262,10 @@ impl Probe {
         let (Some(kind), Some(name), 3) = (kind, name, columns) else { return Err(FrameError::Body(tag)) };
         fields.end()?;
         match kind {
+            "f" => {
+                let class = Class::from_letters(value.ok_or(FrameError::Body(tag))?);
+                self.findings.functions.push((name.into(), class));
+            }
             "s" => self.findings.settings.push((name.to_owned(), value.map(str::to_owned))),
             _ => {
                 let taint = Taint::ALL.into_iter().find(|taint| taint.as_str() == name);
@@ -265,11 +281,47 @@ impl Probe {
         self.asked
     }
 
-    /// What was found, when all rows have come.
+    /// When the class of the first of the functions was found to be unknown.
+    #[must_use]
+    pub const fn functions_epoch(&self) -> u32 {
+        self.functions.epoch
+    }
+
+    /// What was found, when all rows have come. Names that no function has do nothing.
     #[must_use]
     pub fn finish(self) -> Findings {
-        self.findings
+        let mut findings = self.findings;
+        for name in self.functions.names {
+            if !findings.functions.iter().any(|(found, _)| *found == name) {
+                findings.functions.push((name, Class::default()));
+            }
+        }
+        findings
     }
+}
+
+/// Asks for the worst of the functions of each name: [`Class::from_letters`]. 13 is the language C, 11 the schema
+/// `pg_catalog`; an aggregate's volatility isn't its functions'.
+fn class_question(names: &[Box<str>]) -> String {
+    let names = names.iter().map(|name| literal(name)).collect::<Vec<_>>().join(",");
+    let volatile = "(p.provolatile OPERATOR(pg_catalog.=) 'v' OR p.prokind OPERATOR(pg_catalog.=) 'a' AND \
+                     p.pronamespace OPERATOR(pg_catalog.<>) 11::pg_catalog.oid)";
+    let others = "p.pronamespace OPERATOR(pg_catalog.<>) 11::pg_catalog.oid";
+    let c = "p.prolang OPERATOR(pg_catalog.=) 13::pg_catalog.oid";
+    let extension = "EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid OPERATOR(pg_catalog.=) \
+                     'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid OPERATOR(pg_catalog.=) p.oid \
+                     AND d.deptype OPERATOR(pg_catalog.=) 'e')";
+    let language = "l.lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['internal','sql','plpgsql']::pg_catalog.name[])";
+    let sequences = "pg_catalog.lower(p.prosrc) OPERATOR(pg_catalog.~) '(curr|last)val'";
+    format!(
+        "SELECT 'f',p.proname::pg_catalog.text,pg_catalog.concat(\
+         CASE WHEN pg_catalog.bool_or({volatile}) THEN 'a' END,\
+         CASE WHEN pg_catalog.bool_or({volatile} AND {others} AND {c} AND NOT {extension}) THEN 'o' END,\
+         CASE WHEN pg_catalog.bool_or({volatile} AND {others} AND {language}) THEN 'x' END,\
+         CASE WHEN pg_catalog.bool_or({others} AND {sequences}) THEN 's' END) \
+         FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
+         WHERE p.proname OPERATOR(pg_catalog.=) ANY (ARRAY[{names}]::pg_catalog.name[]) GROUP BY p.proname"
+    )
 }
 
 /// A string constant of a parameter's name, which has no backslashes or is refused before.
@@ -297,25 +349,28 @@ mod tests {
 
     #[test]
     fn asks_only_what_is_in_question() {
-        let (_, sql) = Probe::new(Taint::Listen.into(), &["a.b".into(), "x".into()]);
+        let (_, sql) = Probe::new(Taint::Listen.into(), &["a.b".into(), "x".into()], Unknown::default());
         assert_eq!(
             sql,
             "/* carpool */ SELECT 's','a.b',pg_catalog.current_setting('a.b',true) \
              UNION ALL SELECT 's','x',pg_catalog.current_setting('x',true) \
              UNION ALL SELECT 'p','listen','' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels())"
         );
-        let (_, sql) = Probe::new(Taint::Setting.into(), &["a.b".into(), "x".into()]);
+        let (_, sql) = Probe::new(Taint::Setting.into(), &["a.b".into(), "x".into()], Unknown::default());
         assert!(sql.contains("'a.b'") && !sql.contains("'x'"), "{sql}");
     }
 
     #[test]
     fn reads_what_is_there() {
-        let (mut probe, _) = Probe::new(Taints::ASKABLE, &[]);
+        let (mut probe, _) =
+            Probe::new(Taints::ASKABLE, &[], Unknown { names: vec!["f".into(), "g".into()], epoch: 0 });
         probe.row(b'D', &row([Some("s"), Some("work_mem"), Some("64")])).unwrap();
         probe.row(b'D', &row([Some("s"), Some("my.x"), None])).unwrap();
         probe.row(b'D', &row([Some("p"), Some("advisory lock"), Some("")])).unwrap();
         assert!(probe.row(b'D', &row([Some("p"), Some("nonsense"), Some("")])).is_err());
         assert!(probe.row(b'D', &row([None, Some("a"), None])).is_err());
+        probe.row(b'D', &row([Some("f"), Some("g"), Some("ao")])).unwrap();
+        assert!(probe.row(b'D', &row([Some("f"), Some("g"), None])).is_err());
         let whole = row([Some("s"), Some("a"), None]);
         for end in 0..whole.len() {
             assert!(probe.row(b'D', &whole[..end]).is_err());
@@ -324,6 +379,7 @@ mod tests {
         assert!(findings.complete);
         assert_eq!(findings.present, Taint::AdvisoryLock.into());
         assert_eq!(findings.settings.len(), 2);
+        assert_eq!(findings.functions, [("g".into(), Class::from_letters("ao")), ("f".into(), Class::default())]);
     }
 
     #[test]

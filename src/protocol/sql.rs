@@ -3,11 +3,13 @@
 //! and dollar quotes, so that a keyword inside one is never taken for a command.
 
 mod calls;
+mod functions;
 
 use std::ops::Range;
 
 pub use calls::taint_of_function;
 use calls::{calls, creates_temporary};
+use functions::functions;
 
 use super::session::{Taint, Taints};
 use super::settings::Settings;
@@ -209,6 +211,8 @@ pub struct Reading {
     pub resets: bool,
     /// It may advance a sequence.
     pub advances: bool,
+    /// The functions that it calls, but for those that are known to leave nothing behind.
+    pub functions: Vec<Box<str>>,
     /// It may change settings that [`Settings`] follows, at once or by ending a transaction.
     pub sets: bool,
     /// Its DEALLOCATEs, in order.
@@ -243,6 +247,7 @@ impl Reading {
             assigned: None,
             resets: self.resets && other.resets,
             advances: self.advances || other.advances,
+            functions: self.functions,
             sets: self.sets || other.sets,
             deallocates: if self.deallocates == other.deallocates { self.deallocates } else { Vec::new() },
         }
@@ -267,6 +272,7 @@ pub fn read(text: &[u8], tracked: &Settings) -> Reading {
         reading = reading.or(read_statements(Lexer::with_backslashes(text), text, tracked));
     }
     calls(text, tracked, &mut reading);
+    functions(text, &mut reading);
     if creates_temporary(text) {
         reading.taint |= Taint::Temporary;
     }

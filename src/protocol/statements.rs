@@ -35,6 +35,8 @@ pub struct Statement {
     pub defaults: Vec<Box<str>>,
     /// Whether running it may advance a sequence.
     pub advances: bool,
+    /// The functions that it calls, see [`Reading::functions`].
+    pub functions: Vec<Box<str>>,
     /// Whether running it may change settings that follow the client.
     pub sets: bool,
     generation: AtomicU32,
@@ -230,7 +232,8 @@ impl StatementTable {
             known.retain(|s| Arc::strong_count(&s.0) > 1);
         }
         let text = rest.split(|&b| b == 0).next().unwrap_or_default();
-        let Reading { effect, mut taint, ends, names, defaults, resets, sets, advances, .. } = sql::read(text, context);
+        let Reading { effect, mut taint, ends, names, defaults, resets, sets, advances, functions, .. } =
+            sql::read(text, context);
         if resets {
             taint |= Taint::Setting;
         }
@@ -242,6 +245,7 @@ impl StatementTable {
             names,
             defaults,
             advances,
+            functions,
             sets,
             key: Key { rest: rest.into(), context: Arc::clone(context) },
             generation: AtomicU32::new(0),

@@ -16,6 +16,7 @@ mod console;
 mod differential;
 mod drivers;
 mod faults;
+mod functions;
 mod harness;
 mod isolation;
 mod layers;

@@ -99,7 +99,7 @@ impl ClientPath<'_> {
                 (Some(nonexistent(name)), Request::renamed(Kind::Bind, name))
             }
             Found::Unknown => (None, Request::forward(Kind::Bind)),
-            Found::Known(named) if self.must_ask(named.statement.taint) => return Ok(Step::Pins),
+            Found::Known(named) if self.must_ask(self.may_leave(named.statement.runs())) => return Ok(Step::Pins),
             Found::Known(named) => match self.bind_known(input, name, portal, &named, idle) {
                 None => return Ok(Step::Blocked),
                 Some(bind) => bind,
@@ -156,7 +156,7 @@ impl ClientPath<'_> {
             }
             Fit::Fits { injected } => {
                 self.prepare_to_run(input, statement, portal);
-                let plain = statement.effect == Effect::None && !statement.taint.has(Taint::Sequences);
+                let plain = statement.effect == Effect::None && !self.may_leave(statement.runs()).has(Taint::Sequences);
                 if idle && !injected && named.told == Told::Nothing && plain {
                     self.server.retry.begin(statement);
                 }

@@ -231,11 +231,13 @@ impl ClientPath<'_> {
 
     /// What running a statement does besides: taints, and what its outcome changes in the records.
     pub(super) fn prepare_to_run(&mut self, input: &[u8], statement: &Arc<Statement>, portal: &[u8]) {
-        if statement.taint.has(Taint::Sequences) {
+        let runs = statement.runs();
+        let taint = self.may_leave(runs);
+        if taint.has(Taint::Sequences) {
             self.forget_foreign_sequences_in_batch(input);
         }
-        self.server.touch(statement.taint, statement.ends, &statement.names);
-        self.server.sequences.note(statement.advances);
+        self.server.touch(taint, statement.ends, &statement.names);
+        self.note_run(runs, taint);
         self.server.unsettled |= statement.sets;
         let runs = match &statement.effect {
             Effect::None | Effect::ResetAll => {

@@ -47,6 +47,8 @@ enum Sql {
         value: String,
         local: bool,
     },
+    /// A function that sets a parameter which isn't reported.
+    Hide(String),
     /// A function that sets DateStyle, out of the pooler's sight.
     Sneak(String),
     ResetAll,
@@ -489,6 +491,10 @@ impl Backend {
         }
         let left = if portal.done { 0 } else { all - portal.sent };
         match &portal.statement.sql {
+            Sql::Hide(value) if left > 0 => {
+                let value = value.clone();
+                self.set("foo", &value, false);
+            }
             Sql::Next(value) if left > 0 => self.last = Some(value.clone()),
             Sql::Last if self.last.is_none() => {
                 return Err(failure("55000", "lastval is not yet defined in this session"));
@@ -638,6 +644,13 @@ impl Backend {
     fn probed(&mut self, text: &str) {
         self.put(reply::ROW_DESCRIPTION, b"\0\0");
         for part in text.trim_start_matches("/* carpool */ ").split(" UNION ALL ") {
+            if let Some(functions) = part.strip_prefix("SELECT 'f'") {
+                let asked = functions.split("ARRAY[").last().unwrap();
+                if asked.contains("'hide'") {
+                    self.probe_row(&("f", "hide".to_owned(), Some("a".to_owned())));
+                }
+                continue;
+            }
             let constants: Vec<_> = part.split('\'').skip(1).step_by(2).collect();
             match constants.as_slice() {
                 ["s", "session"] => {
@@ -811,7 +824,7 @@ fn values(mut rest: &[u8]) -> Vec<Vec<u8>> {
 
 fn row_description(statement: &Statement) -> Option<Vec<u8>> {
     let (name, oid) = match &statement.sql {
-        Sql::Select(_) | Sql::Rows(_) | Sql::Fails | Sql::Notice => ("n".to_owned(), 23),
+        Sql::Select(_) | Sql::Hide(_) | Sql::Rows(_) | Sql::Fails | Sql::Notice => ("n".to_owned(), 23),
         Sql::Literal | Sql::Show(_) | Sql::Next(_) | Sql::Last => ("text".to_owned(), 25),
         Sql::Shape(of) => (format!("{of}{}", statement.version), 25),
         Sql::Parameter => ("p".to_owned(), statement.parameters[0]),
@@ -849,6 +862,7 @@ fn read_one(text: &str) -> Result<Sql, Failure> {
         ["select", "1/0"] => Sql::Fails,
         ["select", "notice"] => Sql::Notice,
         ["select", "lastval()"] => Sql::Last,
+        ["select", n] if n.starts_with("hide(") => Sql::Hide(n[5..n.len() - 1].to_owned()),
         ["select", n] if n.starts_with("nextval") => Sql::Next((*n).to_owned()),
         ["discard", "sequences"] => Sql::ForgetSequences,
         ["select", n] => Sql::Select((*n).to_owned()),

@@ -144,6 +144,8 @@ fn text() -> impl Strategy<Value = String> {
         "set foo = 2",
         "show foo",
         "set bar = 1",
+        "select hide(3)",
+        "select hide(4)",
         "prepare q as select 1",
         "listen x",
         "copy t to stdout",
@@ -189,6 +191,7 @@ fn lists() -> impl Strategy<Value = String> {
     prop::sample::select(vec![
         "select 1; select 2",
         "begin; select 1",
+        "select hide(5); select harmless(1)",
         "select 1; select 1/0; select 2",
         "; select 1;",
         " ; ",

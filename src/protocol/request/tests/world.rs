@@ -9,7 +9,7 @@ use super::backend::{Backend, Database};
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::reply::{self, Events, ServerFault, ServerPath};
 use crate::protocol::request::{self, ClientPath, Local, Output, Tables};
-use crate::protocol::session::Taint;
+use crate::protocol::session::Taints;
 use crate::protocol::settings::{Settings, follows_client};
 use crate::protocol::{ClientState, Keeping, Parting, ServerState};
 use crate::wire::backend::tag as reply_tag;
@@ -381,7 +381,7 @@ impl World {
         self.clients[i].server = None;
         server.holder = None;
         let left = server.state.left();
-        if left.has(Taint::Lasting) {
+        if !left.and(Taints::LASTING).is_empty() {
             server.closed = true;
         } else if !left.is_empty() {
             self.reset(j);
