@@ -14,6 +14,7 @@ pub mod settings;
 pub mod sql;
 pub mod statements;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -75,6 +76,8 @@ pub struct ServerState {
     pub pipeline: Pipeline,
     /// Statements prepared on it.
     pub statements: ServerStatements,
+    /// The names of statements that the client has prepared on it by SQL.
+    pub by_sql: HashSet<Box<[u8]>>,
     /// Its settings, by the same rule as the client's.
     pub settings: Arc<Settings>,
     /// What of the session may have been changed, beyond the reported settings, since it was last known.
@@ -124,6 +127,7 @@ impl ServerState {
         Self {
             pipeline: Pipeline::default(),
             statements: ServerStatements::new(max_prepared_statements),
+            by_sql: HashSet::new(),
             settings,
             touched: Taints::NONE,
             touched_names: Vec::new(),
@@ -161,7 +165,9 @@ impl ServerState {
 
     /// Notes what a request may do to the session.
     pub fn touch(&mut self, taint: Taints, ends: Taints, names: &[Box<str>]) {
-        self.touched |= taint.or(ends.and(self.pins));
+        // A question under way may find what this ends.
+        let there = self.probe.as_ref().map_or(self.pins, |probe| self.pins.or(probe.asked().without(Taints::MOVABLE)));
+        self.touched |= taint.or(ends.and(there));
         for name in names {
             if !self.touched_names.contains(name) {
                 self.touched_names.push(name.clone());
@@ -182,6 +188,7 @@ impl ServerState {
         self.touched = self.touched.and(Taints::LASTING);
         self.pins = self.pins.and(Taints::LASTING);
         self.touched_names.clear();
+        self.by_sql.clear();
         self.unknown_functions = Unknown::default();
     }
 

@@ -94,6 +94,10 @@ pub struct Extra {
     /// For each DEALLOCATE of one statement in it, the last first: the client's name of it, which goes when the
     /// command succeeds; `None` for one that isn't the client's by the protocol.
     pub forget: Vec<Option<Box<[u8]>>>,
+    /// For each PREPARE in it, the last first: the name, which is taken when the command succeeds.
+    pub makes: Vec<Box<[u8]>>,
+    /// For a request of Carpool's own, followed by a Sync of its own: it may fail, and the client isn't told.
+    pub optional: bool,
     /// What the client must read in an error, since the request isn't as the client sent it.
     pub error: Option<ErrorText>,
     /// For Describe of a statement.
@@ -448,6 +452,11 @@ impl Pipeline {
         self.requests.front_mut()
     }
 
+    /// The request that went out last.
+    pub fn last(&mut self) -> Option<&mut Request> {
+        self.requests.back_mut()
+    }
+
     /// The number of requests in flight.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -567,7 +576,12 @@ impl Pipeline {
                 let forward = front.fate == Fate::Forward;
                 Failure { own_query: !forward, ..Failure::new(forward) }
             }
-            Some(_) => Failure { undone: self.undo_to_sync(), ..Failure::new(true) },
+            Some(front) => {
+                let optional = front.extra.as_ref().is_some_and(|e| e.optional);
+                let undone = self.undo_to_sync();
+                self.skipping &= !optional;
+                Failure { undone, ..Failure::new(!optional) }
+            }
         };
         failure.doubtful = doubtful;
         failure

@@ -204,6 +204,7 @@ impl ServerPath<'_> {
         match command {
             b"DEALLOCATE ALL" | b"DISCARD ALL" => {
                 self.client.statements.named.clear();
+                self.server.by_sql.clear();
                 self.server.statements.clear_named();
                 if command == b"DISCARD ALL" {
                     let settings = self.server.settings.without(ROLE);
@@ -221,7 +222,12 @@ impl ServerPath<'_> {
             b"DEALLOCATE" => {
                 if let Some(Some(name)) = front.extra.as_mut().and_then(|e| e.forget.pop()) {
                     self.client.statements.named.remove(&name);
+                    self.server.by_sql.remove(&name);
                 }
+            }
+            b"PREPARE" => {
+                let made = front.extra.as_mut().and_then(|e| e.makes.pop());
+                self.server.by_sql.extend(made);
             }
             b"RESET" | b"SET" => {
                 self.server.was_reset |= front.resets();
@@ -462,6 +468,9 @@ impl ServerPath<'_> {
     fn apply_findings(&mut self, asked: Taints, findings: Findings) {
         let pins = self.server.pins.without(asked).or(findings.present);
         self.server.pins = pins;
+        if !pins.has(Taint::SqlPrepare) {
+            self.server.by_sql.clear();
+        }
         let mut settings = (*self.client.settings).clone();
         if findings.complete {
             settings = settings.retain(|name, reported| reported || name.contains('.') || name == ROLE);

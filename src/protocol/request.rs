@@ -8,6 +8,7 @@
 mod extended;
 mod functions;
 mod local;
+mod names;
 mod output;
 mod prepare;
 mod retry;
@@ -21,11 +22,11 @@ pub use output::Output;
 pub use retry::Retry;
 
 use super::functions::FunctionTable;
-use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
+use super::pipeline::{ClientUndo, Extra, Kind, Request, ServerUndo, Undo};
 use super::session::{Taint, Taints};
 use super::settings::SettingsTable;
-use super::sql::{self, Deallocate, Effect, Reading};
-use super::statements::{SERVER_PREFIX, StatementTable, significant};
+use super::sql::{self, Effect, Reading};
+use super::statements::{StatementTable, significant};
 use super::{ClientState, Keeping, ServerState};
 use crate::error::{ClientError, SqlState};
 use crate::wire::backend;
@@ -36,9 +37,6 @@ use crate::wire::frontend::{self, tag};
 const QUERY_INSPECTED: usize = 256 * 1024;
 /// The longest Describe or Close, and the longest names in a Bind, bytes.
 const NAMES_LIMIT: usize = 64 * 1024;
-
-/// How many DEALLOCATEs of a text can be of statements that the client has by the protocol.
-const DUMMIES: usize = 16;
 
 /// What all clients of a pool share.
 #[derive(Debug, Default)]
@@ -87,6 +85,8 @@ enum Runs {
     Renamed(Box<[u8]>),
     /// DEALLOCATE ALL, DISCARD ALL, COPY FROM STDIN: later requests wait for the outcome.
     AndWaits,
+    /// PREPARE: as before.
+    Makes(Box<[u8]>),
     /// DISCARD SEQUENCES: as before.
     ForgetsSequences,
     /// RESET of parameters that the client gave at startup: as before.
@@ -252,16 +252,19 @@ impl ClientPath<'_> {
         let Some(body) = body(input, at, wanted) else { return Ok(Step::More) };
         let text = (wanted == header.body_len).then(|| frontend::query(body)).transpose()?;
         let reading = text.map_or_else(Reading::unreadable, |text| sql::read(text, &self.client.settings));
-        let mut names = reading.deallocates.iter().filter_map(|d| d.name.as_ref());
+        let mut names = reading.mentions.iter().filter_map(|mention| mention.name.as_ref());
         if names.any(|name| self.server.pipeline.uncertain(significant(name), 0)) {
             return Ok(Step::Blocked);
         }
         let runs = functions::Runs { taint: reading.taint, advances: reading.advances, functions: &reading.functions };
-        let taint = self.may_leave(runs);
+        let taint = self.may_leave(runs).or(self.may_leave_by_name(&reading.mentions));
         if self.must_ask(taint) {
             return Ok(Step::Pins);
         }
         if taint.has(Taint::Sequences) && !self.forget_foreign_sequences(input) {
+            return Ok(Step::Blocked);
+        }
+        if !self.ensure_mentioned(input, &reading.mentions) {
             return Ok(Step::Blocked);
         }
         self.server.retry.stop();
@@ -269,9 +272,9 @@ impl ClientPath<'_> {
         self.note_run(runs, taint);
         self.server.unsettled |= reading.sets;
         let mut extra = Extra::default();
-        let sent = self.deallocate(input, text.unwrap_or_default(), &reading.deallocates, &mut extra);
+        let sent = self.rename(input, text.unwrap_or_default(), &reading.mentions, &mut extra);
         match reading.effect {
-            Effect::None => {}
+            Effect::None | Effect::Execute(_) => {}
             Effect::Deallocate(_) => self.server.hold = !extra.forget.is_empty(),
             _ => {
                 extra.resets = reading.resets;
@@ -287,7 +290,7 @@ impl ClientPath<'_> {
         extra.defaults = self.given_at_startup(reading.defaults);
         // Those reset before, in an unsynced batch, are settled when this ends.
         self.server.hold |= !extra.defaults.is_empty() || !self.server.defaulted.is_empty();
-        let marked = extra.resets || extra.forgets_sequences;
+        let marked = extra.resets || extra.forgets_sequences || !extra.makes.is_empty();
         let plain = extra.forget.is_empty() && extra.error.is_none() && !marked && extra.defaults.is_empty();
         let extra = (!plain).then(|| Box::new(extra));
         self.server.pipeline.push(Request { undo, extra, ..Request::forward(Kind::Query) });
@@ -298,44 +301,6 @@ impl ClientPath<'_> {
                 pass(input, at, header, true)
             }
         })
-    }
-
-    /// Has a text's DEALLOCATEs of statements that the client has by the protocol deallocate others in their place,
-    /// made for that. Gives the text to send, if it isn't the client's.
-    fn deallocate(&mut self, input: &[u8], text: &[u8], list: &[Deallocate], extra: &mut Extra) -> Option<Vec<u8>> {
-        let mut sent = Vec::new();
-        let (mut copied, mut all_gone) = (0, false);
-        for Deallocate { at, name } in list {
-            let Some(name) = name else {
-                all_gone = true;
-                continue;
-            };
-            let key = significant(name);
-            let known = !all_gone && self.client.statements.named.contains_key(key);
-            let dummies = extra.forget.iter().flatten().count();
-            let again = extra.forget.iter().flatten().any(|gone| **gone == *key);
-            if known && !again && dummies < DUMMIES {
-                let dummy = self.prepare_dummy(input, dummies);
-                sent.extend_from_slice(&text[copied..at.start]);
-                sent.extend_from_slice(&dummy);
-                copied = at.end;
-                extra.forget.push(Some(key.into()));
-                continue;
-            }
-            if name.starts_with(SERVER_PREFIX) {
-                sent.extend_from_slice(&text[copied..at.start]);
-                sql::put_identifier(&mut sent, &prepare::nonexistent(name));
-                copied = at.end;
-                extra.error = Some(ErrorText::Name(name.clone()));
-            }
-            extra.forget.push(None);
-        }
-        if extra.forget.iter().all(Option::is_none) {
-            extra.forget.clear();
-        }
-        extra.forget.reverse();
-        sent.extend_from_slice(&text[copied..]);
-        (copied > 0).then_some(sent)
     }
 
     fn function_call(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {

@@ -179,6 +179,10 @@ pub enum Effect {
     None,
     /// `DEALLOCATE name` (folded as PostgreSQL folds identifiers).
     Deallocate(Box<[u8]>),
+    /// `PREPARE name AS …`: what the name means waits for its outcome.
+    Prepare(Mention),
+    /// `EXECUTE name`.
+    Execute(Mention),
     /// `DEALLOCATE ALL` or `DISCARD ALL`: later requests wait for its outcome.
     ForgetAll,
     /// `RESET ALL`: as before.
@@ -189,6 +193,24 @@ pub enum Effect {
     ForgetSequences,
     /// Several statements, one of them of the above kinds: later requests wait for its outcome.
     Several,
+}
+
+impl Effect {
+    /// Whether what it names is looked up when it is sent: it must be sent anew for each use.
+    #[must_use]
+    pub const fn names_for_now(&self) -> bool {
+        matches!(self, Self::Deallocate(_) | Self::Prepare(_))
+    }
+
+    /// The name that it looks up then.
+    #[must_use]
+    pub fn target(&self) -> Option<&[u8]> {
+        match self {
+            Self::Deallocate(name) => Some(name),
+            Self::Prepare(mention) => mention.name.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// What is read from a text.
@@ -215,13 +237,26 @@ pub struct Reading {
     pub functions: Vec<Box<str>>,
     /// It may change settings that [`Settings`] follows, at once or by ending a transaction.
     pub sets: bool,
-    /// Its DEALLOCATEs, in order.
-    pub deallocates: Vec<Deallocate>,
+    /// The statements that it names, in order.
+    pub mentions: Vec<Mention>,
 }
 
-/// One DEALLOCATE of a text.
+/// What a text does with a statement that it names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Use {
+    /// DEALLOCATE.
+    Forget,
+    /// PREPARE.
+    Make,
+    /// EXECUTE.
+    Run,
+}
+
+/// A statement that a text names.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Deallocate {
+pub struct Mention {
+    /// What for.
+    pub to: Use,
     /// Where the name stands.
     pub at: Range<usize>,
     /// The name, folded as PostgreSQL folds identifiers; `None`: ALL (also by DISCARD).
@@ -249,7 +284,7 @@ impl Reading {
             advances: self.advances || other.advances,
             functions: self.functions,
             sets: self.sets || other.sets,
-            deallocates: if self.deallocates == other.deallocates { self.deallocates } else { Vec::new() },
+            mentions: if self.mentions == other.mentions { self.mentions } else { Vec::new() },
         }
     }
 }
@@ -298,7 +333,7 @@ fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Rea
         whole.defaults.retain(|name| Some(name) != one.assigned.as_ref());
         whole.names.extend(one.names);
         whole.defaults.extend(one.defaults);
-        whole.deallocates.extend(one.deallocates);
+        whole.mentions.extend(one.mentions);
         if one.resets && next.is_some() {
             whole.taint |= Taint::Setting;
         }
@@ -384,10 +419,12 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
             }
         }
         b"prepare" => {
+            let mut name = ahead.clone();
             let two_phase = is_word(ahead.next(), &[b"transaction"]) && matches!(ahead.next(), Some(Token::Text(_)));
             reading.sets = two_phase;
             if !two_phase {
                 reading.taint |= Taint::SqlPrepare;
+                reading.mention(Use::Make, &mut name, text);
             }
         }
         b"listen" => reading.taint |= Taint::Listen,
@@ -404,7 +441,19 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
         b"copy" if has_word(ahead.clone(), &[b"stdin"]) => reading.effect = Effect::CopyIn,
         b"commit" | b"end" | b"rollback" | b"abort" => reading.sets = true,
         // What they run isn't here to be read.
-        b"do" | b"call" | b"execute" => (reading.taint, reading.sets) = (Taints::ASKABLE, true),
+        b"do" | b"call" => (reading.taint, reading.sets) = (Taints::ASKABLE, true),
+        b"execute" => {
+            (reading.taint, reading.sets) = (Taints::ASKABLE, true);
+            reading.mention(Use::Run, &mut ahead, text);
+        }
+        b"explain" => {
+            let mut rest = ahead.take_while(|&token| token != Token::Symbol(b';'));
+            if rest.any(|token| is_word(Some(token), &[b"execute"])) {
+                (reading.taint, reading.sets) = (Taints::ASKABLE, true);
+                reading.mention(Use::Run, &mut rest, text);
+                reading.effect = Effect::None;
+            }
+        }
         _ => {}
     }
     reading
@@ -534,7 +583,20 @@ impl Reading {
         let Some((token, name)) = forgets(first, ahead) else { return };
         let start = token.as_ptr() as usize - text.as_ptr() as usize;
         self.effect = name.clone().map_or(Effect::ForgetAll, Effect::Deallocate);
-        self.deallocates.push(Deallocate { at: start..start + token.len(), name });
+        self.mentions.push(Mention { to: Use::Forget, at: start..start + token.len(), name });
+    }
+
+    /// PREPARE or EXECUTE of what the next of `tokens` names.
+    fn mention<'a>(&mut self, to: Use, tokens: &mut impl Iterator<Item = Token<'a>>, text: &[u8]) {
+        let (token, name) = match tokens.next() {
+            Some(Token::Word(word)) => (word, word.to_ascii_lowercase()),
+            Some(Token::Quoted(quoted)) => (quoted, unquote(quoted)),
+            _ => return,
+        };
+        let start = token.as_ptr() as usize - text.as_ptr() as usize;
+        let mention = Mention { to, at: start..start + token.len(), name: Some(name.into()) };
+        self.effect = if to == Use::Make { Effect::Prepare(mention.clone()) } else { Effect::Execute(mention.clone()) };
+        self.mentions.push(mention);
     }
 
     /// A parameter is set or reset; `None` is one whose name can't be told.

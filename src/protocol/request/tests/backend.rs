@@ -55,7 +55,9 @@ enum Sql {
     Reset(String),
     Deallocate(Option<String>),
     DiscardAll,
-    Prepare(String),
+    Prepare(String, Box<Sql>),
+    /// SQL-level EXECUTE.
+    ByName(String),
     Listen,
     /// May fail before or after CopyInResponse.
     CopyIn {
@@ -68,6 +70,8 @@ enum Sql {
 #[derive(Clone, Debug)]
 struct Statement {
     sql: Sql,
+    /// Prepared by SQL.
+    by_sql: bool,
     parameters: Vec<u32>,
     /// The value of DateStyle when it was parsed.
     literal: String,
@@ -358,7 +362,7 @@ impl Backend {
             parameters.push(23);
         }
         let version = self.database.borrow().version;
-        Ok(Statement { sql, parameters, literal: self.settings["datestyle"].clone(), version })
+        Ok(Statement { sql, by_sql: false, parameters, literal: self.settings["datestyle"].clone(), version })
     }
 
     fn refuse_aborted(&self, sql: &Sql) -> Done {
@@ -581,10 +585,7 @@ impl Backend {
                 self.last = None;
                 "DISCARD SEQUENCES".to_owned()
             }
-            Sql::Prepare(name) => {
-                self.leftovers.push(("prepared statement", name.clone()));
-                "PREPARE".to_owned()
-            }
+            Sql::Prepare(name, sql) => self.prepare(name, sql)?,
             Sql::Listen => {
                 self.leftovers.push(("listen", "x".to_owned()));
                 "LISTEN".to_owned()
@@ -608,6 +609,23 @@ impl Backend {
         self.before = None;
         self.local.clear();
         Ok("DISCARD ALL".to_owned())
+    }
+
+    fn by_name(&self, name: &str) -> Result<Statement, Failure> {
+        let statement = self.statement(name.as_bytes())?.clone();
+        if statement.sql != Sql::Insert && row_description(&statement).is_none() {
+            return Err(failure("0A000", "the model doesn't run this by name"));
+        }
+        Ok(statement)
+    }
+
+    fn prepare(&mut self, name: &str, sql: &Sql) -> Result<String, Failure> {
+        let statement = Statement { by_sql: true, ..self.analyze(sql.clone(), &[])? };
+        if self.named.contains_key(name.as_bytes()) {
+            return Err(failure("42P05", format!("prepared statement \"{name}\" already exists")));
+        }
+        self.named.insert(name.as_bytes().to_vec(), statement);
+        Ok("PREPARE".to_owned())
     }
 
     fn copy_out(&mut self) -> String {
@@ -663,6 +681,9 @@ impl Backend {
                 ["s", name, ..] => {
                     let value = self.settings.get(*name).cloned();
                     self.probe_row(&("s", (*name).to_owned(), value));
+                }
+                ["p", kind @ "prepared statement", ..] if self.named.values().any(|s| s.by_sql) => {
+                    self.probe_row(&("p", (*kind).to_owned(), Some(String::new())));
                 }
                 ["p", kind, ..] if self.leftovers.iter().any(|(k, _)| k == kind) => {
                     self.probe_row(&("p", (*kind).to_owned(), Some(String::new())));
@@ -732,7 +753,10 @@ impl Backend {
 
     fn run_simple(&mut self, sql: Sql) -> Done {
         self.refuse_aborted(&sql)?;
-        let statement = self.analyze(sql, &[])?;
+        let statement = match &sql {
+            Sql::ByName(name) => self.by_name(name)?,
+            _ => self.analyze(sql, &[])?,
+        };
         if self.before.is_none() {
             self.before = Some(self.settings.clone());
         }
@@ -886,7 +910,8 @@ fn read_one(text: &str) -> Result<Sql, Failure> {
         }
         ["deallocate", "prepare", _] => Sql::Deallocate(Some(unquoted(words[2]))),
         ["deallocate", _] => Sql::Deallocate(Some(unquoted(words[1]))),
-        ["prepare", name, ..] => Sql::Prepare((*name).to_owned()),
+        ["prepare", _, "as", ..] => Sql::Prepare(unquoted(words[1]), Box::new(read_one(&words[3..].join(" "))?)),
+        ["execute", _] => Sql::ByName(unquoted(words[1])),
         ["listen", _] => Sql::Listen,
         ["copy", table, "from", "stdin"] => Sql::CopyIn { missing: *table == "missing", frozen: *table == "frozen" },
         ["copy", _, "to", "stdout"] => Sql::CopyOut,

@@ -146,7 +146,6 @@ fn text() -> impl Strategy<Value = String> {
         "set bar = 1",
         "select hide(3)",
         "select hide(4)",
-        "prepare q as select 1",
         "listen x",
         "copy t to stdout",
     ])
@@ -187,6 +186,65 @@ fn forgetting() -> impl Strategy<Value = String> {
     .prop_map(str::to_owned)
 }
 
+/// SQL-level PREPARE, which keeps its server.
+fn by_sql() -> impl Strategy<Value = Vec<Item>> {
+    let texts = vec![
+        "prepare a as select 7",
+        "prepare b as select 8",
+        "prepare q as select 1",
+        "begin; prepare b as select 8; commit",
+        "prepare b as select 8; select 1/0",
+        "deallocate q",
+        "deallocate b",
+    ];
+    (prop::sample::select(texts), any::<bool>()).prop_map(|(text, extended)| {
+        if !extended || text.contains(';') {
+            return vec![Item::Query(text.to_owned())];
+        }
+        vec![
+            Item::Parse(String::new(), text.to_owned(), vec![]),
+            Item::Bind(String::new(), String::new(), 0),
+            Item::Execute(String::new(), 0),
+            Item::Sync,
+        ]
+    })
+}
+
+/// Statements of both kinds under the same names.
+pub(super) fn naming_script() -> impl Strategy<Value = Vec<(bool, Vec<Item>)>> {
+    let piece = prop_oneof![
+        4 => by_sql(),
+        4 => naming().prop_map(|text| vec![Item::Query(text)]),
+        2 => message(),
+        3 => execution(),
+        3 => reuse(),
+        1 => name().prop_map(|name| vec![Item::CloseStatement(name), Item::Sync]),
+        1 => forgetting_extended(),
+    ];
+    let batch = prop::collection::vec(piece, 1..5).prop_map(|pieces| pieces.concat());
+    prop::collection::vec((any::<bool>(), batch), 1..10).prop_map(|mut batches| {
+        batches.push((false, vec![Item::Sync, Item::Query("rollback".into()), Item::Sync]));
+        batches
+    })
+}
+
+/// What runs statements by name.
+fn naming() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "execute a",
+        "EXECUTE \"a\"",
+        "execute b",
+        "execute nosuch",
+        "execute carpool_1",
+        "select 1; execute a",
+        "execute a; execute b",
+        "deallocate a; execute a",
+        "prepare a as select 9; execute a; deallocate a",
+        "begin; execute b",
+    ])
+    .prop_map(str::to_owned)
+}
+
 fn lists() -> impl Strategy<Value = String> {
     prop::sample::select(vec![
         "select 1; select 2",
@@ -216,6 +274,7 @@ fn message() -> impl Strategy<Value = Vec<Item>> {
         4 => text().prop_map(Item::Query),
         2 => forgetting().prop_map(Item::Query),
         1 => lists().prop_map(Item::Query),
+        2 => naming().prop_map(Item::Query),
         1 => any::<bool>().prop_map(Item::FunctionCall),
         1 => Just(Item::CopyData("stray\n")),
         1 => Just(Item::CopyDone),
