@@ -339,7 +339,7 @@ impl ServerPath<'_> {
     /// Gives the client an error about a statement that has another name on the server, in the client's words.
     /// Says whether it did; else the error may go on as it is.
     fn put_for_client(&mut self, input: &[u8], code: &[u8], body: &[u8], text: Option<&ErrorText>) -> bool {
-        let about_names = [&b"26000"[..], b"42P05", b"08P01"].contains(&code);
+        let about_names = [&b"26000"[..], b"42P05", b"08P01", b"42601"].contains(&code);
         let Some(message) = backend::error_field(body, b'M').filter(|_| about_names) else { return false };
         let (sent, name) = match text {
             Some(ErrorText::Changed) => {
