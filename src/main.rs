@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use carpool::config::{Config, ConfigErrors, Pooler};
+use carpool::net::timer;
 use carpool::pooler::{self, Origin, Overrides, Source};
 use clap::{Parser, Subcommand};
 use tracing::{error, warn};
@@ -157,7 +158,8 @@ fn run(config: Config, source: Source) -> std::io::Result<()> {
         1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
-    let runtime = builder.worker_threads(workers).enable_all().build()?;
+    timer::run_apart()?;
+    let runtime = builder.worker_threads(workers).enable_io().build()?;
     let result = runtime.block_on(pooler::run(config, source));
     // What is still closing is not waited for.
     runtime.shutdown_background();

@@ -13,6 +13,7 @@ use crate::client::login::{self, Console};
 use crate::client::registry::{ClientShared, order};
 use crate::error::{ClientError, SqlState};
 use crate::net::stream::Stream;
+use crate::net::timer;
 use crate::wire::{backend, frame};
 
 /// The longest message, bytes.
@@ -134,7 +135,7 @@ impl Link {
         let written = tokio::select! {
             // What the socket takes at once is sent, order or not.
             biased;
-            written = tokio::time::timeout(WRITE_TIMEOUT, write) => written,
+            written = timer::timeout(WRITE_TIMEOUT, write) => written,
             _ = wait_for_order(&self.shared, order::END_NOW) => return Err(End::Left("ended by the administrator")),
         };
         match written {

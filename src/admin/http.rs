@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::{Admin, metrics};
+use crate::net::timer;
 use crate::stats::prometheus;
 
 /// Connections at once; more wait in the listening queue.
@@ -50,7 +51,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
             Ok((stream, _)) => {
                 let admin = Arc::clone(&admin);
                 connections.spawn(async move {
-                    if tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, admin)).await.is_err() {
+                    if timer::timeout(CONNECTION_TIMEOUT, connection(stream, admin)).await.is_err() {
                         debug!("http connection took longer than {CONNECTION_TIMEOUT:?}");
                     }
                     drop(place);
@@ -58,7 +59,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
             }
             Err(error) => {
                 warn!("http accept failed: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                timer::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

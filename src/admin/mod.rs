@@ -24,6 +24,7 @@ use tracing::info;
 
 use crate::client::Context;
 use crate::names::DatabaseName;
+use crate::net::timer;
 use crate::stats::Totals;
 use crate::stats::history::History;
 
@@ -125,7 +126,7 @@ pub async fn keep_statistics(admin: Arc<Admin>) {
             let config = admin.context.config.load();
             (config.pooler.stats_period.max(Duration::from_secs(1)), config.pooler.log_stats)
         };
-        tokio::time::sleep(period).await;
+        timer::sleep(period).await;
         let a = admin.history.record(Instant::now(), admin.totals());
         if wanted {
             info!(

@@ -8,6 +8,7 @@ use tracing::{debug, warn};
 use super::Context;
 use super::registry::{CancelSlot, order};
 use crate::net::TcpOptions;
+use crate::net::timer;
 use crate::pool::Lease;
 use crate::server::ServerShared;
 use crate::server::cancel::CancelInFlight;
@@ -59,7 +60,7 @@ pub fn then_close(context: &Context, mut lease: Lease) {
 /// Says goodbye; whether the server has hung up soon after.
 async fn hangs_up(lease: &mut Lease) -> bool {
     let Some(server) = lease.server() else { return true };
-    tokio::time::timeout(NEXT_QUERY, server.goodbye()).await.is_ok()
+    timer::timeout(NEXT_QUERY, server.goodbye()).await.is_ok()
 }
 
 /// Does what a cancel request asks for. Returns when PostgreSQL has got it, as PostgreSQL itself hangs up only

@@ -19,6 +19,7 @@ use crate::error::{ClientError, SqlState};
 use crate::names::{DatabaseName, UserName};
 use crate::net::Peer;
 use crate::net::stream::Stream;
+use crate::net::timer;
 use crate::pool::{Checkout, Lease, Pool, PoolUser, Welcome};
 use crate::protocol::ClientState;
 use crate::protocol::settings::Settings;
@@ -147,7 +148,7 @@ fn identity(request: &Request, io: &Handshake, kind: ClientKind) -> Identity {
         database: request.database.clone(),
         kind,
         peer: request.peer,
-        local: io.stream.addresses().0,
+        local: io.local,
         protocol: request.startup.protocol,
     }
 }
@@ -188,7 +189,7 @@ async fn authenticate(
             ClientStep::Done { last_message, proven } => {
                 if let Some(body) = last_message {
                     backend::put_authentication(&mut message, &body);
-                    io.send(&message).await?;
+                    io.hold(&message);
                 }
                 return Ok((proven, secret));
             }
@@ -336,7 +337,7 @@ async fn judged_settings(
 }
 
 async fn wait_for_server(pool: &Arc<Pool>, user: &Arc<PoolUser>) -> Result<Lease, ClientError> {
-    match pool.checkout(user, crate::names::ClientId(0), Instant::now()) {
+    match pool.checkout(user, crate::names::ClientId(0), None, Instant::now()) {
         Checkout::Now(lease) => Ok(lease),
         Checkout::Wait(granted) => granted.await.unwrap_or_else(|_| {
             let text = format!("database \"{}\" was removed", pool.name);
@@ -428,5 +429,5 @@ pub async fn last_words(mut stream: Stream, bytes: Vec<u8>) {
         std::io::Result::Ok(())
     };
     // One who doesn't listen isn't waited for.
-    let _ = tokio::time::timeout(LAST_WORDS_TIMEOUT, parting).await;
+    let _ = timer::timeout(LAST_WORDS_TIMEOUT, parting).await;
 }

@@ -136,9 +136,8 @@ pub struct Identity {
 }
 
 impl ClientShared {
-    /// Notes what the client does from `now` on.
-    pub fn set_phase(&self, phase: Phase, now: Instant, epoch: Instant) {
-        let since = micros_since(epoch, now);
+    /// Notes what the client does from `since` on, microseconds after the start, see [`micros_since`].
+    pub fn set_phase(&self, phase: Phase, since: u64) {
         self.since.store(since, Ordering::Relaxed);
         // One that has waited has asked when it began to wait.
         let waited = self.phase.load(Ordering::Relaxed) == Phase::Waiting as u8;
@@ -171,9 +170,9 @@ impl ClientShared {
         self.prepared.load(Ordering::Relaxed)
     }
 
-    /// Notes that the client has a server from `now` on.
-    pub fn begin_transaction(&self, now: Instant, epoch: Instant) {
-        self.transaction_since.store(micros_since(epoch, now), Ordering::Relaxed);
+    /// Notes that the client has a server from `since` on, microseconds after the start.
+    pub fn begin_transaction(&self, since: u64) {
+        self.transaction_since.store(since, Ordering::Relaxed);
     }
 
     /// For how long the client has had its server at `now`, if it has one.
@@ -232,7 +231,9 @@ impl ClientShared {
     }
 }
 
-fn micros_since(epoch: Instant, now: Instant) -> u64 {
+/// Microseconds from `epoch` to `now`.
+#[must_use]
+pub fn micros_since(epoch: Instant, now: Instant) -> u64 {
     u64::try_from(now.saturating_duration_since(epoch).as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -6,6 +6,7 @@
 //! protocol core says that the client needs it.
 
 use std::cell::RefCell;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Instant;
@@ -15,7 +16,7 @@ use tracing::{debug, info};
 
 use super::Context;
 use super::cancel;
-use super::registry::{CancelSlot, ClientShared, Phase, Registered, order};
+use super::registry::{CancelSlot, ClientShared, Phase, Registered, micros_since, order};
 use crate::config::PoolMode;
 use crate::error::{ClientError, SqlState};
 use crate::net::stream::Stream;
@@ -64,29 +65,32 @@ thread_local! {
         RefCell::new(Scratch { read: vec![0; READ_BUFFER].into(), out: Outputs::default() });
 }
 
+/// Microseconds after the start: differences of these are cheap.
+type Moment = u64;
+
 /// What the client is doing.
 #[derive(Debug)]
 enum Work {
     /// Nothing.
     Idle,
     /// It waits for a server.
-    Waiting(Box<Waiting>),
+    Waiting(Waiting),
     /// It has one.
-    Active(Box<Active>),
+    Active(Active),
 }
 
 #[derive(Debug)]
 struct Waiting {
     granted: oneshot::Receiver<Grant>,
-    since: Instant,
+    since: Moment,
 }
 
 #[derive(Debug)]
 struct Active {
     lease: Lease,
-    since: Instant,
+    since: Moment,
     /// Since when a query runs.
-    query_since: Option<Instant>,
+    query_since: Option<NonZero<Moment>>,
     /// The server takes nothing any more; what it still says is passed on.
     broken: bool,
     /// The server said that it ends the connection, and the client knows.
@@ -145,7 +149,7 @@ pub struct Relay {
     remainder: Remainder,
     work: Work,
     mode: PoolMode,
-    max_packet_size: usize,
+    max_packet_size: u32,
     /// `carry` can't be taken before more bytes come.
     starved: bool,
     /// `carry` can't be taken before replies come.
@@ -176,7 +180,7 @@ impl Relay {
     #[must_use]
     pub fn new(session: Session) -> Self {
         let Session { stream, unread, registered, pool, user, state, mode, max_packet_size } = session;
-        registered.shared.set_phase(Phase::Idle, Instant::now(), registered.context().started);
+        registered.shared.set_phase(Phase::Idle, micros_since(registered.context().started, Instant::now()));
         Self {
             stream,
             registered,
@@ -188,7 +192,7 @@ impl Relay {
             remainder: Remainder::default(),
             work: Work::Idle,
             mode,
-            max_packet_size,
+            max_packet_size: u32::try_from(max_packet_size).unwrap_or(u32::MAX),
             starved: false,
             blocked: false,
             leaving: false,
@@ -204,8 +208,14 @@ impl Relay {
         self.registered.context()
     }
 
-    fn set_phase(&self, phase: Phase, now: Instant) {
-        self.shared().set_phase(phase, now, self.context().started);
+    fn set_phase(&self, phase: Phase, since: Moment) {
+        self.shared().set_phase(phase, since);
+    }
+
+    /// The time, as the pool and as statistics want it.
+    fn now(&self) -> (Instant, Moment) {
+        let now = Instant::now();
+        (now, micros_since(self.context().started, now))
     }
 
     fn poll_run(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<End> {
@@ -292,13 +302,22 @@ impl Relay {
         let taken = self.take_messages(input, out);
         self.out.push(&out.own);
         if let Work::Active(active) = &mut self.work {
-            let resumed = active.query_since.is_none();
-            active.send(cx, out.to_server.bytes(input));
-            if let (true, Some(since)) = (resumed, active.query_since) {
-                self.set_phase(Phase::Active, since);
+            let bytes = out.to_server.bytes(input);
+            let resumes = active.query_since.is_none() && !bytes.is_empty();
+            active.send(cx, bytes);
+            if resumes {
+                let (_, now) = self.now();
+                self.begin_query(now);
             }
         }
         taken
+    }
+
+    fn begin_query(&mut self, now: Moment) {
+        if let Work::Active(active) = &mut self.work {
+            active.query_since = NonZero::new(now);
+            self.set_phase(Phase::Active, now);
+        }
     }
 
     fn take_messages(&mut self, input: &[u8], out: &mut Outputs) -> Result<usize, End> {
@@ -337,7 +356,7 @@ impl Relay {
                 client: &mut self.state,
                 server: &mut server.state,
                 tables: &self.pool.tables,
-                max_packet_size: self.max_packet_size,
+                max_packet_size: self.max_packet_size as usize,
                 to_server: &mut out.to_server,
                 to_client: &mut out.own,
             };
@@ -393,7 +412,7 @@ impl Relay {
             if server.state.pipeline.is_idle() && server.is_at_boundary() {
                 self.give_back();
                 *self.shared().cancel.lock() = CancelSlot::Waiting;
-                self.set_phase(Phase::Waiting, Instant::now());
+                self.set_phase(Phase::Waiting, self.now().1);
             }
             return false;
         }
@@ -422,13 +441,13 @@ impl Relay {
         if self.pool.is_retired() {
             self.change_pool()?;
         }
-        let now = Instant::now();
-        match self.pool.checkout(&self.user, self.shared().id, now) {
+        let (instant, now) = self.now();
+        match self.pool.checkout(&self.user, self.shared().id, Some(&self.state.settings), instant) {
             Checkout::Now(lease) => self.activate(lease, now, input, out),
             Checkout::Wait(granted) => {
                 *self.shared().cancel.lock() = CancelSlot::Waiting;
                 self.set_phase(Phase::Waiting, now);
-                self.work = Work::Waiting(Box::new(Waiting { granted, since: now }));
+                self.work = Work::Waiting(Waiting { granted, since: now });
             }
         }
         Ok(())
@@ -450,7 +469,7 @@ impl Relay {
     }
 
     /// Begins to use a server: the client's settings go ahead of its request where the server's differ.
-    fn activate(&mut self, mut lease: Lease, now: Instant, input: &[u8], out: &mut Outputs) {
+    fn activate(&mut self, mut lease: Lease, now: Moment, input: &[u8], out: &mut Outputs) {
         let Some(server) = lease.server() else { return };
         server.state.keeping = Keeping::Unasked;
         let shared = Arc::clone(&server.shared);
@@ -471,9 +490,9 @@ impl Relay {
         }
         *self.shared().cancel.lock() = slot;
         self.set_phase(Phase::Active, now);
-        self.shared().begin_transaction(now, self.context().started);
+        self.shared().begin_transaction(now);
         let (broken, fatal) = (false, false);
-        self.work = Work::Active(Box::new(Active { lease, since: now, query_since: Some(now), broken, fatal }));
+        self.work = Work::Active(Active { lease, since: now, query_since: NonZero::new(now), broken, fatal });
     }
 
     fn poll_waiting(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
@@ -513,13 +532,12 @@ impl Relay {
         &mut self,
         cx: &mut TaskContext<'_>,
         mut lease: Lease,
-        since: Instant,
+        since: Moment,
         out: &mut Outputs,
     ) -> Result<(), End> {
-        let now = Instant::now();
+        let (_, now) = self.now();
         if let Some(server) = lease.server() {
-            let waited = now.saturating_duration_since(since).as_micros();
-            server.shared.counters.wait_time.add(u64::try_from(waited).unwrap_or(u64::MAX));
+            server.shared.counters.wait_time.add(now.saturating_sub(since));
         }
         out.clear();
         let input = std::mem::take(&mut self.carry);
@@ -702,23 +720,23 @@ impl Relay {
 
     /// A query has ended and the client keeps the server.
     fn rest(&mut self, in_block: bool) {
+        let (_, now) = self.now();
         let Work::Active(active) = &mut self.work else { return };
         let Some(since) = active.query_since.take() else { return };
         let Some(server) = active.lease.server() else { return };
-        let now = Instant::now();
-        add_time(&server.shared.counters.query_time, since, now);
+        server.shared.counters.query_time.add(now.saturating_sub(since.get()));
         let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
         self.set_phase(phase, now);
     }
 
     fn give_back(&mut self) {
         let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return };
-        let now = Instant::now();
+        let (instant, now) = self.now();
         if let Some(server) = active.lease.server() {
             let counters = &server.shared.counters;
-            add_time(&counters.transaction_time, active.since, now);
+            counters.transaction_time.add(now.saturating_sub(active.since));
             if let Some(since) = active.query_since {
-                add_time(&counters.query_time, since, now);
+                counters.query_time.add(now.saturating_sub(since.get()));
             }
         }
         if !self.waits_for_pin() {
@@ -726,7 +744,7 @@ impl Relay {
         }
         *self.shared().cancel.lock() = CancelSlot::Idle;
         self.set_phase(Phase::Idle, now);
-        active.lease.give_back(now);
+        active.lease.give_back(instant);
     }
 
     fn send_to_client(&mut self, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Result<(), End> {
@@ -779,7 +797,7 @@ impl Relay {
         self.work = Work::Idle;
         self.pin = None;
         *self.shared().cancel.lock() = CancelSlot::Idle;
-        self.set_phase(Phase::Idle, Instant::now());
+        self.set_phase(Phase::Idle, self.now().1);
         let error = ClientError::error(SqlState::QUERY_CANCELED, "canceling statement due to user request")
             .detail("The statement was still waiting for a server connection.");
         backend::put_error(self.out.buffer(), &error);
@@ -871,11 +889,12 @@ fn take_server_messages(
         to_server: &mut out.own,
         events,
     };
+    let fault = |error: reply::ServerFault| {
+        let text = format!("server connection is in doubt: {error}");
+        ClientError::fatal(SqlState::CONNECTION_FAILURE, text).detail("It was closed.")
+    };
     while at < input.len() {
-        let fault = |error: reply::ServerFault| {
-            let text = format!("server connection is in doubt: {error}");
-            ClientError::fatal(SqlState::CONNECTION_FAILURE, text).detail("It was closed.")
-        };
+        at = path.rows(input, at).map_err(fault)?;
         match path.message(input, at).map_err(fault)? {
             reply::Step::Taken { consumed, remaining, forward } => {
                 at += consumed;
@@ -891,19 +910,11 @@ fn pool_gone(pool: &Pool) -> ClientError {
     ClientError::fatal(SqlState::ADMIN_SHUTDOWN, format!("database \"{}\" was removed", pool.name))
 }
 
-fn add_time(counter: &crate::stats::Counter, since: Instant, now: Instant) {
-    let micros = now.saturating_duration_since(since).as_micros();
-    counter.add(u64::try_from(micros).unwrap_or(u64::MAX));
-}
-
 impl Active {
     /// Sends bytes to the server, and keeps what it doesn't take.
     fn send(&mut self, cx: &mut TaskContext<'_>, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
-        }
-        if self.query_since.is_none() {
-            self.query_since = Some(Instant::now());
         }
         let Some(server) = self.lease.server() else { return };
         server.shared.counters.received.add(bytes.len() as u64);

@@ -2,6 +2,7 @@
 //! has logged in is bounded: one startup packet or one password message.
 
 use std::io;
+use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -11,12 +12,19 @@ use crate::wire::frame::{self, Header};
 use crate::wire::startup::{self, CancelKey, Startup, StartupPacket};
 use crate::wire::{backend, frontend};
 
+/// At least how many bytes are read at once.
+const READ_SIZE: usize = 512;
+
 /// A client's socket during login, with what was read and not yet taken.
 #[derive(Debug)]
 pub struct Handshake {
     /// The socket.
     pub stream: Stream,
+    /// Its own address (TCP).
+    pub local: Option<SocketAddr>,
     buf: Vec<u8>,
+    /// What goes out with whatever is sent next.
+    held: Vec<u8>,
 }
 
 /// Why a connection ends before or during login.
@@ -42,14 +50,29 @@ pub enum Wish {
 impl Handshake {
     /// For an accepted socket.
     #[must_use]
-    pub const fn new(stream: Stream) -> Self {
-        Self { stream, buf: Vec::new() }
+    pub const fn new(stream: Stream, local: Option<SocketAddr>) -> Self {
+        Self { stream, local, buf: Vec::new(), held: Vec::new() }
     }
 
     /// Socket and unread bytes, for the relay.
     #[must_use]
     pub fn into_parts(self) -> (Stream, Vec<u8>) {
-        (self.stream, self.buf)
+        // An idle client's memory counts.
+        let unread = if self.buf.is_empty() { Vec::new() } else { self.buf };
+        (self.stream, unread)
+    }
+
+    /// The socket, and what is still to be sent, followed by `last`.
+    #[must_use]
+    pub fn with_last_words(self, last: &[u8]) -> (Stream, Vec<u8>) {
+        let mut bytes = self.held;
+        bytes.extend_from_slice(last);
+        (self.stream, bytes)
+    }
+
+    /// Keeps bytes to go out with whatever is sent next: one packet less, and the client is woken once.
+    pub fn hold(&mut self, bytes: &[u8]) {
+        self.held.extend_from_slice(bytes);
     }
 
     /// Sends bytes.
@@ -57,16 +80,19 @@ impl Handshake {
     /// # Errors
     /// The socket's.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes).await
+        if self.held.is_empty() {
+            return self.stream.write_all(bytes).await;
+        }
+        self.held.extend_from_slice(bytes);
+        let held = std::mem::take(&mut self.held);
+        self.stream.write_all(&held).await
     }
 
     async fn fill(&mut self) -> io::Result<()> {
-        let mut chunk = [0u8; 2048];
-        let n = self.stream.read(&mut chunk).await?;
-        if n == 0 {
+        self.buf.reserve(READ_SIZE);
+        if self.stream.read_buf(&mut self.buf).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.buf.extend_from_slice(&chunk[..n]);
         Ok(())
     }
 

@@ -16,9 +16,30 @@ use crate::config::Pooler;
 #[derive(Debug)]
 pub enum Listener {
     /// TCP.
-    Tcp(TcpListener),
+    Tcp(TcpSocket),
     /// The unix socket and its file.
     Unix(UnixListener, SocketFile),
+}
+
+/// A TCP socket to accept from.
+#[derive(Debug)]
+pub struct TcpSocket {
+    listener: TcpListener,
+    /// The address of its connections' own ends, unless it listens on all addresses.
+    local: Option<SocketAddr>,
+    /// The options that its connections inherit.
+    options: Option<TcpOptions>,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket.
+    pub stream: Stream,
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// Address of the socket itself (TCP).
+    pub local: Option<SocketAddr>,
 }
 
 /// Removes the file on drop.
@@ -37,14 +58,13 @@ impl Listener {
     ///
     /// # Errors
     /// The system's, `EMFILE` among them: try again later.
-    pub async fn accept(&self, options: TcpOptions) -> io::Result<(Stream, Peer)> {
+    pub async fn accept(&mut self, options: TcpOptions) -> io::Result<Accepted> {
         match self {
-            Self::Tcp(listener) => {
-                let (stream, addr) = listener.accept().await?;
-                options.apply(&stream)?;
-                Ok((Stream::Tcp(stream), Peer::Tcp(addr)))
+            Self::Tcp(socket) => socket.accept(options).await,
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(Accepted { stream: Stream::Unix(stream), peer: Peer::Unix, local: None })
             }
-            Self::Unix(listener, _) => Ok((Stream::Unix(listener.accept().await?.0), Peer::Unix)),
         }
     }
 
@@ -52,9 +72,32 @@ impl Listener {
     #[must_use]
     pub fn address(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|e| e.to_string(), |a| a.to_string()),
+            Self::Tcp(socket) => socket.listener.local_addr().map_or_else(|e| e.to_string(), |a| a.to_string()),
             Self::Unix(_, file) => format!("unix:{}", file.0.display()),
         }
+    }
+}
+
+impl TcpSocket {
+    fn new(listener: TcpListener) -> io::Result<Self> {
+        let addr = listener.local_addr()?;
+        let local = (!addr.ip().is_unspecified()).then_some(addr);
+        Ok(Self { listener, local, options: None })
+    }
+
+    /// Linux hands the options of a listening socket down to its connections, which saves setting them on each.
+    async fn accept(&mut self, options: TcpOptions) -> io::Result<Accepted> {
+        const INHERITED: bool = cfg!(target_os = "linux");
+        if INHERITED && self.options != Some(options) {
+            options.apply(&self.listener)?;
+            self.options = Some(options);
+        }
+        let (stream, addr) = self.listener.accept().await?;
+        if !INHERITED {
+            options.apply(&stream)?;
+        }
+        let local = self.local.or_else(|| stream.local_addr().ok());
+        Ok(Accepted { stream: Stream::Tcp(stream), peer: Peer::Tcp(addr), local })
     }
 }
 
@@ -68,7 +111,7 @@ pub fn open_all(pooler: &Pooler) -> io::Result<Vec<Listener>> {
         let named =
             |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {name}:{}: {e}", pooler.listen_port));
         for addr in resolve(name, pooler.listen_port).map_err(named)? {
-            listeners.push(Listener::Tcp(open_tcp(addr, pooler).map_err(named)?));
+            listeners.push(Listener::Tcp(open_tcp(addr, pooler).and_then(TcpSocket::new).map_err(named)?));
         }
     }
     if let Some(dir) = &pooler.unix_socket_dir {

@@ -2,9 +2,11 @@
 
 pub mod listener;
 pub mod stream;
+pub mod timer;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -94,13 +96,13 @@ impl From<&Pooler> for TcpOptions {
 }
 
 impl TcpOptions {
-    /// Sets the options on a connected socket.
+    /// Sets the options on a connected socket, or on a listening one that hands them down.
     ///
     /// # Errors
     /// The system's.
-    pub fn apply(&self, stream: &TcpStream) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        let socket = socket2::SockRef::from(stream);
+    pub fn apply(&self, socket: &impl AsFd) -> io::Result<()> {
+        let socket = socket2::SockRef::from(socket);
+        socket.set_tcp_nodelay(true)?;
         if self.keepalive {
             let seconds = |n: u32| Duration::from_secs(n.into());
             let mut keepalive = socket2::TcpKeepalive::new();
@@ -114,10 +116,10 @@ impl TcpOptions {
                 keepalive = keepalive.with_retries(self.count);
             }
             socket.set_tcp_keepalive(&keepalive)?;
+        } else {
+            socket.set_keepalive(false)?;
         }
-        if self.user_timeout > 0 {
-            socket.set_tcp_user_timeout(Some(Duration::from_millis(self.user_timeout.into())))?;
-        }
-        Ok(())
+        let timeout = (self.user_timeout > 0).then(|| Duration::from_millis(self.user_timeout.into()));
+        socket.set_tcp_user_timeout(timeout)
     }
 }

@@ -12,6 +12,7 @@ use super::spec::Spec;
 use super::{Pool, PoolUser, Pooled, Welcome};
 use crate::auth::ServerCredentials;
 use crate::net::stream::IdleState;
+use crate::net::timer;
 use crate::protocol::session::{Taint, Taints};
 use crate::server::connect::{self, LoggedIn, Login, LoginError};
 use crate::server::{QueryError, Server};
@@ -80,7 +81,7 @@ pub(super) fn tidy(pooled: Box<Pooled>) {
             if Instant::now() > deadline {
                 return;
             }
-            tokio::time::sleep(CANCEL_POLL).await;
+            timer::sleep(CANCEL_POLL).await;
         }
         if pooled.server.shared.doomed.load(Ordering::Acquire) {
             info!(server = %pooled.server.shared.id, "closing because: a cancel request for it may still come");

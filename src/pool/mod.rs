@@ -11,7 +11,7 @@ pub mod spec;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -22,6 +22,7 @@ use crate::auth::ServerCredentials;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, ServerId, UserName};
 use crate::net::stream::IdleState;
+use crate::net::timer;
 use crate::protocol::request::Tables;
 use crate::protocol::settings::Settings;
 use crate::server::connect::LoginError;
@@ -117,7 +118,7 @@ pub struct PoolUser {
 }
 
 /// Startup parameters as given, and the settings that they come to.
-type Canonical = HashMap<Vec<(String, String)>, Arc<Settings>>;
+type Canonical = HashMap<Vec<(String, String)>, Arc<Settings>, foldhash::fast::RandomState>;
 
 /// The bound of [`PoolUser::canonical`].
 const CANONICAL_LIMIT: usize = 1024;
@@ -136,6 +137,32 @@ struct Backoff {
     last: Option<Arc<LoginError>>,
 }
 
+/// What of a [`Spec`] is looked at for each transaction.
+#[derive(Debug)]
+struct Hot {
+    /// Microseconds; 0: off.
+    check_delay: AtomicU64,
+    reset_always: AtomicBool,
+}
+
+impl Hot {
+    fn new(spec: &Spec) -> Self {
+        let hot = Self { check_delay: AtomicU64::new(0), reset_always: AtomicBool::new(false) };
+        hot.set(spec);
+        hot
+    }
+
+    fn set(&self, spec: &Spec) {
+        let check_delay = u64::try_from(spec.check_delay.as_micros()).unwrap_or(u64::MAX);
+        self.check_delay.store(check_delay, Ordering::Relaxed);
+        self.reset_always.store(spec.reset_always, Ordering::Relaxed);
+    }
+
+    fn check_delay(&self) -> Duration {
+        Duration::from_micros(self.check_delay.load(Ordering::Relaxed))
+    }
+}
+
 /// The servers of one database.
 #[derive(Debug)]
 pub struct Pool {
@@ -143,6 +170,7 @@ pub struct Pool {
     pub name: DatabaseName,
     /// What the configuration says.
     pub spec: ArcSwap<Spec>,
+    hot: Hot,
     /// What its clients share.
     pub tables: Tables,
     queue: Mutex<Queue<Box<Pooled>, Ticket>>,
@@ -175,6 +203,7 @@ impl Pool {
             tables,
             queue: Mutex::new(Queue::new(spec.limits)),
             pins: Arc::new(Semaphore::new(spec.max_pinned as usize)),
+            hot: Hot::new(&spec),
             spec: ArcSwap::from_pointee(spec),
             users: Mutex::default(),
             backoff: Mutex::default(),
@@ -206,19 +235,31 @@ impl Pool {
         user
     }
 
-    /// Lends a server: an idle one if there is one and nobody waits, else a place in the queue.
-    pub fn checkout(self: &Arc<Self>, user: &PoolUser, client: ClientId, now: Instant) -> Checkout {
+    /// Lends a server: an idle one if there is one and nobody waits, else a place in the queue. One that has these
+    /// `settings` already is preferred: on another they'd have to be set first.
+    pub fn checkout(
+        self: &Arc<Self>,
+        user: &PoolUser,
+        client: ClientId,
+        settings: Option<&Arc<Settings>>,
+        now: Instant,
+    ) -> Checkout {
         loop {
             let mut queue = self.queue.lock();
-            let Some((mut pooled, since)) = queue.take_idle(user.index) else {
+            #[expect(clippy::borrowed_box, reason = "what the queue holds")]
+            let suits = |pooled: &Box<Pooled>| settings.is_some_and(|s| Arc::ptr_eq(&pooled.server.state.settings, s));
+            let Some((mut pooled, since)) = queue.take_idle(user.index, suits) else {
                 let (grant, granted) = oneshot::channel();
                 queue.wait(user.index, Ticket { client, grant }, now);
+                let may_plan = queue.may_plan();
                 drop(queue);
-                self.pump();
+                if may_plan {
+                    self.pump();
+                }
                 return Checkout::Wait(granted);
             };
             drop(queue);
-            let check_delay = self.spec.load().check_delay;
+            let check_delay = self.hot.check_delay();
             if pooled.server.stream.idle_state() == IdleState::Disturbed {
                 background::close(pooled, background::Slot::Loan);
             } else if !check_delay.is_zero() && now.duration_since(since) > check_delay {
@@ -238,7 +279,7 @@ impl Pool {
         let awaits_cancel = server.shared.cancels.load(Ordering::Acquire) > 0;
         if awaits_cancel || server.shared.doomed.load(Ordering::Acquire) {
             background::tidy(pooled);
-        } else if server.is_clean() && !worn_out && !pooled.pool.spec.load().reset_always {
+        } else if server.is_clean() && !worn_out && !pooled.pool.hot.reset_always.load(Ordering::Relaxed) {
             Self::offer(pooled, now, false);
         } else if server.is_at_boundary() && server.state.pipeline.is_answered() && !worn_out {
             background::tidy(pooled);
@@ -287,7 +328,7 @@ impl Pool {
         let limit = if limit.is_zero() { Duration::MAX } else { limit };
         let name = self.name.clone();
         async move {
-            match tokio::time::timeout(limit, pins.acquire_owned()).await {
+            match timer::timeout(limit, pins.acquire_owned()).await {
                 Ok(Ok(permit)) => Ok(permit),
                 _ => Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout")
                     .detail(format!(
@@ -408,6 +449,7 @@ impl Pool {
         // Those in use can't be taken back; the rest of the difference stays until the next change.
         self.pins.forget_permits(old.saturating_sub(new));
         self.tables.set_strict(spec.strict_session_state);
+        self.hot.set(&spec);
         self.spec.store(Arc::new(spec));
         self.pump();
     }

@@ -159,14 +159,26 @@ impl<S, W: Waiter> Queue<S, W> {
         self.slots
     }
 
-    /// An idle server, the one used last, unless others of the user wait already.
-    pub fn take_idle(&mut self, user: UserIndex) -> Option<(S, Instant)> {
+    /// An idle server, unless others of the user wait already: of those that suit, or else of all, the one used last.
+    pub fn take_idle(&mut self, user: UserIndex, suits: impl Fn(&S) -> bool) -> Option<(S, Instant)> {
         let user = &mut self.users[user.0];
         user.drop_gone();
         if !user.waiting.is_empty() {
             return None;
         }
-        user.idle.pop_back().map(|idle| (idle.server, idle.since))
+        // Nearly always the last.
+        let suitable = user.idle.iter().rposition(|idle| suits(&idle.server));
+        let idle = match suitable {
+            Some(at) => user.idle.remove(at),
+            None => user.idle.pop_back(),
+        };
+        idle.map(|idle| (idle.server, idle.since))
+    }
+
+    /// Whether [`Self::plan`] may have anything to do, at a glance.
+    #[must_use]
+    pub fn may_plan(&self) -> bool {
+        self.logins < self.limits.logins && (self.slots < self.limits.size || self.users.len() > 1)
     }
 
     /// Queues one up.
@@ -480,7 +492,7 @@ mod tests {
             match *op {
                 Op::Ask(user) => {
                     self.next += 1;
-                    match self.queue.take_idle(self.users[user]) {
+                    match self.queue.take_idle(self.users[user], |_| false) {
                         Some((server, _)) => self.loans.push((user, server)),
                         None => {
                             let person = person(self.next);

@@ -12,15 +12,15 @@ use crate::client::registry::Admission;
 use crate::client::startup::{Handshake, HandshakeError, Wish};
 use crate::client::{Context, cancel, relay};
 use crate::error::{ClientError, SqlState};
-use crate::net::listener::Listener;
-use crate::net::stream::Stream;
+use crate::net::listener::{Accepted, Listener};
+use crate::net::timer;
 use crate::net::{Peer, TcpOptions};
 
 /// The pause after a failure to accept: descriptors have run out, and some must be freed first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts until told to stop.
-pub async fn accept(listener: Listener, admin: Arc<Admin>, mut stopping: watch::Receiver<bool>) {
+pub async fn accept(mut listener: Listener, admin: Arc<Admin>, mut stopping: watch::Receiver<bool>) {
     let context = Arc::clone(&admin.context);
     let mut failing = false;
     loop {
@@ -30,32 +30,34 @@ pub async fn accept(listener: Listener, admin: Arc<Admin>, mut stopping: watch::
             _ = stopping.wait_for(|stop| *stop) => return,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok(accepted) => {
                 failing = false;
-                tokio::spawn(serve(Arc::clone(&admin), stream, peer, stopping.clone()));
+                // On the heap: a large future is copied several times on its way to becoming a task.
+                tokio::spawn(Box::pin(serve(Arc::clone(&admin), accepted, stopping.clone())));
             }
             Err(error) => {
                 // One line for a whole spell of failures.
                 if !std::mem::replace(&mut failing, true) {
                     warn!("accept failed on {}: {error}; trying again", listener.address());
                 }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                timer::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
 /// One connection, from its first byte on.
-async fn serve(admin: Arc<Admin>, stream: Stream, peer: Peer, stopping: watch::Receiver<bool>) {
+async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<bool>) {
     let context = &admin.context;
-    let mut handshake = Some(Handshake::new(stream));
+    let Accepted { stream, peer, local } = accepted;
+    let mut handshake = Some(Handshake::new(stream, local));
     let timeout = context.config.load().pooler.client_login_timeout;
     let entering = enter(context, &mut handshake, peer, stopping);
     let entered = if timeout.is_zero() {
         entering.await
     } else {
         let late = || Err(login_timeout(timeout).into());
-        tokio::time::timeout(timeout, entering).await.unwrap_or_else(|_| late())
+        timer::timeout(timeout, entering).await.unwrap_or_else(|_| late())
     };
     match entered {
         Ok(None) => {}
@@ -73,7 +75,8 @@ async fn serve(admin: Arc<Admin>, stream: Stream, peer: Peer, stopping: watch::R
             if let Some(handshake) = handshake {
                 let mut message = Vec::new();
                 crate::wire::backend::put_error(&mut message, &error);
-                login::last_words(handshake.into_parts().0, message).await;
+                let (stream, message) = handshake.with_last_words(&message);
+                login::last_words(stream, message).await;
             }
         }
     }

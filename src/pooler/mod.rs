@@ -18,6 +18,7 @@ use crate::admin::{self, Admin, Control, Order};
 use crate::client::Context;
 use crate::config::{Config, ConfigErrors};
 use crate::net::listener;
+use crate::net::timer;
 use stop::Stop;
 
 /// How often the recurring work is done.
@@ -147,7 +148,7 @@ async fn handle_orders(
 }
 
 async fn tick(context: Arc<Context>) {
-    let mut interval = tokio::time::interval(TICK);
+    let mut interval = timer::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         interval.tick().await;

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use crate::client::Context;
 use crate::client::registry::order;
 use crate::error::{ClientError, SqlState};
+use crate::net::timer;
 
 /// How often the drain looks whether all have gone.
 const POLL: Duration = Duration::from_millis(20);
@@ -80,7 +81,7 @@ impl Stop {
                 break;
             }
             self.order(if passed >= bound { How::AtOnce } else { how });
-            tokio::time::sleep(POLL).await;
+            timer::sleep(POLL).await;
         }
         self.close_servers().await;
     }
@@ -108,7 +109,7 @@ impl Stop {
         }
         let begun = Instant::now();
         while begun.elapsed() < LAST_LIMIT && pools.iter().any(|p| p.slots() > 0) {
-            tokio::time::sleep(POLL).await;
+            timer::sleep(POLL).await;
         }
     }
 }

@@ -268,6 +268,8 @@ struct Counts {
     named: usize,
     /// Changed the records about the unnamed statement.
     unnamed: usize,
+    /// Are no requests to the server: replies in its place, and markers.
+    unsent: usize,
 }
 
 impl Counts {
@@ -280,6 +282,9 @@ impl Counts {
         }
         if matches!(request.kind, Kind::Execute | Kind::Query | Kind::FunctionCall) {
             change(&mut self.runs);
+        }
+        if matches!(request.fate, Fate::Insert(_)) || request.kind == Kind::CopyEnd {
+            change(&mut self.unsent);
         }
         if request.changes_named() {
             change(&mut self.named);
@@ -472,11 +477,8 @@ impl Pipeline {
     /// Takes the message to insert next, if the front of the queue is one.
     #[inline]
     pub fn next_insert(&mut self) -> Option<u8> {
-        // Asked around every message; nearly always the front is a request that the server has got.
-        match self.requests.front() {
-            Some(front) if matches!(front.fate, Fate::Insert(_)) || front.kind == Kind::CopyEnd => self.take_insert(),
-            _ => None,
-        }
+        // Asked around every message.
+        if self.count.unsent == 0 { None } else { self.take_insert() }
     }
 
     #[cold]
@@ -495,6 +497,14 @@ impl Pipeline {
         while self.requests.front().is_some_and(|r| r.kind == Kind::CopyEnd) {
             self.pop();
         }
+    }
+
+    /// Rows that come now are the client's and change nothing here.
+    #[must_use]
+    pub fn passes_rows(&self) -> bool {
+        self.requests.front().is_some_and(|front| {
+            front.fate == Fate::Forward && matches!(front.kind, Kind::Query | Kind::Execute) && self.count.unsent == 0
+        })
     }
 
     /// A reply other than ErrorResponse, ReadyForQuery and the ones that may come at any time (notices,

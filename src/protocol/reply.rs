@@ -128,6 +128,25 @@ impl ServerPath<'_> {
         Ok(Step::Taken { consumed, remaining, forward })
     }
 
+    /// Passes on whole messages with rows, from `at` on, as far as they change no records. Gives where they end.
+    pub fn rows(&mut self, input: &[u8], at: usize) -> Result<usize, ServerFault> {
+        if self.server.partial || !self.server.pipeline.passes_rows() {
+            return Ok(at);
+        }
+        let mut end = at;
+        while let Some(header) = frame::peek(&input[end..])? {
+            let next = end + header.total_len();
+            if header.tag != tag::DATA_ROW || next > input.len() {
+                break;
+            }
+            end = next;
+        }
+        if end > at {
+            self.to_client.forward(input, at..end);
+        }
+        Ok(end)
+    }
+
     /// Gives the replies that are due in the server's place.
     fn inserts(&mut self, input: &[u8]) {
         while let Some(message) = self.server.pipeline.next_insert() {

@@ -251,6 +251,9 @@ impl ClientPath<'_> {
         let wanted = header.body_len.min(QUERY_INSPECTED);
         let Some(body) = body(input, at, wanted) else { return Ok(Step::More) };
         let text = (wanted == header.body_len).then(|| frontend::query(body)).transpose()?;
+        if text.is_some_and(sql::is_plain) {
+            return Ok(self.plain_query(input, at, header));
+        }
         let reading = text.map_or_else(Reading::unreadable, |text| sql::read(text, &self.client.settings));
         let mut names = reading.mentions.iter().filter_map(|mention| mention.name.as_ref());
         if names.any(|name| self.server.pipeline.uncertain(significant(name), 0)) {
@@ -282,11 +285,7 @@ impl ClientPath<'_> {
                 self.server.hold = true;
             }
         }
-        // Should the query be skipped, the unnamed statement is still there.
-        let undo = Undo {
-            client: ClientUndo::Unnamed(self.client.statements.unnamed.take()),
-            server: ServerUndo::Unnamed(self.server.statements.unnamed.take()),
-        };
+        let undo = self.forget_unnamed();
         extra.defaults = self.given_at_startup(reading.defaults);
         // Those reset before, in an unsynced batch, are settled when this ends.
         self.server.hold |= !extra.defaults.is_empty() || !self.server.defaulted.is_empty();
@@ -301,6 +300,28 @@ impl ClientPath<'_> {
                 pass(input, at, header, true)
             }
         })
+    }
+
+    /// A query that leaves nothing behind, see [`sql::is_plain`].
+    fn plain_query(&mut self, input: &[u8], at: usize, header: Header) -> Step {
+        self.server.retry.stop();
+        self.server.sequences.note(true);
+        if self.tables.strict() {
+            self.server.touch(Taints::ASKABLE, Taints::NONE, &[]);
+            self.server.unsettled = true;
+        }
+        self.server.hold |= !self.server.defaulted.is_empty();
+        let undo = self.forget_unnamed();
+        self.server.pipeline.push(Request { undo, ..Request::forward(Kind::Query) });
+        self.pass_on(input, at, header)
+    }
+
+    /// A simple query drops the unnamed statement; should it be skipped, that is still there.
+    fn forget_unnamed(&mut self) -> Undo {
+        Undo {
+            client: ClientUndo::Unnamed(self.client.statements.unnamed.take()),
+            server: ServerUndo::Unnamed(self.server.statements.unnamed.take()),
+        }
     }
 
     fn function_call(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {

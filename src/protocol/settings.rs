@@ -76,9 +76,9 @@ pub struct Setting {
     reported: bool,
 }
 
-/// A sorted list of parameters, without duplicates.
+/// A sorted list of parameters, without duplicates. Lists that differ in one share the others.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Settings(Box<[Setting]>);
+pub struct Settings(Box<[Arc<Setting>]>);
 
 impl Settings {
     /// From pairs in any order; a later pair wins. None counts as reported.
@@ -165,7 +165,7 @@ impl Settings {
     }
 
     fn put(&self, name: &str, value: &str, reported: bool) -> Self {
-        let setting = Setting { name: name.to_ascii_lowercase().into(), value: value.into(), reported };
+        let setting = Arc::new(Setting { name: name.to_ascii_lowercase().into(), value: value.into(), reported });
         let mut list = self.0.to_vec();
         match self.find(name) {
             Ok(at) => list[at] = setting,
@@ -256,7 +256,7 @@ fn put_literal(sql: &mut String, value: &str) {
 /// Interns [`Settings`]: equal lists share one allocation for as long as anybody holds it.
 #[derive(Debug, Default)]
 pub struct SettingsTable {
-    known: Mutex<HashSet<Arc<Settings>>>,
+    known: Mutex<HashSet<Arc<Settings>, foldhash::fast::RandomState>>,
 }
 
 impl SettingsTable {

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 pub use calls::taint_of_function;
 use calls::{calls, creates_temporary};
-use functions::functions;
+use functions::{calls_known, functions};
 
 use super::session::{Taint, Taints};
 use super::settings::Settings;
@@ -297,6 +297,10 @@ const UNSAFE_ENCODINGS: [&str; 7] = ["SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "U
 /// blocks).
 #[must_use]
 pub fn read(text: &[u8], tracked: &Settings) -> Reading {
+    if is_plain(text) { Reading { advances: true, ..Reading::default() } } else { read_closely(text, tracked) }
+}
+
+fn read_closely(text: &[u8], tracked: &Settings) -> Reading {
     let mut reading = read_statements(Lexer::new(text), text, tracked);
     if memchr::memchr(b'\\', text).is_some() {
         // `standard_conforming_strings` may be changed on the way, by the text itself even: both readings count.
@@ -314,6 +318,49 @@ pub fn read(text: &[u8], tracked: &Settings) -> Reading {
     reading
 }
 
+/// Whether a text is one SELECT, INSERT, UPDATE or DELETE without anything that must be looked at more closely. Says
+/// no too often; most texts pass, for one quick pass over their bytes.
+#[must_use]
+pub fn is_plain(text: &[u8]) -> bool {
+    const COMMANDS: [&[u8; 6]; 4] = [b"select", b"insert", b"update", b"delete"];
+    let Some((command, rest)) = text.split_first_chunk::<6>() else { return false };
+    let rest = rest.trim_ascii_end();
+    let rest = rest.strip_suffix(b";").unwrap_or(rest);
+    let separated = rest.first().is_some_and(|&b| matches!(b, b' ' | b'\n'));
+    separated
+        && COMMANDS.iter().any(|known| command.eq_ignore_ascii_case(*known))
+        && !has_suspect(rest)
+        && calls_known(text)
+}
+
+/// Whether something stands in `text` that separates statements, escapes, or begins one of [`CALLS`] or TEMP.
+fn has_suspect(text: &[u8]) -> bool {
+    let mut start = 0;
+    while start < text.len() {
+        // Blocks of one size, with the bytes behind, so that vector instructions do it.
+        let mut block = [0u8; BLOCK + 3];
+        let part = &text[start..text.len().min(start + block.len())];
+        block[..part.len()].copy_from_slice(part);
+        if (0..BLOCK).fold(false, |any, at| any | is_suspect(block[at], block[at + 1], block[at + 2], block[at + 3])) {
+            return true;
+        }
+        start += BLOCK;
+    }
+    false
+}
+
+/// See [`has_suspect`].
+const BLOCK: usize = 64;
+
+/// Whether a text may not be plain for the sake of four bytes of it. Without branches.
+fn is_suspect(a: u8, b: u8, c: u8, d: u8) -> bool {
+    let (first, lower) = (a, a | 0x20);
+    let alone = (first == b';') | (first == b'\\') | (first == b'&');
+    let ends_prefix = (lower == b't') | (lower == b'g') | (lower == b'k') | (lower == b'l');
+    let temp = (lower == b't') & (b | 0x20 == b'e') & (c | 0x20 == b'm') & (d | 0x20 == b'p');
+    alone | (ends_prefix & (b == b'_')) | temp
+}
+
 fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
     let mut whole = Reading::default();
     let mut rest = text;
@@ -324,7 +371,7 @@ fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Rea
         // Most texts are one statement: look for another only where a semicolon stands.
         let next = memchr::memchr(b';', rest).and_then(|at| {
             rest = &rest[at + 1..];
-            next_statement(&mut lexer)
+            if rest.trim_ascii_start().is_empty() { None } else { next_statement(&mut lexer) }
         });
         whole.sets |= one.sets;
         whole.advances |= one.advances;

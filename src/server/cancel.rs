@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::ServerShared;
 use crate::net::TcpOptions;
+use crate::net::timer;
 use crate::wire::startup;
 
 /// Holds a server back from changing hands while a cancel request for it is on its way. One that was sent and
@@ -45,7 +46,7 @@ impl CancelInFlight {
             self.pending = false;
             Ok(())
         };
-        tokio::time::timeout(timeout, request).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        timer::timeout(timeout, request).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

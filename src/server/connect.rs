@@ -12,6 +12,7 @@ use crate::auth::scram::{ChannelBinding, ScramKeys};
 use crate::auth::{ServerAuth, ServerAuthError, ServerCredentials, ServerStep};
 use crate::error::{ClientError, SqlState};
 use crate::names::{ServerId, UserName};
+use crate::net::timer;
 use crate::net::{Target, TcpOptions};
 use crate::protocol::ServerState;
 use crate::protocol::settings::{Settings, SettingsTable, follows_client};
@@ -151,7 +152,7 @@ pub async fn login(login: &Login, settings: &SettingsTable) -> Result<LoggedIn, 
         Ok(logged_in)
     };
     let late = || LoginError::Timeout { target: login.target.clone(), timeout: login.timeout };
-    tokio::time::timeout(login.timeout, steps).await.unwrap_or_else(|_| Err(late()))
+    timer::timeout(login.timeout, steps).await.unwrap_or_else(|_| Err(late()))
 }
 
 fn io_error(login: &Login, error: io::Error) -> LoginError {

@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::names::{ClientId, ServerId, UserName};
 use crate::net::Target;
 use crate::net::stream::Stream;
+use crate::net::timer;
 use crate::protocol::ServerState;
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::settings::{Settings, SettingsTable, follows_client};
@@ -182,7 +183,7 @@ impl Server {
     /// After any, the server must be closed.
     pub async fn query(&mut self, sql: &str, settings: &SettingsTable, timeout: Duration) -> Result<(), QueryError> {
         let run = self.run_query(sql, settings);
-        tokio::time::timeout(timeout, run).await.unwrap_or(Err(QueryError::Timeout(timeout)))
+        timer::timeout(timeout, run).await.unwrap_or(Err(QueryError::Timeout(timeout)))
     }
 
     async fn run_query(&mut self, sql: &str, settings: &SettingsTable) -> Result<(), QueryError> {
@@ -271,7 +272,7 @@ impl Server {
     /// before its slot is used again.
     pub async fn close(mut self) {
         // A server that doesn't hang up is left to itself.
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.goodbye()).await;
+        let _ = timer::timeout(CLOSE_TIMEOUT, self.goodbye()).await;
     }
 
     /// Says goodbye and waits until the server has hung up. May be cancelled and called again.
@@ -302,12 +303,10 @@ async fn next_message(stream: &mut Stream, buf: &mut Vec<u8>) -> Result<(frame::
         if buf.len() > LOGIN_MESSAGE_LIMIT {
             return Err(FrameError::Body(buf[0]).into());
         }
-        let mut chunk = [0u8; 4096];
-        let n = stream.read(&mut chunk).await?;
-        if n == 0 {
+        buf.reserve(4096);
+        if stream.read_buf(buf).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        buf.extend_from_slice(&chunk[..n]);
     }
 }
 

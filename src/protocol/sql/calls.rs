@@ -70,7 +70,7 @@ pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
 }
 
 /// Whether `currval` or `lastval` is there, as a word.
-fn reads_sequences(text: &[u8]) -> bool {
+pub(super) fn reads_sequences(text: &[u8]) -> bool {
     const WORDS: [&[u8]; 2] = [b"currval", b"lastval"];
     memchr::memchr2_iter(b'v', b'V', text).any(|at| {
         let Some(start) = at.checked_sub(4) else { return false };

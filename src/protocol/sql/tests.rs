@@ -314,7 +314,69 @@ fn hidden() -> impl Strategy<Value = String> {
     })
 }
 
+/// What may stand in a text that looks plain at first sight.
+fn nearly_plain() -> impl Strategy<Value = String> {
+    let parts = [
+        "a",
+        "_b",
+        " ",
+        " ",
+        "\n",
+        "'x'",
+        "pgbench_accounts",
+        "; ",
+        ";",
+        "pg_advisory_lock(1)",
+        "SET_config('a','b',true)",
+        "dblink_connect",
+        "carpool_1",
+        "temp",
+        "create temp table",
+        "into TEMP t",
+        "tem",
+        "update",
+        "pg_settings",
+        "U&\"x\"",
+        "\\'",
+        "--",
+        "/*",
+        "*/",
+        "discard all",
+        "pg_temp.x",
+        "set_limit(1)",
+        "listen x",
+        "é",
+    ];
+    let starts = ["select ", "SELECT", "Insert\ninto", "update ", "delete ", "selects ", "set x=1", " select ", ""];
+    let rest = prop::collection::vec(prop::sample::select(parts.to_vec()), 0..8);
+    (prop::sample::select(starts.to_vec()), rest).prop_map(|(start, rest)| format!("{start}{}", rest.concat()))
+}
+
+#[test]
+fn most_texts_are_plain() {
+    for text in [
+        "SELECT abalance FROM pgbench_accounts WHERE aid = 1;",
+        "update t set a = $1 where b = 'c'",
+        "INSERT INTO t (a, b) VALUES (1, 'x') RETURNING id; ",
+        "delete from member_items",
+        "select count(*) from t where i in (1, 2)",
+    ] {
+        assert!(is_plain(text.as_bytes()), "{text}");
+    }
+    for text in ["select f(1)", "select currval('s')", "select a.lower('x')", "select setseed(1)"] {
+        assert!(!is_plain(text.as_bytes()), "{text}");
+    }
+}
+
 proptest! {
+    #[test]
+    fn a_plain_text_has_no_effect(text in nearly_plain()) {
+        if is_plain(text.as_bytes()) {
+            let nothing = Reading { advances: true, ..Reading::default() };
+            prop_assert_eq!(read_closely(text.as_bytes(), &tracked()), nothing, "{}", text);
+        }
+    }
+
     #[test]
     fn keywords_inside_quotes_and_comments_are_not_seen(parts in prop::collection::vec(hidden(), 1..5)) {
         let text = format!("select {}", parts.join(", "));

@@ -1,6 +1,8 @@
 //! tokio-postgres, bb8 and sqlx: the same on a direct connection and pooled, several at once, each with a schema
 //! and settings of its own.
 
+#![expect(clippy::disallowed_methods, reason = "the tests' own runtime keeps timers")]
+
 use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
