@@ -493,14 +493,7 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
             (reading.taint, reading.sets) = (Taints::ASKABLE, true);
             reading.mention(Use::Run, &mut ahead, text);
         }
-        b"explain" => {
-            let mut rest = ahead.take_while(|&token| token != Token::Symbol(b';'));
-            if rest.any(|token| is_word(Some(token), &[b"execute"])) {
-                (reading.taint, reading.sets) = (Taints::ASKABLE, true);
-                reading.mention(Use::Run, &mut rest, text);
-                reading.effect = Effect::None;
-            }
-        }
+        b"explain" => reading.explain(ahead, text),
         _ => {}
     }
     reading
@@ -631,6 +624,16 @@ impl Reading {
         let start = token.as_ptr() as usize - text.as_ptr() as usize;
         self.effect = name.clone().map_or(Effect::ForgetAll, Effect::Deallocate);
         self.mentions.push(Mention { to: Use::Forget, at: start..start + token.len(), name });
+    }
+
+    /// EXPLAIN, perhaps of an EXECUTE.
+    fn explain(&mut self, ahead: Lexer<'_>, text: &[u8]) {
+        let mut rest = ahead.take_while(|&token| token != Token::Symbol(b';'));
+        if rest.any(|token| is_word(Some(token), &[b"execute"])) {
+            (self.taint, self.sets) = (Taints::ASKABLE, true);
+            self.mention(Use::Run, &mut rest, text);
+            self.effect = Effect::None;
+        }
     }
 
     /// PREPARE or EXECUTE of what the next of `tokens` names.
