@@ -463,8 +463,11 @@ impl Relay {
         let shared = Arc::clone(&server.shared);
         shared.counters.assignments.add(1);
         let mut slot = CancelSlot::Running(Arc::clone(&shared));
-        if !Arc::ptr_eq(&server.state.settings, &self.state.settings) {
-            let sql = server.state.settings.replay(&self.state.settings);
+        server.state.sequences.lend_to(self.state.tenant);
+        let forget = server.state.forget_for_new_tenant(&self.pool.tables);
+        if forget.is_some() || !Arc::ptr_eq(&server.state.settings, &self.state.settings) {
+            let mut sql = server.state.settings.replay(&self.state.settings);
+            sql.push_str(forget.unwrap_or_default());
             if !sql.is_empty() {
                 frontend::put_query(out.to_server.own(input), sql.as_bytes());
                 server.state.pipeline.push(Request::skip(Kind::Query, ServerUndo::None));
@@ -1010,7 +1013,7 @@ mod tests {
     fn an_idle_client_is_small() {
         // The task's future is the relay and little more; buffers belong to the worker thread.
         let (relay, shared) = (size_of::<Relay>(), size_of::<ClientShared>());
-        assert!(relay <= 304, "a Relay has {relay} bytes");
+        assert!(relay <= 312, "a Relay has {relay} bytes");
         assert!(shared <= 352, "a ClientShared has {shared} bytes");
     }
 }

@@ -231,6 +231,8 @@ pub struct Pooler {
     pub server_reset_query: String,
     /// Run it in all modes.
     pub server_reset_query_always: bool,
+    /// Ask for session state after every transaction that may have changed it out of sight (Carpool's own).
+    pub strict_session_state: bool,
     /// A client may wait for a server this long.
     pub query_wait_timeout: Duration,
     /// A query may run this long.
@@ -320,6 +322,8 @@ pub struct Database {
     pub max_pinned: u32,
     /// Overrides `pin_notice`.
     pub pin_notice: Option<bool>,
+    /// Overrides `strict_session_state` (Carpool's own).
+    pub strict_session_state: Option<bool>,
     /// Overrides the global mode.
     pub pool_mode: Option<PoolMode>,
     /// Client connections to this database; 0: no limit.
@@ -390,6 +394,7 @@ impl Default for Pooler {
             server_check_delay: seconds(30),
             server_reset_query: "DISCARD ALL".into(),
             server_reset_query_always: false,
+            strict_session_state: false,
             query_wait_timeout: seconds(120),
             query_timeout: Duration::ZERO,
             idle_transaction_timeout: Duration::ZERO,
@@ -435,6 +440,7 @@ impl Default for Database {
             user_pool_size: None,
             max_pinned: 20,
             pin_notice: None,
+            strict_session_state: None,
             pool_mode: None,
             max_client_connections: 0,
             server_lifetime: None,

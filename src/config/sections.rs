@@ -55,6 +55,11 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         "Servers that clients may keep between transactions for what can't be moved (temporary tables, …). 0: none."
     ),
     database!(pin_notice, Kind::Flag, "Send clients a notice when they begin to keep their server."),
+    database!(
+        strict_session_state,
+        Kind::Flag,
+        "Ask for session state after every transaction that may change it out of sight (triggers, views, …)."
+    ),
     database!(pool_mode, Kind::PoolMode, "When a server is free again."),
     database!(max_client_connections, Kind::ANY_NUMBER, "Client connections at most. 0: no limit.")
         .alias("max_db_client_connections")

@@ -243,6 +243,11 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         .ini_zero(AT_ONCE),
     pooler!(server_reset_query, Kind::Text, "Query that cleans a server up when a client leaves, in session mode."),
     pooler!(server_reset_query_always, Kind::Flag, "Run server_reset_query in the other modes too."),
+    pooler!(
+        strict_session_state,
+        Kind::Flag,
+        "Ask for session state after every transaction that may change it out of sight (triggers, views, …)."
+    ),
     pooler!(query_wait_timeout, Kind::Time, "How long a client may wait for a server. 0: no limit."),
     pooler!(query_timeout, Kind::Time, "How long a query may run. 0: no limit."),
     pooler!(idle_transaction_timeout, Kind::Time, "How long a client may sit idle in a transaction. 0: no limit."),

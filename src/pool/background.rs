@@ -13,7 +13,7 @@ use super::{Pool, PoolUser, Pooled, Welcome};
 use crate::auth::ServerCredentials;
 use crate::net::stream::IdleState;
 use crate::net::timer;
-use crate::protocol::session::Taint;
+use crate::protocol::session::{Taint, Taints};
 use crate::server::connect::{self, LoggedIn, Login, LoginError};
 use crate::server::{QueryError, Server};
 
@@ -87,7 +87,7 @@ pub(super) fn tidy(pooled: Box<Pooled>) {
             info!(server = %pooled.server.shared.id, "closing because: a cancel request for it may still come");
             return;
         }
-        let lasting = pooled.server.state.left().has(Taint::Lasting);
+        let lasting = !pooled.server.state.left().and(Taints::LASTING).is_empty();
         if lasting || !pooled.server.is_at_boundary() || !pooled.server.state.pipeline.is_answered() {
             return;
         }
@@ -213,6 +213,8 @@ impl Pool {
     fn logged_in(self: &Arc<Self>, user: Arc<PoolUser>, logged_in: LoggedIn) {
         let LoggedIn { server, parameters, keys } = logged_in;
         *self.backoff.lock() = super::Backoff::default();
+        // What changed without Carpool seeing it is found out sometime.
+        self.tables.functions.forget();
         if let (Some(keys), ServerCredentials::Password { keys: known, .. }) = (keys, &mut *user.credentials.lock()) {
             *known = Some(keys);
         }

@@ -215,10 +215,12 @@ impl Pool {
     /// A pool without servers.
     #[must_use]
     pub fn new(name: DatabaseName, spec: Spec) -> Arc<Self> {
+        let tables = Tables::default();
+        tables.set_strict(spec.strict_session_state);
         Arc::new(Self {
             listening: listening::Shared::new(name.as_str()),
             name,
-            tables: Tables::default(),
+            tables,
             queue: Mutex::new(Queue::new(spec.limits)),
             pins: pins::Budget::new(spec.max_pinned),
             hot: Hot::new(&spec),
@@ -432,6 +434,7 @@ impl Pool {
     pub fn reconfigure(self: &Arc<Self>, spec: Spec) {
         self.queue.lock().set_limits(spec.limits);
         self.pins.resize(self.spec.load().max_pinned, spec.max_pinned);
+        self.tables.set_strict(spec.strict_session_state);
         self.hot.set(&spec);
         self.spec.store(Arc::new(spec));
         self.listening.look();

@@ -24,6 +24,8 @@ pub struct Spec {
     pub max_pinned: u32,
     /// `pin_notice`.
     pub pin_notice: bool,
+    /// `strict_session_state`.
+    pub strict_session_state: bool,
     /// `query_wait_timeout`.
     pub wait_timeout: Duration,
     /// `server_connect_timeout`.
@@ -66,6 +68,7 @@ impl Spec {
             min_size: database.min_pool_size.min(database.pool_size),
             max_pinned: database.max_pinned.min(most_pinned(database.pool_size)),
             pin_notice: database.pin_notice.unwrap_or(pooler.pin_notice),
+            strict_session_state: database.strict_session_state.unwrap_or(pooler.strict_session_state),
             wait_timeout: database.query_wait_timeout.unwrap_or(pooler.query_wait_timeout),
             connect_timeout: pooler.server_connect_timeout,
             login_retry: pooler.server_login_retry,

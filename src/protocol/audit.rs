@@ -90,7 +90,7 @@ pub fn uses(text: &[u8]) -> Vec<(&'static str, String)> {
     }
     let plain = taint.without(Taint::Named.into());
     found.extend(plain.iter().map(|taint| (taint.as_str(), String::new())));
-    let all = reading.deallocates.iter().any(|d| d.name.is_none());
+    let all = reading.mentions.iter().any(|mention| mention.name.is_none());
     match reading.effect {
         Effect::ForgetAll | Effect::ResetAll => found.push((RESET, first_word(text) + " ALL")),
         Effect::Several if all || reading.resets => found.push((RESET, "among other statements".to_owned())),
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_judged() {
-        for taint in Taints::PINNING.iter().filter(|taint| *taint != Taint::Lasting) {
+        for taint in Taints::PINNING.without(Taints::LASTING).iter() {
             let want = if taint == Taint::Listen { Handling::Shared } else { Handling::Pinned };
             assert_eq!(judge(taint.as_str(), true).0, want, "{taint:?}");
             assert_eq!(judge(taint.as_str(), false).0, Handling::Reset, "{taint:?}");

@@ -5,22 +5,27 @@
 //! SQL. [`ClientState`] and [`ServerState`] are the two sides' memory between messages.
 
 pub mod audit;
+pub mod functions;
 pub mod listen;
 pub mod own;
 pub mod pipeline;
 pub mod reply;
 pub mod request;
+pub mod sequences;
 pub mod session;
 pub mod settings;
 pub mod sql;
 pub mod statements;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use functions::Unknown;
 use listen::{Listening, OnServer};
 use own::Own;
 use pipeline::{Kind, Pipeline, Request, ServerUndo};
+use sequences::Sequences;
 use session::{Probe, Taint, Taints};
 use settings::{Settings, SettingsTable, UNSHARED};
 use statements::{ClientStatements, ServerStatements};
@@ -30,6 +35,8 @@ use crate::stats::StatementCounts;
 /// What a client has set up and expects to find on every server.
 #[derive(Debug)]
 pub struct ClientState {
+    /// Who it is to [`Sequences`]: a new number after each DISCARD of its own.
+    pub tenant: u64,
     /// Its prepared statements.
     pub statements: ClientStatements,
     /// Its settings, complete: every reported parameter and those it asked for at startup.
@@ -54,10 +61,12 @@ impl ClientState {
     /// A client with nothing prepared.
     #[must_use]
     pub fn new(settings: Arc<Settings>, table: &SettingsTable) -> Self {
+        let tenant = sequences::new_tenant();
         let context = table.intern(settings.when_parsing());
         let (startup, own) = (Arc::clone(&settings), Own::of(&settings));
         let (to_tell, told) = (Taints::NONE, Taints::NONE);
         Self {
+            tenant,
             statements: ClientStatements::default(),
             settings,
             startup,
@@ -93,6 +102,8 @@ pub struct ServerState {
     pub pipeline: Pipeline,
     /// Statements prepared on it.
     pub statements: ServerStatements,
+    /// The names of statements that the client has prepared on it by SQL.
+    pub by_sql: HashSet<Box<[u8]>>,
     /// Its settings, by the same rule as the client's.
     pub settings: Arc<Settings>,
     /// What of the session may have been changed, beyond the reported settings, since it was last known.
@@ -105,8 +116,16 @@ pub struct ServerState {
     pub last_command: String,
     /// Whether the client may keep the server between transactions.
     pub keeping: Keeping,
+    /// Whose the sequence values are that it remembers.
+    pub sequences: Sequences,
     /// A question about the session under way.
     pub probe: Option<Box<Probe>>,
+    /// A named function was called in the transaction at hand.
+    pub called: bool,
+    /// Those whose class isn't known.
+    pub unknown_functions: Unknown,
+    /// Functions were changed in the transaction at hand.
+    pub functions_changed: bool,
     /// A schema change ran in the transaction at hand.
     pub schema_changed: bool,
     /// The bytes of a lone prepared execution, kept while it may have to be sent again.
@@ -140,13 +159,18 @@ impl ServerState {
         Self {
             pipeline: Pipeline::default(),
             statements: ServerStatements::new(max_prepared_statements),
+            by_sql: HashSet::new(),
             settings,
             touched: Taints::NONE,
             touched_names: Vec::new(),
             pins: Taints::NONE,
             last_command: String::new(),
             keeping: Keeping::Unasked,
+            sequences: Sequences::default(),
             probe: None,
+            called: false,
+            unknown_functions: Unknown::default(),
+            functions_changed: false,
             schema_changed: false,
             retry: request::Retry::default(),
             portals: request::Portals::default(),
@@ -170,6 +194,7 @@ impl ServerState {
         if self.pipeline.is_idle() {
             self.portals.clear();
             self.retry.stop();
+            self.called = false;
         }
     }
 
@@ -203,9 +228,12 @@ impl ServerState {
     /// The session was reset (DISCARD ALL).
     pub fn discarded(&mut self) {
         self.probe = None;
+        self.sequences.forget();
         self.touched = self.touched.and(Taints::LASTING);
         self.pins = self.pins.and(Taints::LASTING);
         self.touched_names.clear();
+        self.by_sql.clear();
+        self.unknown_functions = Unknown::default();
         if let Some(listens) = &mut self.listens {
             listens.channels.clear();
             listens.noted = true;
@@ -247,7 +275,9 @@ impl ServerState {
             };
         }
         let note = self.listens.as_ref().and_then(|l| l.note.as_deref());
-        let (probe, sql) = Probe::new(self.left().and(askable), &std::mem::take(&mut self.touched_names), note);
+        let functions = std::mem::take(&mut self.unknown_functions);
+        let names = std::mem::take(&mut self.touched_names);
+        let (probe, sql) = Probe::new(self.left().and(askable), &names, note, functions);
         self.touched = self.touched.without(askable);
         self.probe = Some(Box::new(probe));
         // What is parsed before the answer is parsed under settings that aren't known.

@@ -83,8 +83,12 @@ pub enum ServerUndo {
     Removed(u64),
     /// The unnamed statement changed: what it was.
     Unnamed(Option<u64>),
+    /// The session's sequence values were being forgotten.
+    Sequences,
     /// Nothing; the request uses this statement.
     Uses(u64),
+    /// One that SQL has prepared was being closed.
+    ClosedBySql(Box<[u8]>),
 }
 
 /// What few requests need to have noted.
@@ -93,12 +97,18 @@ pub struct Extra {
     /// For each DEALLOCATE of one statement in it, the last first: the client's name of it, which goes when the
     /// command succeeds; `None` for one that isn't the client's by the protocol.
     pub forget: Vec<Option<Box<[u8]>>>,
+    /// For each PREPARE in it, the last first: the name, which is taken when the command succeeds.
+    pub makes: Vec<Box<[u8]>>,
+    /// For a request of Carpool's own, followed by a Sync of its own: it may fail, and the client isn't told.
+    pub optional: bool,
     /// What the client must read in an error, since the request isn't as the client sent it.
     pub error: Option<ErrorText>,
     /// For Describe of a statement.
     pub describes: Option<Describes>,
     /// For a query that ends in RESET ALL: if it succeeds, the session is as after login.
     pub resets: bool,
+    /// For `DISCARD SEQUENCES`: the client asks for no values from before.
+    pub forgets_sequences: bool,
     /// For a query that sets these parameters, which the client has values for from its startup, to their defaults.
     pub defaults: Vec<Box<str>>,
 }
@@ -189,7 +199,7 @@ impl Request {
     /// It changed the records about named statements.
     const fn changes_named(&self) -> bool {
         matches!(self.undo.client, ClientUndo::Named(..))
-            || matches!(self.undo.server, ServerUndo::Added(_) | ServerUndo::Removed(_))
+            || matches!(self.undo.server, ServerUndo::Added(_) | ServerUndo::Removed(_) | ServerUndo::ClosedBySql(_))
     }
 
     /// It changed the records about the unnamed statement.
@@ -413,6 +423,7 @@ impl Pipeline {
         self.requests.iter().take(last).any(|r| {
             matches!(&r.undo.client, ClientUndo::Named(n, _) if **n == *name)
                 || matches!(r.undo.server, ServerUndo::Added(i) | ServerUndo::Removed(i) if i == id)
+                || matches!(&r.undo.server, ServerUndo::ClosedBySql(n) if **n == *name)
         })
     }
 
@@ -456,6 +467,11 @@ impl Pipeline {
     /// The request at the front, whose replies come next.
     pub fn front(&mut self) -> Option<&mut Request> {
         self.requests.front_mut()
+    }
+
+    /// The request that went out last.
+    pub fn last(&mut self) -> Option<&mut Request> {
+        self.requests.back_mut()
     }
 
     /// The number of requests in flight.
@@ -582,7 +598,12 @@ impl Pipeline {
                 let forward = front.fate == Fate::Forward;
                 Failure { own_query: !forward, ..Failure::new(forward) }
             }
-            Some(_) => Failure { undone: self.undo_to_sync(), ..Failure::new(true) },
+            Some(front) => {
+                let optional = front.extra.as_ref().is_some_and(|e| e.optional);
+                let undone = self.undo_to_sync();
+                self.skipping &= !optional;
+                Failure { undone, ..Failure::new(!optional) }
+            }
         };
         failure.doubtful = doubtful;
         failure

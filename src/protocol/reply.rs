@@ -7,13 +7,15 @@
 mod notify;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use super::functions::changes_functions;
 use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Request, ServerUndo, Unexpected};
 use super::request::{OWN, Output, Tables};
 use super::session::{Findings, Taint, Taints};
 use super::settings::{ROLE, SESSION_AUTHORIZATION, Settings, canonical_name, follows_client};
 use super::statements::{DUMMY, SERVER_PREFIX, Told};
-use super::{ClientState, ServerState};
+use super::{ClientState, Keeping, ServerState};
 use crate::error::{ClientError, SqlState};
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
@@ -236,18 +238,30 @@ impl ServerPath<'_> {
         match command {
             b"DEALLOCATE ALL" | b"DISCARD ALL" => {
                 self.client.statements.named.clear();
+                self.server.by_sql.clear();
                 self.server.statements.clear_named();
                 if command == b"DISCARD ALL" {
                     let settings = self.server.settings.without(ROLE);
                     self.server.settings = self.tables.settings.intern(settings);
                     self.server.was_reset = true;
+                    self.client.tenant = self.server.sequences.forget_for_client();
                     self.server.discarded();
                 }
+            }
+            b"DISCARD SEQUENCES" if front.extra.as_ref().is_some_and(|e| e.forgets_sequences) => {
+                self.client.tenant = self.server.sequences.forget_for_client();
+                self.server.touched = self.server.touched.without(Taint::Sequences.into());
+                self.server.pins = self.server.pins.without(Taint::Sequences.into());
             }
             b"DEALLOCATE" => {
                 if let Some(Some(name)) = front.extra.as_mut().and_then(|e| e.forget.pop()) {
                     self.client.statements.named.remove(&name);
+                    self.server.by_sql.remove(&name);
                 }
+            }
+            b"PREPARE" => {
+                let made = front.extra.as_mut().and_then(|e| e.makes.pop());
+                self.server.by_sql.extend(made);
             }
             b"RESET" | b"SET" => {
                 self.server.was_reset |= front.resets();
@@ -257,6 +271,7 @@ impl ServerPath<'_> {
             }
             _ if [&b"ALTER "[..], b"CREATE ", b"DROP "].iter().any(|p| command.starts_with(p)) => {
                 self.server.schema_changed = true;
+                self.server.functions_changed |= changes_functions(command);
             }
             _ => {}
         }
@@ -361,7 +376,7 @@ impl ServerPath<'_> {
     /// Gives the client an error about a statement that has another name on the server, in the client's words.
     /// Says whether it did; else the error may go on as it is.
     fn put_for_client(&mut self, input: &[u8], code: &[u8], body: &[u8], text: Option<&ErrorText>) -> bool {
-        let about_names = [&b"26000"[..], b"42P05", b"08P01"].contains(&code);
+        let about_names = [&b"26000"[..], b"42P05", b"08P01", b"42601"].contains(&code);
         let Some(message) = backend::error_field(body, b'M').filter(|_| about_names) else { return false };
         let (sent, name) = match text {
             Some(ErrorText::Changed) => {
@@ -422,8 +437,10 @@ impl ServerPath<'_> {
         let statements = &mut self.server.statements;
         match request.undo.server {
             ServerUndo::None | ServerUndo::Uses(_) => {}
+            ServerUndo::ClosedBySql(name) => drop(self.server.by_sql.insert(name)),
             ServerUndo::Added(id) => statements.remove(id),
             ServerUndo::Removed(id) => statements.restore(id),
+            ServerUndo::Sequences => self.server.sequences.distrust(),
             ServerUndo::Unnamed(old) => {
                 if let Some(now) = self.server.pipeline.restore_server_unnamed(old.filter(|_| !failed)) {
                     statements.unnamed = now;
@@ -444,8 +461,10 @@ impl ServerPath<'_> {
         } else if request.kind == Kind::Query && !self.hand_over()? {
             self.events.replayed = true;
             if let Some(probe) = self.server.probe.take() {
-                let asked = probe.asked();
-                self.apply_findings(asked, probe.finish());
+                let (asked, epoch) = (probe.asked(), probe.functions_epoch());
+                let findings = probe.finish();
+                self.learn_functions(&findings, epoch);
+                self.apply_findings(asked, findings);
             }
         }
         if request.resets() && status != TransactionStatus::Idle {
@@ -459,6 +478,13 @@ impl ServerPath<'_> {
             }
             if std::mem::take(&mut self.server.schema_changed) {
                 self.tables.statements.schema_changed();
+            }
+            if std::mem::take(&mut self.server.functions_changed) {
+                self.tables.functions.forget();
+                if self.server.called {
+                    // Perhaps one that was made, or made another, on the way.
+                    self.server.touched |= Taints::ASKABLE;
+                }
             }
         }
         if std::mem::take(&mut self.server.was_reset) {
@@ -474,6 +500,21 @@ impl ServerPath<'_> {
         Ok(forward)
     }
 
+    /// Notes what functions may do, for this call and for later ones.
+    fn learn_functions(&mut self, findings: &Findings, epoch: u32) {
+        for (name, class) in &findings.functions {
+            self.tables.functions.learn(name, *class, epoch);
+            // The rest was asked for as well.
+            let left = class.taint(self.tables.strict()).without(Taints::ASKABLE);
+            if self.server.keeping == Keeping::Never {
+                self.server.touched = self.server.touched.or(left);
+            } else {
+                self.server.pins |= left;
+            }
+            self.tables.sequences_read.fetch_or(class.reads_sequences, Ordering::Relaxed);
+        }
+    }
+
     /// What a probe found: settings are the client's from now on, and everything else ties it to the server.
     fn apply_findings(&mut self, asked: Taints, mut findings: Findings) {
         if asked.has(Taint::Listen) {
@@ -481,6 +522,9 @@ impl ServerPath<'_> {
         }
         let pins = self.server.pins.without(asked).or(findings.present);
         self.server.pins = pins;
+        if !pins.has(Taint::SqlPrepare) {
+            self.server.by_sql.clear();
+        }
         let mut settings = (*self.client.settings).clone();
         if findings.complete {
             settings = settings.retain(|name, reported| reported || name.contains('.') || name == ROLE);

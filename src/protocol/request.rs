@@ -6,25 +6,30 @@
 //! names in Bind, Describe, Close and (where it matters) Execute.
 
 mod extended;
+mod functions;
 mod local;
+mod names;
 mod output;
 mod prepare;
 mod retry;
+mod sequences;
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 
 pub use local::{Local, local};
 pub use output::Output;
 pub use retry::Retry;
 
+use super::functions::FunctionTable;
 use super::listen::Place;
 use super::own::{Assignment, Refusal};
 use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
 use super::session::{Taint, Taints};
 use super::settings::SettingsTable;
-use super::sql::{self, Deallocate, Effect, Reading};
-use super::statements::{SERVER_PREFIX, StatementTable, significant};
+use super::sql::{self, Effect, Reading};
+use super::statements::{StatementTable, significant};
 use super::{ClientState, Keeping, ServerState};
 use crate::error::{ClientError, SqlState};
 use crate::wire::backend;
@@ -39,9 +44,6 @@ const NAMES_LIMIT: usize = 64 * 1024;
 /// What stands for one of Carpool's own settings that can't have its value: a statement that nobody has.
 pub(super) const OWN: &[u8] = b"carpool.own";
 
-/// How many DEALLOCATEs of a text can be of statements that the client has by the protocol.
-const DUMMIES: usize = 16;
-
 /// What all clients of a pool share.
 #[derive(Debug, Default)]
 pub struct Tables {
@@ -49,6 +51,12 @@ pub struct Tables {
     pub statements: StatementTable,
     /// Settings by content.
     pub settings: SettingsTable,
+    /// Somebody has read sequence values (`currval`, `lastval`): they are forgotten for each new client of a server.
+    pub sequences_read: AtomicBool,
+    /// Functions by name.
+    pub functions: FunctionTable,
+    /// `strict_session_state`.
+    strict: AtomicBool,
 }
 
 /// What became of a message.
@@ -87,6 +95,10 @@ enum Runs {
     Renamed(Box<[u8]>),
     /// DEALLOCATE ALL, DISCARD ALL, COPY FROM STDIN: later requests wait for the outcome.
     AndWaits,
+    /// PREPARE: as before.
+    Makes(Box<[u8]>),
+    /// DISCARD SEQUENCES: as before.
+    ForgetsSequences,
     /// RESET of parameters that the client gave at startup: as before.
     Defaults(Vec<Box<str>>),
 }
@@ -271,12 +283,19 @@ impl ClientPath<'_> {
             return Ok(self.plain_query(input, at, header));
         }
         let reading = text.map_or_else(Reading::unreadable, |text| sql::read(text, &self.client.settings));
-        let mut names = reading.deallocates.iter().filter_map(|d| d.name.as_ref());
+        let mut names = reading.mentions.iter().filter_map(|mention| mention.name.as_ref());
         if names.any(|name| self.server.pipeline.uncertain(significant(name), 0)) {
             return Ok(Step::Blocked);
         }
-        if let Some(step) = self.must_ask(reading.taint) {
+        let taint = self.may_leave(functions::Runs::of(&reading)).or(self.may_leave_by_name(&reading.mentions));
+        if let Some(step) = self.must_ask(taint) {
             return Ok(step);
+        }
+        if taint.has(Taint::Sequences) && !self.forget_foreign_sequences(input) {
+            return Ok(Step::Blocked);
+        }
+        if !self.ensure_mentioned(input, &reading.mentions) {
+            return Ok(Step::Blocked);
         }
         if self.must_listen(reading.ends) {
             return Ok(Step::Listens);
@@ -312,15 +331,19 @@ impl ClientPath<'_> {
         reading: Reading,
         mut extra: Extra,
     ) -> Step {
+        let runs = functions::Runs::of(&reading);
+        let taint = self.may_leave(runs).or(self.may_leave_by_name(&reading.mentions));
         self.server.retry.stop();
-        self.server.touch(reading.taint, reading.ends, &reading.names);
+        self.server.touch(taint, reading.ends, &reading.names);
+        self.note_run(runs, taint);
         self.server.unsettled |= reading.sets;
-        let sent = self.deallocate(input, text.unwrap_or_default(), &reading.deallocates, &mut extra);
+        let sent = self.rename(input, text.unwrap_or_default(), &reading.mentions, &mut extra);
         match reading.effect {
-            Effect::None => {}
+            Effect::None | Effect::Execute(_) => {}
             Effect::Deallocate(_) => self.server.hold = !extra.forget.is_empty(),
             _ => {
                 extra.resets = reading.resets;
+                extra.forgets_sequences = reading.effect == Effect::ForgetSequences;
                 self.server.hold = true;
             }
         }
@@ -328,7 +351,8 @@ impl ClientPath<'_> {
         extra.defaults = self.given_at_startup(reading.defaults);
         // Those reset before, in an unsynced batch, are settled when this ends.
         self.server.hold |= !extra.defaults.is_empty() || !self.server.defaulted.is_empty();
-        let plain = extra.forget.is_empty() && extra.error.is_none() && !extra.resets && extra.defaults.is_empty();
+        let marked = extra.resets || extra.forgets_sequences || !extra.makes.is_empty();
+        let plain = extra.forget.is_empty() && extra.error.is_none() && !marked && extra.defaults.is_empty();
         let extra = (!plain).then(|| Box::new(extra));
         self.server.pipeline.push(Request { undo, extra, ..Request::forward(Kind::Query) });
         let Some(text) = sent.as_deref().or(instead) else { return self.pass_on(input, at, header) };
@@ -339,6 +363,11 @@ impl ClientPath<'_> {
     /// A query that leaves nothing behind, see [`sql::is_plain`].
     fn plain_query(&mut self, input: &[u8], at: usize, header: Header) -> Step {
         self.server.retry.stop();
+        self.server.sequences.note(true);
+        if self.tables.strict() {
+            self.server.touch(Taints::ASKABLE, Taints::NONE, &[]);
+            self.server.unsettled = true;
+        }
         self.server.hold |= !self.server.defaulted.is_empty();
         let undo = self.forget_unnamed();
         self.server.pipeline.push(Request { undo, ..Request::forward(Kind::Query) });
@@ -353,51 +382,18 @@ impl ClientPath<'_> {
         }
     }
 
-    /// Has a text's DEALLOCATEs of statements that the client has by the protocol deallocate others in their place,
-    /// made for that. Gives the text to send, if it isn't the client's.
-    fn deallocate(&mut self, input: &[u8], text: &[u8], list: &[Deallocate], extra: &mut Extra) -> Option<Vec<u8>> {
-        if list.is_empty() {
-            return None;
-        }
-        let mut sent = Vec::new();
-        let (mut copied, mut all_gone) = (0, false);
-        for Deallocate { at, name } in list {
-            let Some(name) = name else {
-                all_gone = true;
-                continue;
-            };
-            let key = significant(name);
-            let known = !all_gone && self.client.statements.named.contains_key(key);
-            let dummies = extra.forget.iter().flatten().count();
-            let again = extra.forget.iter().flatten().any(|gone| **gone == *key);
-            if known && !again && dummies < DUMMIES {
-                let dummy = self.prepare_dummy(input, dummies);
-                sent.extend_from_slice(&text[copied..at.start]);
-                sent.extend_from_slice(&dummy);
-                copied = at.end;
-                extra.forget.push(Some(key.into()));
-                continue;
-            }
-            if name.starts_with(SERVER_PREFIX) {
-                sent.extend_from_slice(&text[copied..at.start]);
-                sql::put_identifier(&mut sent, &prepare::nonexistent(name));
-                copied = at.end;
-                extra.error.get_or_insert_with(|| ErrorText::Name(name.clone()));
-            }
-            extra.forget.push(None);
-        }
-        if extra.forget.iter().all(Option::is_none) {
-            extra.forget.clear();
-        }
-        extra.forget.reverse();
-        sent.extend_from_slice(&text[copied..]);
-        (copied > 0).then_some(sent)
-    }
-
     fn function_call(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
         let Some(start) = body(input, at, header.body_len.min(4)) else { return Ok(Step::More) };
         let oid = <[u8; 4]>::try_from(start).map(u32::from_be_bytes).unwrap_or_default();
-        self.server.touch(sql::taint_of_function(oid), Taints::NONE, &[]);
+        let taint = sql::taint_of_function(oid);
+        if let Some(step) = self.must_ask(taint) {
+            return Ok(step);
+        }
+        if taint.has(Taint::Sequences) && !self.forget_foreign_sequences(input) {
+            return Ok(Step::Blocked);
+        }
+        self.server.touch(taint, Taints::NONE, &[]);
+        self.server.sequences.note(!taint.is_empty());
         self.server.unsettled = true;
         self.server.hold |= !self.server.defaulted.is_empty();
         self.server.pipeline.push(Request::forward(Kind::FunctionCall));

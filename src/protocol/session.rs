@@ -5,6 +5,7 @@
 //! is asked what there is: settings then follow the client like the reported ones; what can't be moved to
 //! another server ties the client to this one (a *pin*) until a later question finds it gone.
 
+use super::functions::{Class, Unknown};
 use super::listen::{Channel, NOTE};
 use super::settings::ROLE;
 use crate::wire::frame::{Fields, FrameError};
@@ -35,20 +36,26 @@ pub enum Taint {
     Session = 1 << 9,
     /// As [`Taint::Setting`], with the names known.
     Named = 1 << 10,
+    /// It read sequence values (`currval`, `lastval`), and may again; only DISCARD ends that.
+    Sequences = 1 << 11,
+    /// A C function was called whose variables live as long as the backend.
+    Opaque = 1 << 12,
     /// Of a text, among what it ends: it acts on the channels listened to, shows them, or sends notifications.
-    Channels = 1 << 11,
+    Channels = 1 << 13,
     /// The client asked for its server, see [`super::own`].
     ByHand = 1 << 15,
 }
 
 impl Taint {
     /// All, in the order in which they are named to people.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Temporary,
         Self::AdvisoryLock,
         Self::HeldCursor,
         Self::Listen,
         Self::SqlPrepare,
+        Self::Sequences,
+        Self::Opaque,
         Self::Unknown,
         Self::Lasting,
         Self::ByHand,
@@ -69,6 +76,8 @@ impl Taint {
             Self::Temporary => "temporary object",
             Self::AdvisoryLock => "advisory lock",
             Self::HeldCursor => "held cursor",
+            Self::Sequences => "sequence values",
+            Self::Opaque => "C function",
             Self::Unknown => "unknown state",
             Self::Lasting => "lasting state",
             Self::Session => "session",
@@ -103,13 +112,15 @@ impl Taints {
             | Taint::Temporary as u16
             | Taint::AdvisoryLock as u16
             | Taint::HeldCursor as u16
+            | Taint::Sequences as u16
+            | Taint::Opaque as u16
             | Taint::Unknown as u16
             | Taint::Lasting as u16
             | Taint::ByHand as u16,
     );
 
     /// What no reset removes.
-    pub const LASTING: Self = Self(Taint::Lasting as u16);
+    pub const LASTING: Self = Self(Taint::Lasting as u16 | Taint::Opaque as u16);
 
     /// Whether there are none.
     #[must_use]
@@ -120,7 +131,8 @@ impl Taints {
     /// Whether these are signs that the client will be tied to its server, rather than that it can't be told.
     #[must_use]
     pub fn will_pin(self) -> bool {
-        !self.and(Self::PINNING).is_empty() && self.and(Self::ASKABLE) != Self::ASKABLE
+        let pinning = self.and(Self::PINNING);
+        !pinning.without(Self::ASKABLE).is_empty() || !pinning.is_empty() && self.and(Self::ASKABLE) != Self::ASKABLE
     }
 
     /// Whether `taint` is one of them.
@@ -189,6 +201,7 @@ impl std::ops::BitOrAssign for Taints {
 #[derive(Debug)]
 pub struct Probe {
     asked: Taints,
+    functions: Unknown,
     findings: Findings,
 }
 
@@ -205,6 +218,8 @@ pub struct Findings {
     pub channels: Vec<Channel>,
     /// The channels that were restored in a transaction have been committed.
     pub noted: bool,
+    /// The functions that were asked for, and what they may do.
+    pub functions: Vec<(Box<str>, Class)>,
 }
 
 /// Where in `pg_catalog` each kind is seen.
@@ -225,10 +240,11 @@ const PRESENCE: [(Taint, &str); 4] = [
 ];
 
 impl Probe {
-    /// A question about `asked` and, unless all settings are among that, about the parameters `names`, and whether
-    /// the server has `note` (see [`restoring`](super::listen::restoring)); and its SQL. Everything in it is qualified: the client's `search_path` must not change its meaning.
+    /// A question about `asked`, unless all settings are among that about the parameters `names`, whether the server
+    /// has `note` (see [`restoring`](super::listen::restoring)), and about the `functions`; and its SQL. Everything in
+    /// it is qualified: the client's `search_path` must not change its meaning.
     #[must_use]
-    pub fn new(asked: Taints, names: &[Box<str>], note: Option<&str>) -> (Self, String) {
+    pub fn new(asked: Taints, names: &[Box<str>], note: Option<&str>, functions: Unknown) -> (Self, String) {
         let asked = asked.and(Taints::ASKABLE);
         let complete = asked.has(Taint::Setting);
         let mut parts = Vec::new();
@@ -257,8 +273,11 @@ impl Probe {
                 "SELECT 'n','','' WHERE pg_catalog.current_setting({setting},true) OPERATOR(pg_catalog.=) '{note}'"
             ));
         }
+        if !functions.names.is_empty() {
+            parts.push(class_question(&functions.names));
+        }
         let sql = format!("/* carpool */ {}", parts.join(" UNION ALL "));
-        (Self { asked, findings: Findings { complete, ..Findings::default() } }, sql)
+        (Self { asked, functions, findings: Findings { complete, ..Findings::default() } }, sql)
     }
 
     /// Takes a DataRow.
@@ -281,6 +300,10 @@ impl Probe {
         let (name, value) = (text(name)?, value.map(text).transpose()?);
         match kind {
             b"n" => self.findings.noted = true,
+            b"f" => {
+                let class = Class::from_letters(value.ok_or(FrameError::Body(tag))?);
+                self.findings.functions.push((name.into(), class));
+            }
             b"s" => self.findings.settings.push((name.to_owned(), value.map(str::to_owned))),
             _ => {
                 let taint = Taint::ALL.into_iter().find(|taint| taint.as_str() == name);
@@ -296,11 +319,47 @@ impl Probe {
         self.asked
     }
 
-    /// What was found, when all rows have come.
+    /// When the class of the first of the functions was found to be unknown.
+    #[must_use]
+    pub const fn functions_epoch(&self) -> u32 {
+        self.functions.epoch
+    }
+
+    /// What was found, when all rows have come. Names that no function has do nothing.
     #[must_use]
     pub fn finish(self) -> Findings {
-        self.findings
+        let mut findings = self.findings;
+        for name in self.functions.names {
+            if !findings.functions.iter().any(|(found, _)| *found == name) {
+                findings.functions.push((name, Class::default()));
+            }
+        }
+        findings
     }
+}
+
+/// Asks for the worst of the functions of each name: [`Class::from_letters`]. 13 is the language C, 11 the schema
+/// `pg_catalog`; an aggregate's volatility isn't its functions'.
+fn class_question(names: &[Box<str>]) -> String {
+    let names = names.iter().map(|name| literal(name)).collect::<Vec<_>>().join(",");
+    let volatile = "(p.provolatile OPERATOR(pg_catalog.=) 'v' OR p.prokind OPERATOR(pg_catalog.=) 'a' AND \
+                     p.pronamespace OPERATOR(pg_catalog.<>) 11::pg_catalog.oid)";
+    let others = "p.pronamespace OPERATOR(pg_catalog.<>) 11::pg_catalog.oid";
+    let c = "p.prolang OPERATOR(pg_catalog.=) 13::pg_catalog.oid";
+    let extension = "EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid OPERATOR(pg_catalog.=) \
+                     'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid OPERATOR(pg_catalog.=) p.oid \
+                     AND d.deptype OPERATOR(pg_catalog.=) 'e')";
+    let language = "l.lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['internal','sql','plpgsql']::pg_catalog.name[])";
+    let sequences = "pg_catalog.lower(p.prosrc) OPERATOR(pg_catalog.~) '(curr|last)val'";
+    format!(
+        "SELECT 'f',p.proname::pg_catalog.text,pg_catalog.concat(\
+         CASE WHEN pg_catalog.bool_or({volatile}) THEN 'a' END,\
+         CASE WHEN pg_catalog.bool_or({volatile} AND {others} AND {c} AND NOT {extension}) THEN 'o' END,\
+         CASE WHEN pg_catalog.bool_or({volatile} AND {others} AND {language}) THEN 'x' END,\
+         CASE WHEN pg_catalog.bool_or({others} AND {sequences}) THEN 's' END) \
+         FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
+         WHERE p.proname OPERATOR(pg_catalog.=) ANY (ARRAY[{names}]::pg_catalog.name[]) GROUP BY p.proname"
+    )
 }
 
 /// A string constant of a parameter's name, which has no backslashes or is refused before.
@@ -328,25 +387,28 @@ mod tests {
 
     #[test]
     fn asks_only_what_is_in_question() {
-        let (_, sql) = Probe::new(Taint::Listen.into(), &["a.b".into(), "x".into()], None);
+        let (_, sql) = Probe::new(Taint::Listen.into(), &["a.b".into(), "x".into()], None, Unknown::default());
         assert_eq!(
             sql,
             "/* carpool */ SELECT 's','a.b',pg_catalog.current_setting('a.b',true) \
              UNION ALL SELECT 's','x',pg_catalog.current_setting('x',true) \
              UNION ALL SELECT 'l',c,'' FROM pg_catalog.pg_listening_channels() AS c"
         );
-        let (_, sql) = Probe::new(Taint::Setting.into(), &["a.b".into(), "x".into()], None);
+        let (_, sql) = Probe::new(Taint::Setting.into(), &["a.b".into(), "x".into()], None, Unknown::default());
         assert!(sql.contains("'a.b'") && !sql.contains("'x'"), "{sql}");
     }
 
     #[test]
     fn reads_what_is_there() {
-        let (mut probe, _) = Probe::new(Taints::ASKABLE, &[], None);
+        let (mut probe, _) =
+            Probe::new(Taints::ASKABLE, &[], None, Unknown { names: vec!["f".into(), "g".into()], epoch: 0 });
         probe.row(b'D', &row([Some("s"), Some("work_mem"), Some("64")])).unwrap();
         probe.row(b'D', &row([Some("s"), Some("my.x"), None])).unwrap();
         probe.row(b'D', &row([Some("p"), Some("advisory lock"), Some("")])).unwrap();
         assert!(probe.row(b'D', &row([Some("p"), Some("nonsense"), Some("")])).is_err());
         assert!(probe.row(b'D', &row([None, Some("a"), None])).is_err());
+        probe.row(b'D', &row([Some("f"), Some("g"), Some("ao")])).unwrap();
+        assert!(probe.row(b'D', &row([Some("f"), Some("g"), None])).is_err());
         let whole = row([Some("s"), Some("a"), None]);
         for end in 0..whole.len() {
             assert!(probe.row(b'D', &whole[..end]).is_err());
@@ -355,6 +417,7 @@ mod tests {
         assert!(findings.complete);
         assert_eq!(findings.present, Taint::AdvisoryLock.into());
         assert_eq!(findings.settings.len(), 2);
+        assert_eq!(findings.functions, [("g".into(), Class::from_letters("ao")), ("f".into(), Class::default())]);
     }
 
     #[test]

@@ -2,9 +2,16 @@
 //! statements end. It follows PostgreSQL's lexical rules (`scan.l`) for comments, strings, quoted identifiers
 //! and dollar quotes, so that a keyword inside one is never taken for a command.
 
+mod calls;
+mod functions;
+
 use std::ops::Range;
 
 use super::own;
+pub use calls::taint_of_function;
+use calls::{calls, creates_temporary};
+use functions::{calls_known, functions};
+
 use super::session::{Taint, Taints};
 use super::settings::Settings;
 
@@ -179,14 +186,38 @@ pub enum Effect {
     None,
     /// `DEALLOCATE name` (folded as PostgreSQL folds identifiers).
     Deallocate(Box<[u8]>),
+    /// `PREPARE name AS …`: what the name means waits for its outcome.
+    Prepare(Mention),
+    /// `EXECUTE name`.
+    Execute(Mention),
     /// `DEALLOCATE ALL` or `DISCARD ALL`: later requests wait for its outcome.
     ForgetAll,
     /// `RESET ALL`: as before.
     ResetAll,
     /// `COPY … FROM STDIN`: what a Sync means depends on whether it begins.
     CopyIn,
+    /// `DISCARD SEQUENCES`: as before.
+    ForgetSequences,
     /// Several statements, one of them of the above kinds: later requests wait for its outcome.
     Several,
+}
+
+impl Effect {
+    /// Whether what it names is looked up when it is sent: it must be sent anew for each use.
+    #[must_use]
+    pub const fn names_for_now(&self) -> bool {
+        matches!(self, Self::Deallocate(_) | Self::Prepare(_))
+    }
+
+    /// The name that it looks up then.
+    #[must_use]
+    pub fn target(&self) -> Option<&[u8]> {
+        match self {
+            Self::Deallocate(name) => Some(name),
+            Self::Prepare(mention) => mention.name.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// What is read from a text.
@@ -207,17 +238,34 @@ pub struct Reading {
     pub names: Vec<Box<str>>,
     /// It ends in `RESET ALL`: settings changed before it don't matter.
     pub resets: bool,
+    /// It may advance a sequence.
+    pub advances: bool,
+    /// The functions that it calls, but for those that are known to leave nothing behind.
+    pub functions: Vec<Box<str>>,
     /// It may change settings that [`Settings`] follows, at once or by ending a transaction.
     pub sets: bool,
-    /// Its DEALLOCATEs, in order.
-    pub deallocates: Vec<Deallocate>,
+    /// The statements that it names, in order.
+    pub mentions: Vec<Mention>,
     /// What it sets of Carpool's own settings, in order.
     pub own: Vec<own::Assignment>,
 }
 
-/// One DEALLOCATE of a text.
+/// What a text does with a statement that it names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Use {
+    /// DEALLOCATE.
+    Forget,
+    /// PREPARE.
+    Make,
+    /// EXECUTE.
+    Run,
+}
+
+/// A statement that a text names.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Deallocate {
+pub struct Mention {
+    /// What for.
+    pub to: Use,
     /// Where the name stands.
     pub at: Range<usize>,
     /// The name, folded as PostgreSQL folds identifiers; `None`: ALL (also by DISCARD).
@@ -233,6 +281,7 @@ impl Reading {
             taint: Taints::ASKABLE,
             ends: Taint::Channels.into(),
             sets: true,
+            advances: true,
             ..Self::default()
         }
     }
@@ -248,8 +297,10 @@ impl Reading {
             defaults: self.defaults,
             assigned: None,
             resets: self.resets && other.resets,
+            advances: self.advances || other.advances,
+            functions: self.functions,
             sets: self.sets || other.sets,
-            deallocates: if self.deallocates == other.deallocates { self.deallocates } else { Vec::new() },
+            mentions: if self.mentions == other.mentions { self.mentions } else { Vec::new() },
             own: if self.own == other.own { self.own } else { Vec::new() },
         }
     }
@@ -263,7 +314,7 @@ const UNSAFE_ENCODINGS: [&str; 7] = ["SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "U
 /// blocks).
 #[must_use]
 pub fn read(text: &[u8], tracked: &Settings) -> Reading {
-    if is_plain(text) { Reading::default() } else { read_closely(text, tracked) }
+    if is_plain(text) { Reading { advances: true, ..Reading::default() } } else { read_closely(text, tracked) }
 }
 
 fn read_closely(text: &[u8], tracked: &Settings) -> Reading {
@@ -277,6 +328,7 @@ fn read_closely(text: &[u8], tracked: &Settings) -> Reading {
         reading = reading.or(read_statements(Lexer::with_backslashes(text), text, tracked));
     }
     calls(text, tracked, &mut reading);
+    functions(text, &mut reading);
     if creates_temporary(text) {
         reading.taint |= Taint::Temporary;
     }
@@ -292,7 +344,10 @@ pub fn is_plain(text: &[u8]) -> bool {
     let rest = rest.trim_ascii_end();
     let rest = rest.strip_suffix(b";").unwrap_or(rest);
     let separated = rest.first().is_some_and(|&b| matches!(b, b' ' | b'\n'));
-    separated && COMMANDS.iter().any(|known| command.eq_ignore_ascii_case(*known)) && !has_suspect(rest)
+    separated
+        && COMMANDS.iter().any(|known| command.eq_ignore_ascii_case(*known))
+        && !has_suspect(rest)
+        && calls_known(text)
 }
 
 /// Whether something stands in `text` that separates statements, escapes, or begins one of [`CALLS`] or TEMP.
@@ -337,12 +392,13 @@ fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Rea
             if rest.trim_ascii_start().is_empty() { None } else { next_statement(&mut lexer) }
         });
         whole.sets |= one.sets;
+        whole.advances |= one.advances;
         whole.taint |= one.taint;
         whole.ends |= one.ends;
         whole.defaults.retain(|name| Some(name) != one.assigned.as_ref());
         whole.names.extend(one.names);
         whole.defaults.extend(one.defaults);
-        whole.deallocates.extend(one.deallocates);
+        whole.mentions.extend(one.mentions);
         sets_own |= one.assigned.is_some_and(|name| own::is_own(&name));
         if one.resets && next.is_some() {
             whole.taint |= Taint::Setting;
@@ -374,13 +430,34 @@ fn next_statement(lexer: &mut Lexer<'_>) -> Option<()> {
     }
 }
 
+/// First words of statements that advance no sequence.
+const NO_ADVANCE: [&[u8]; 16] = [
+    b"begin",
+    b"start",
+    b"commit",
+    b"end",
+    b"rollback",
+    b"abort",
+    b"savepoint",
+    b"release",
+    b"set",
+    b"reset",
+    b"show",
+    b"discard",
+    b"deallocate",
+    b"close",
+    b"listen",
+    b"unlisten",
+];
+
 /// The statement at the lexer's place; leaves the lexer within it.
 fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
     let mut reading = Reading::default();
     lexer.skip_blank();
-    // INSERT, UPDATE, WITH and so on end here.
-    let first = lexer.rest.first().map_or(0, u8::to_ascii_lowercase);
-    if !b"sreplcdaun".contains(&first) {
+    let Some(first) = lexer.rest.first().map(u8::to_ascii_lowercase) else { return reading };
+    reading.advances = true;
+    // INSERT, WITH and so on end here.
+    if !b"sreplcdaubn".contains(&first) {
         return reading;
     }
     let mut ahead = lexer.clone();
@@ -388,31 +465,21 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
     if first.len() > 10 {
         return reading;
     }
-    match first.to_ascii_lowercase().as_slice() {
+    let lower = first.to_ascii_lowercase();
+    reading.advances = !NO_ADVANCE.contains(&lower.as_slice());
+    match lower.as_slice() {
         b"set" => {
             reading.sets = true;
             read_set(&mut ahead, tracked, &mut reading);
         }
-        b"reset" => {
-            reading.sets = true;
-            match parameter(&mut ahead).as_deref() {
-                Some("all") => {
-                    reading.resets = true;
-                    reading.effect = Effect::ResetAll;
-                }
-                Some("session") => reading.taint |= Taint::SessionUser,
-                Some("time") => reading.defaults.push("timezone".into()),
-                name => {
-                    reading.note_parameter(name, tracked);
-                    reading.defaults.extend(name.map(Box::from));
-                }
-            }
-        }
+        b"reset" => read_reset(&mut ahead, tracked, &mut reading),
         b"prepare" => {
+            let mut name = ahead.clone();
             let two_phase = is_word(ahead.next(), &[b"transaction"]) && matches!(ahead.next(), Some(Token::Text(_)));
             reading.sets = two_phase;
             if !two_phase {
                 reading.taint |= Taint::SqlPrepare;
+                reading.mention(Use::Make, &mut name, text);
             }
         }
         b"listen" => (reading.taint, reading.ends) = (Taint::Listen.into(), Taint::Channels.into()),
@@ -433,10 +500,16 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
         b"copy" if has_word(ahead.clone(), &[b"stdin"]) => reading.effect = Effect::CopyIn,
         b"commit" | b"end" | b"rollback" | b"abort" => reading.sets = true,
         // What they run isn't here to be read.
-        b"do" | b"call" | b"execute" => {
+        b"do" | b"call" => {
             (reading.taint, reading.sets) = (Taints::ASKABLE, true);
             reading.ends |= Taint::Channels;
         }
+        b"execute" => {
+            (reading.taint, reading.sets) = (Taints::ASKABLE, true);
+            reading.ends |= Taint::Channels;
+            reading.mention(Use::Run, &mut ahead, text);
+        }
+        b"explain" => reading.explain(ahead, text),
         _ => {}
     }
     reading
@@ -466,6 +539,11 @@ fn forgets<'a>(first: &[u8], mut ahead: Lexer<'a>) -> Option<Forgotten<'a>> {
         Token::Quoted(quoted) if !discard => Some((quoted, Some(unquote(quoted).into()))),
         _ => None,
     }
+}
+
+/// Whether it is DISCARD SEQUENCES.
+fn forgets_sequences(first: &[u8], mut ahead: Lexer<'_>) -> bool {
+    first.eq_ignore_ascii_case(b"discard") && is_word(ahead.next(), &[b"sequences"])
 }
 
 /// The identifier that a double-quoted token means.
@@ -515,6 +593,23 @@ fn parameter(tokens: &mut Lexer<'_>) -> Option<String> {
     String::from_utf8(name).ok().map(|name| name.to_ascii_lowercase())
 }
 
+/// What follows RESET.
+fn read_reset(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading) {
+    reading.sets = true;
+    match parameter(tokens).as_deref() {
+        Some("all") => {
+            reading.resets = true;
+            reading.effect = Effect::ResetAll;
+        }
+        Some("session") => reading.taint |= Taint::SessionUser,
+        Some("time") => reading.defaults.push("timezone".into()),
+        name => {
+            reading.note_parameter(name, tracked);
+            reading.defaults.extend(name.map(Box::from));
+        }
+    }
+}
+
 /// What follows SET.
 fn read_set(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading) {
     let mut name = parameter(tokens);
@@ -555,10 +650,36 @@ fn read_set(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading) {
 impl Reading {
     /// DISCARD or DEALLOCATE.
     fn note_forgetting(&mut self, first: &[u8], ahead: Lexer<'_>, text: &[u8]) {
+        if forgets_sequences(first, ahead.clone()) {
+            self.effect = Effect::ForgetSequences;
+        }
         let Some((token, name)) = forgets(first, ahead) else { return };
         let start = token.as_ptr() as usize - text.as_ptr() as usize;
         self.effect = name.clone().map_or(Effect::ForgetAll, Effect::Deallocate);
-        self.deallocates.push(Deallocate { at: start..start + token.len(), name });
+        self.mentions.push(Mention { to: Use::Forget, at: start..start + token.len(), name });
+    }
+
+    /// EXPLAIN, perhaps of an EXECUTE.
+    fn explain(&mut self, ahead: Lexer<'_>, text: &[u8]) {
+        let mut rest = ahead.take_while(|&token| token != Token::Symbol(b';'));
+        if rest.any(|token| is_word(Some(token), &[b"execute"])) {
+            (self.taint, self.sets) = (Taints::ASKABLE, true);
+            self.mention(Use::Run, &mut rest, text);
+            self.effect = Effect::None;
+        }
+    }
+
+    /// PREPARE or EXECUTE of what the next of `tokens` names.
+    fn mention<'a>(&mut self, to: Use, tokens: &mut impl Iterator<Item = Token<'a>>, text: &[u8]) {
+        let (token, name) = match tokens.next() {
+            Some(Token::Word(word)) => (word, word.to_ascii_lowercase()),
+            Some(Token::Quoted(quoted)) => (quoted, unquote(quoted)),
+            _ => return,
+        };
+        let start = token.as_ptr() as usize - text.as_ptr() as usize;
+        let mention = Mention { to, at: start..start + token.len(), name: Some(name.into()) };
+        self.effect = if to == Use::Make { Effect::Prepare(mention.clone()) } else { Effect::Execute(mention.clone()) };
+        self.mentions.push(mention);
     }
 
     /// Carpool's own settings are set.
@@ -585,113 +706,6 @@ impl Reading {
     }
 }
 
-/// A word that taints wherever it stands, in strings as well: they may be run. All have an underscore, which is
-/// what is looked for.
-struct Call {
-    word: &'static [u8],
-    /// Where in the word its first underscore is.
-    at: usize,
-    taint: Taint,
-}
-
-const CALLS: [Call; 14] = [
-    Call { word: b"set_config", at: 3, taint: Taint::Setting },
-    Call { word: b"set_limit", at: 3, taint: Taint::Setting },
-    Call { word: b"pg_settings", at: 2, taint: Taint::Setting },
-    Call { word: b"pg_advisory_lock", at: 2, taint: Taint::AdvisoryLock },
-    Call { word: b"pg_try_advisory_lock", at: 2, taint: Taint::AdvisoryLock },
-    Call { word: b"pg_advisory_unlock", at: 2, taint: Taint::AdvisoryLock },
-    Call { word: b"pg_temp", at: 2, taint: Taint::Temporary },
-    Call { word: b"dblink_connect", at: 6, taint: Taint::Lasting },
-    Call { word: b"pg_replication_origin_session_setup", at: 2, taint: Taint::Lasting },
-    Call { word: b"pg_backup_start", at: 2, taint: Taint::Lasting },
-    Call { word: b"pg_start_backup", at: 2, taint: Taint::Lasting },
-    Call { word: b"pg_notify", at: 2, taint: Taint::Channels },
-    Call { word: b"pg_listening_channels", at: 2, taint: Taint::Channels },
-    // Carpool's names of statements.
-    Call { word: b"carpool_", at: 7, taint: Taint::SqlPrepare },
-];
-
-/// Looks for [`CALLS`] and for identifiers that are written in escapes.
-fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
-    for at in memchr::memchr_iter(b'_', text) {
-        for call in &CALLS {
-            let Some(start) = at.checked_sub(call.at) else { continue };
-            let Some(found) = text.get(start..start + call.word.len()) else { continue };
-            let inside = start > 0 && is_word_part(text[start - 1]);
-            if inside || !found.eq_ignore_ascii_case(call.word) {
-                continue;
-            }
-            let behind = &text[start + call.word.len()..];
-            match call.word {
-                b"set_config" => {
-                    reading.sets = true;
-                    reading.note_parameter(configured(behind).as_deref(), tracked);
-                    continue;
-                }
-                b"pg_advisory_unlock" | b"pg_notify" | b"pg_listening_channels" => {
-                    reading.ends |= call.taint;
-                    continue;
-                }
-                // A view that can be updated, to the same effect as SET.
-                b"pg_settings" if !has_update(text) => continue,
-                _ => {}
-            }
-            reading.taint |= call.taint;
-        }
-    }
-    let escaped = |at: usize| matches!(text[..at].last(), Some(b'u' | b'U')) && text.get(at + 1) == Some(&b'"');
-    if memchr::memchr_iter(b'&', text).any(escaped) {
-        reading.taint |= Taints::ASKABLE;
-        reading.ends |= Taint::Channels;
-        reading.sets = true;
-    }
-}
-
-/// The parameter's name where what follows `set_config` is `('name',`.
-fn configured(behind: &[u8]) -> Option<String> {
-    let mut tokens = Lexer::new(behind);
-    let (Some(Token::Symbol(b'(')), Some(Token::Text(name)), Some(Token::Symbol(b','))) =
-        (tokens.next(), tokens.next(), tokens.next())
-    else {
-        return None;
-    };
-    let name = name.strip_prefix(b"'")?.strip_suffix(b"'")?;
-    String::from_utf8(name.to_ascii_lowercase()).ok()
-}
-
-fn has_update(text: &[u8]) -> bool {
-    text.windows(6).any(|w| w.eq_ignore_ascii_case(b"update"))
-}
-
-/// Whether TEMP or TEMPORARY stands where it makes what is created temporary: after CREATE, with OR REPLACE,
-/// LOCAL or GLOBAL between, or after SELECT … INTO.
-fn creates_temporary(text: &[u8]) -> bool {
-    let near = |at: usize| {
-        let start = at.checked_sub(2)?;
-        text.get(start..start + 4).map(|w| w.eq_ignore_ascii_case(b"temp"))
-    };
-    if !memchr::memchr2_iter(b'm', b'M', text).any(|at| near(at).unwrap_or(false)) {
-        return false;
-    }
-    let backslashes = memchr::memchr(b'\\', text).is_some();
-    temporary_in(Lexer::new(text)) || (backslashes && temporary_in(Lexer::with_backslashes(text)))
-}
-
-fn temporary_in(lexer: Lexer<'_>) -> bool {
-    const MAKES: [&[u8]; 5] = [b"create", b"replace", b"local", b"global", b"into"];
-    let (mut before, mut last) = (None, None);
-    for token in lexer {
-        let temporary = is_word(Some(token), &[b"temp", b"temporary"]) && is_word(last, &MAKES);
-        let plain_insert = is_word(last, &[b"into"]) && is_word(before, &[b"insert", b"merge"]);
-        if temporary && !plain_insert {
-            return true;
-        }
-        (before, last) = (last, Some(token));
-    }
-    false
-}
-
 /// Whether one of `words` stands in the rest of the statement.
 fn has_word(lexer: Lexer<'_>, words: &[&[u8]]) -> bool {
     lexer.take_while(|&token| token != Token::Symbol(b';')).any(|token| is_word(Some(token), words))
@@ -701,16 +715,7 @@ fn is_word(token: Option<Token<'_>>, words: &[&[u8]]) -> bool {
     matches!(token, Some(Token::Word(w)) if words.iter().any(|x| w.eq_ignore_ascii_case(x)))
 }
 
-/// Functions that the fast-path protocol is there for, by their OIDs (`pg_proc.dat`): those of large objects,
-/// whose descriptors don't outlive a transaction.
-const LARGE_OBJECT_FUNCTIONS: [u32; 16] =
-    [715, 764, 765, 767, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172];
-
-/// What a FunctionCall of the function `oid` may leave behind.
-#[must_use]
-pub fn taint_of_function(oid: u32) -> Taints {
-    if LARGE_OBJECT_FUNCTIONS.contains(&oid) { Taints::NONE } else { Taints::ASKABLE }
-}
-
+#[cfg(test)]
+use calls::CALLS;
 #[cfg(test)]
 mod tests;

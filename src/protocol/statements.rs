@@ -34,6 +34,10 @@ pub struct Statement {
     pub names: Vec<Box<str>>,
     /// The parameters that it sets to their defaults.
     pub defaults: Vec<Box<str>>,
+    /// Whether running it may advance a sequence.
+    pub advances: bool,
+    /// The functions that it calls, see [`Reading::functions`].
+    pub functions: Vec<Box<str>>,
     /// Whether running it may change settings that follow the client.
     pub sets: bool,
     /// What it sets of Carpool's own settings.
@@ -231,7 +235,8 @@ impl StatementTable {
             known.retain(|s| Arc::strong_count(&s.0) > 1);
         }
         let text = rest.split(|&b| b == 0).next().unwrap_or_default();
-        let Reading { effect, mut taint, ends, names, defaults, resets, sets, own, .. } = sql::read(text, context);
+        let Reading { effect, mut taint, ends, names, defaults, resets, sets, own, advances, functions, .. } =
+            sql::read(text, context);
         if resets {
             taint |= Taint::Setting;
         }
@@ -242,6 +247,8 @@ impl StatementTable {
             ends,
             names,
             defaults,
+            advances,
+            functions,
             sets,
             own,
             key: Key { rest: rest.into(), context: Arc::clone(context) },

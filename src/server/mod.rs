@@ -280,6 +280,11 @@ impl Server {
         self.state.statements.unnamed = None;
         self.state.discarded();
         self.state.listens = None;
+        // One that the configuration names may leave these.
+        let words: String = sql.to_ascii_lowercase().split_whitespace().collect();
+        if !["discardall", "discardsequences"].iter().any(|forgets| words.contains(forgets)) {
+            self.state.sequences.distrust();
+        }
         Ok(())
     }
 

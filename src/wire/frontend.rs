@@ -117,6 +117,23 @@ pub fn put_empty(out: &mut Vec<u8>, message: u8) {
     frame::header(out, message, 0);
 }
 
+/// Appends Bind, Execute and Close of a portal that runs the statement of the same name, without parameters.
+pub fn put_execution(out: &mut Vec<u8>, name: &[u8]) {
+    frame::message(out, tag::BIND, |b| {
+        frame::put_cstr(b, name);
+        frame::put_cstr(b, name);
+        b.extend_from_slice(&[0; 6]);
+    });
+    frame::message(out, tag::EXECUTE, |b| {
+        frame::put_cstr(b, name);
+        b.extend_from_slice(&[0; 4]);
+    });
+    frame::message(out, tag::CLOSE, |b| {
+        b.push(b'P');
+        frame::put_cstr(b, name);
+    });
+}
+
 /// Appends a password message (also SASL responses); `body` as the auth layer made it.
 pub fn put_password(out: &mut Vec<u8>, body: &[u8]) {
     frame::message(out, tag::PASSWORD, |b| b.extend_from_slice(body));

@@ -31,6 +31,7 @@ fn with_every_line_active_it_says_the_same() {
     let database = Database {
         pin_notice: Some(pooler.pin_notice),
         pool_mode: Some(pooler.pool_mode),
+        strict_session_state: Some(pooler.strict_session_state),
         server_lifetime: Some(pooler.server_lifetime),
         query_wait_timeout: Some(pooler.query_wait_timeout),
         ..config.databases["app"].clone()

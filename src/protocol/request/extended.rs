@@ -6,6 +6,7 @@ use super::prepare::{Fit, Found, nonexistent};
 use super::{ClientPath, NAMES_LIMIT, OWN, Runs, Step, body, check_size, pass};
 use crate::error::ClientError;
 use crate::protocol::pipeline::{ClientUndo, Describes, ErrorText, Extra, Fate, Kind, Request, ServerUndo, Undo};
+use crate::protocol::session::{Taint, Taints};
 use crate::protocol::sql::Effect;
 use crate::protocol::statements::{DUMMY, Named, Presence, SERVER_PREFIX, Statement, Told, significant};
 use crate::wire::backend::{TransactionStatus, tag as reply};
@@ -26,7 +27,7 @@ impl ClientPath<'_> {
         }
         self.server.retry.stop();
         let taken = pass(input, at, header, true);
-        if self.client.statements.named.contains_key(key) {
+        if self.client.statements.named.contains_key(key) || self.server.by_sql.contains(key) {
             // The server is to find the duplicate itself, after whatever else is wrong with the text.
             self.prepare_dummy(input, 0);
             frontend::put_parse(self.to_server.own(input), DUMMY, rest);
@@ -80,7 +81,7 @@ impl ClientPath<'_> {
     }
 
     fn parse_unnamed(&mut self, input: &[u8], at: usize, header: Header, statement: Arc<Statement>) {
-        if matches!(statement.effect, Effect::Deallocate(_)) {
+        if statement.effect.names_for_now() {
             let rest = self.rest_for_server(&statement).into_owned();
             frontend::put_parse(self.to_server.own(input), b"", &rest);
         } else {
@@ -103,7 +104,7 @@ impl ClientPath<'_> {
         let idle = self.server.pipeline.is_idle();
         let found = self.find(input, name);
         if let Found::Known(named) = &found {
-            if let Some(step) = self.must_ask(named.statement.taint) {
+            if let Some(step) = self.must_ask(self.may_leave(named.statement.runs())) {
                 return Ok(step);
             }
         }
@@ -155,7 +156,7 @@ impl ClientPath<'_> {
         idle: bool,
     ) -> Option<(Option<Vec<u8>>, Request)> {
         let statement = &named.statement;
-        if let Effect::Deallocate(target) = &statement.effect {
+        if let Some(target) = statement.effect.target() {
             if self.server.pipeline.uncertain(significant(target), 0) {
                 return None;
             }
@@ -175,7 +176,8 @@ impl ClientPath<'_> {
             }
             Fit::Fits { injected } => {
                 self.prepare_to_run(input, statement, portal);
-                if idle && !injected && named.told == Told::Nothing && statement.effect == Effect::None {
+                let plain = statement.effect == Effect::None && !self.may_leave(statement.runs()).has(Taint::Sequences);
+                if idle && !injected && named.told == Told::Nothing && plain {
                     self.server.retry.begin(statement);
                 }
                 let undo = Undo { server: ServerUndo::Uses(statement.id), ..Undo::default() };
@@ -245,6 +247,16 @@ impl ClientPath<'_> {
             return Step::Blocked;
         }
         self.server.retry.stop();
+        let may_be = self.server.left().has(Taint::SqlPrepare) || self.server.by_sql.contains(name);
+        let by_sql = may_be && !name.starts_with(SERVER_PREFIX);
+        if by_sql && !self.client.statements.named.contains_key(name) {
+            self.server.touch(Taints::NONE, Taint::SqlPrepare.into(), &[]);
+            let known = self.server.by_sql.remove(name);
+            let server = if known { ServerUndo::ClosedBySql(name.into()) } else { ServerUndo::None };
+            let undo = Undo { server, ..Undo::default() };
+            self.server.pipeline.push(Request { undo, ..Request::forward(Kind::Close) });
+            return self.pass_on(input, at, header);
+        }
         let undo = match self.client.statements.named.remove(name) {
             Some(old) => ClientUndo::Named(name.into(), Some(old)),
             None => ClientUndo::None,
@@ -270,6 +282,14 @@ impl ClientPath<'_> {
         let waits = match self.server.portals.0.get(frontend::portal(body)?) {
             None => false,
             Some(Runs::AndWaits) => true,
+            Some(Runs::Makes(name)) => {
+                request = request.with(Extra { makes: vec![significant(name).into()], ..Extra::default() });
+                true
+            }
+            Some(Runs::ForgetsSequences) => {
+                request = request.with(Extra { forgets_sequences: true, ..Extra::default() });
+                true
+            }
             Some(Runs::Defaults(names)) => {
                 request = request.with(Extra { defaults: names.clone(), ..Extra::default() });
                 true
@@ -279,8 +299,9 @@ impl ClientPath<'_> {
                 true
             }
             Some(Runs::Renamed(name)) => {
-                request = Request::renamed(Kind::Execute, name);
-                false
+                let (error, forget) = (Some(ErrorText::Name(name.clone())), vec![Some(significant(name).into())]);
+                request = request.with(Extra { error, forget, ..Extra::default() });
+                self.server.by_sql.contains(significant(name))
             }
         };
         self.server.retry.stop();

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::{ClientPath, Portals, Runs};
 use crate::protocol::pipeline::{ClientUndo, Describes, Extra, Fate, Kind, Request, ServerUndo, Undo};
+use crate::protocol::session::Taint;
 use crate::protocol::settings::Settings;
-use crate::protocol::sql::{self, Effect};
+use crate::protocol::sql::{self, Effect, Mention};
 use crate::protocol::statements::{DUMMY, Named, Presence, SERVER_PREFIX, Shape, Statement, Told, significant};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, tag};
@@ -120,7 +121,7 @@ impl ClientPath<'_> {
 
     /// Has the server's unnamed statement be the client's.
     pub(super) fn ensure_unnamed(&mut self, input: &[u8], statement: &Arc<Statement>) {
-        let fixed = !matches!(statement.effect, Effect::Deallocate(_));
+        let fixed = !statement.effect.names_for_now();
         if fixed && self.server.statements.unnamed == Some(statement.id) {
             return;
         }
@@ -134,7 +135,7 @@ impl ClientPath<'_> {
 
     /// Has the server know a named statement. Says whether something had to be put in front for it.
     pub(super) fn ensure_named(&mut self, input: &[u8], statement: &Arc<Statement>) -> bool {
-        let fixed = !matches!(statement.effect, Effect::Deallocate(_));
+        let fixed = !statement.effect.names_for_now();
         match self.server.statements.touch(statement) {
             Presence::Current if fixed => return false,
             Presence::Missing => {}
@@ -209,6 +210,18 @@ impl ClientPath<'_> {
         while let Some(victim) = self.server.statements.evict() {
             self.close_on_server(input, victim);
         }
+        self.prepare_beside(input, statement, rest, fate, client);
+    }
+
+    /// As [`Self::prepare`], beside all that the server has, however many those are.
+    pub(super) fn prepare_beside(
+        &mut self,
+        input: &[u8],
+        statement: &Arc<Statement>,
+        rest: &[u8],
+        fate: Fate,
+        client: ClientUndo,
+    ) {
         frontend::put_parse(self.to_server.own(input), &statement.server_name(), rest);
         let undo = Undo { client, server: ServerUndo::Added(statement.id) };
         self.server.pipeline.push(Request { fate, undo, ..Request::forward(Kind::Parse) });
@@ -230,16 +243,32 @@ impl ClientPath<'_> {
 
     /// What running a statement does besides: taints, and what its outcome changes in the records.
     pub(super) fn prepare_to_run(&mut self, input: &[u8], statement: &Arc<Statement>, portal: &[u8]) {
-        self.server.touch(statement.taint, statement.ends, &statement.names);
+        let runs = statement.runs();
+        let taint = self.may_leave(runs);
+        if taint.has(Taint::Sequences) {
+            self.forget_foreign_sequences_in_batch(input);
+        }
+        self.server.touch(taint, statement.ends, &statement.names);
+        self.note_run(runs, taint);
         self.server.unsettled |= statement.sets;
         let runs = match &statement.effect {
-            Effect::None | Effect::ResetAll => {
+            Effect::None | Effect::ResetAll | Effect::Execute(_) => {
                 let defaults = self.given_at_startup(statement.defaults.clone());
                 if defaults.is_empty() {
                     return self.server.portals.forget(portal);
                 }
                 Runs::Defaults(defaults)
             }
+            Effect::Prepare(Mention { name, .. }) => {
+                let name = name.clone().unwrap_or_default();
+                if self.client.statements.named.contains_key(significant(&name)) {
+                    self.prepare_dummy(input, 0);
+                    Runs::Renamed(name)
+                } else {
+                    Runs::Makes(name)
+                }
+            }
+            Effect::ForgetSequences => Runs::ForgetsSequences,
             Effect::ForgetAll | Effect::Several | Effect::CopyIn => Runs::AndWaits,
             Effect::Deallocate(name) if !self.client.statements.named.contains_key(significant(name)) => {
                 Runs::Renamed(name.clone())
@@ -255,10 +284,21 @@ impl ClientPath<'_> {
     /// The Parse body after the name as the server must get it: `DEALLOCATE` of one of this client's statements
     /// names one that the server has to spare; of none of them, nothing of Carpool's.
     pub(super) fn rest_for_server<'s>(&self, statement: &'s Arc<Statement>) -> Cow<'s, [u8]> {
-        let Effect::Deallocate(name) = &statement.effect else { return Cow::Borrowed(statement.rest()) };
-        let Some(text) = self.deallocate_text(name) else { return Cow::Borrowed(statement.rest()) };
+        let text = match &statement.effect {
+            Effect::Deallocate(name) => self.deallocate_text(name),
+            Effect::Prepare(mention) => self.prepare_text(statement.rest(), mention),
+            _ => None,
+        };
+        let Some(text) = text else { return Cow::Borrowed(statement.rest()) };
         let types = memchr::memchr(0, statement.rest()).map_or(&b""[..], |at| &statement.rest()[at..]);
         Cow::Owned([&text, types].concat())
+    }
+
+    /// PREPARE of a name that the client has by the protocol: the server must find that there is one.
+    fn prepare_text(&self, rest: &[u8], Mention { at, name, .. }: &Mention) -> Option<Vec<u8>> {
+        self.client.statements.named.get(significant(name.as_ref()?))?;
+        let text = rest.split(|&b| b == 0).next()?;
+        Some([text.get(..at.start)?, DUMMY, text.get(at.end..)?].concat())
     }
 
     /// `DEALLOCATE name` as the server must get it, if otherwise than the client sent it.

@@ -3,13 +3,14 @@
 mod backend;
 mod rules;
 mod scripts;
+mod sequences;
 mod world;
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use scripts::{Item, script, shape_script};
+use scripts::{Item, naming_script, script, shape_script};
 use world::{Batch, Choices, World, count, direct};
 
 use crate::wire::frame;
@@ -189,6 +190,18 @@ proptest! {
         seed: u64,
     ) {
         assert_own_settings(&scripts, servers, max_prepared, seed);
+    }
+
+    #[test]
+    fn statements_prepared_by_sql_and_by_the_protocol_share_their_names(
+        scripts in prop::collection::vec(naming_script(), 1..3),
+        more in 0usize..2,
+        max_prepared in 1usize..4,
+        seed: u64,
+    ) {
+        let servers = scripts.len() + more;
+        let scripts: Vec<_> = scripts.into_iter().map(|script| ("default".to_owned(), script)).collect();
+        assert_like_direct(&scripts, servers, max_prepared, seed);
     }
 
     #[test]

@@ -28,6 +28,8 @@ fn effects() {
         ("discard all ; ", Effect::ForgetAll),
         ("\x0b\x0cdiscard all; -- done", Effect::ForgetAll),
         ("DISCARD PLANS", Effect::None),
+        ("discard /**/ Sequences;", Effect::ForgetSequences),
+        ("discard sequences; select 1", Effect::Several),
         ("discard all x", Effect::None),
         ("deallocate Foo", deallocate("foo")),
         ("deallocate \"Fo\"\"o\"", deallocate("Fo\"o")),
@@ -80,7 +82,7 @@ fn no_taint() {
         "begin; set local x = 1; commit",
         "select set_config('TimeZone', 'CET', false)",
         "select pg_catalog . set_config ( 'timezone' , $1, false)",
-        "select nextval('s'), currval('s'), lastval()",
+        "select nextval('s'), currvalue, my_lastval()",
         "select pg_advisory_xact_lock(1), pg_try_advisory_xact_lock(2)",
         "select offset_limit, reset_config from t",
         "select setting from pg_settings",
@@ -89,6 +91,22 @@ fn no_taint() {
         "settle",
     ] {
         assert_eq!(read_text(text).taint, Taints::NONE, "{text}");
+    }
+}
+
+#[test]
+fn what_may_advance_a_sequence() {
+    for (text, want) in [
+        ("", false),
+        ("begin; set x = 1; SAVEPOINT a", false),
+        ("/**/ Show x", false),
+        ("select 1", true),
+        ("begin; insert into t default values", true),
+        ("with x as (select 1) select 1", true),
+        ("beginning", true),
+        ("(select 1)", true),
+    ] {
+        assert_eq!(read_text(text).advances, want, "{text}");
     }
 }
 
@@ -142,6 +160,9 @@ fn taints() {
         ("select set_config('timezone' || 'x', 'b', false)", Taint::Setting),
         ("select set_config('time'\n'zone_x', 'b', false)", Taint::Setting),
         ("update pg_settings set setting = 'x' where name = 'y'", Taint::Setting),
+        ("select currval('s')", Taint::Sequences),
+        ("select pg_catalog.\"lastval\"()", Taint::Sequences),
+        ("prepare transaction 'LastVal'", Taint::Sequences),
         ("deallocate CARPOOL_5", Taint::SqlPrepare),
         ("select dblink_connect('x', 'y')", Taint::Lasting),
         ("select pg_backup_start('x')", Taint::Lasting),
@@ -338,8 +359,12 @@ fn most_texts_are_plain() {
         "update t set a = $1 where b = 'c'",
         "INSERT INTO t (a, b) VALUES (1, 'x') RETURNING id; ",
         "delete from member_items",
+        "select count(*) from t where i in (1, 2)",
     ] {
         assert!(is_plain(text.as_bytes()), "{text}");
+    }
+    for text in ["select f(1)", "select currval('s')", "select a.lower('x')", "select setseed(1)"] {
+        assert!(!is_plain(text.as_bytes()), "{text}");
     }
 }
 
@@ -347,7 +372,8 @@ proptest! {
     #[test]
     fn a_plain_text_has_no_effect(text in nearly_plain()) {
         if is_plain(text.as_bytes()) {
-            prop_assert_eq!(read_closely(text.as_bytes(), &tracked()), Reading::default(), "{}", text);
+            let nothing = Reading { advances: true, ..Reading::default() };
+            prop_assert_eq!(read_closely(text.as_bytes(), &tracked()), nothing, "{}", text);
         }
     }
 
@@ -356,9 +382,10 @@ proptest! {
         let text = format!("select {}", parts.join(", "));
         // A backslash makes for a second reading, which may well see more.
         let reading = read_statements(Lexer::new(text.as_bytes()), text.as_bytes(), &tracked());
-        prop_assert_eq!(reading, Reading::default(), "{}", text);
+        let nothing = Reading { advances: true, ..Reading::default() };
+        prop_assert_eq!(&reading, &nothing, "{}", text);
         if !text.contains('\\') {
-            prop_assert_eq!(read_text(&text), Reading::default(), "{}", text);
+            prop_assert_eq!(read_text(&text), nothing, "{}", text);
         }
     }
 

@@ -853,6 +853,45 @@ fn forgetting() -> Vec<Script> {
         ));
     }
     scripts.push(script(
+        "execute of statements of the protocol",
+        vec![
+            round(&[parse("s", "select 's', $1::int"), parse("S t", "select 't'"), sync()]),
+            round(&[query("execute s(5)")]),
+            round(&[query("EXECUTE \"S t\"; execute s (6); execute s(7 + 1)")]),
+            round(&[query("explain (costs off) execute s(1)")]),
+            round(&[query("execute s")]),
+            round(&[query("execute unknown"), query("execute carpool_1"), query("execute \"S t\"")]),
+            round(&[query("deallocate s; execute s(1)")]),
+            round(&[query("execute s(1)")]),
+            round(&[
+                query("begin"),
+                query("execute s(2)"),
+                query("select 1/0"),
+                query("execute s(2)"),
+                query("rollback"),
+            ]),
+        ],
+    ));
+    scripts.push(script(
+        "statements prepared by sql and by the protocol",
+        vec![
+            round(&[parse("s", "select 's'"), sync()]),
+            round(&[query("prepare s as select 1")]),
+            round(&[parse("", "prepare s as select 1"), bind("", "", &[]), execute("", 0), sync()]),
+            round(&[query("begin")]),
+            round(&[query("prepare q as select 'q'")]),
+            round(&pipeline(&[&run("q"), &[describe('S', "q"), sync()]])),
+            round(&[query("savepoint a")]),
+            round(&[parse("q", "select 'other'"), sync()]),
+            round(&[query("rollback to a; execute q")]),
+            round(&[close('S', "q"), sync()]),
+            round(&[query("execute q")]),
+            round(&[query("rollback to a; prepare q as select 'again'; execute q; deallocate q")]),
+            round(&pipeline(&[&[parse("q", "select 'by protocol'")], &run("q"), &[sync()]])),
+            round(&[query("execute q; deallocate q; commit")]),
+        ],
+    ));
+    scripts.push(script(
         "a deallocate that is prepared before what it names",
         vec![
             round(&[parse("d", "deallocate s"), sync()]),

@@ -31,6 +31,11 @@ enum Sql {
     Parameter,
     Fails,
     Notice,
+    /// `nextval`, which gives this.
+    Next(String),
+    /// What the session's last `nextval` gave.
+    Last,
+    ForgetSequences,
     Insert,
     Alter,
     Begin,
@@ -42,13 +47,17 @@ enum Sql {
         value: String,
         local: bool,
     },
+    /// A function that sets a parameter which isn't reported.
+    Hide(String),
     /// A function that sets DateStyle, out of the pooler's sight.
     Sneak(String),
     ResetAll,
     Reset(String),
     Deallocate(Option<String>),
     DiscardAll,
-    Prepare(String),
+    Prepare(String, Box<Sql>),
+    /// SQL-level EXECUTE.
+    ByName(String),
     Listen,
     /// May fail before or after CopyInResponse.
     CopyIn {
@@ -61,6 +70,8 @@ enum Sql {
 #[derive(Clone, Debug)]
 struct Statement {
     sql: Sql,
+    /// Prepared by SQL.
+    by_sql: bool,
     parameters: Vec<u32>,
     /// The value of DateStyle when it was parsed.
     literal: String,
@@ -131,6 +142,8 @@ pub(super) struct Backend {
     /// State that only a reset removes.
     pub(super) leftovers: Vec<(&'static str, String)>,
     queries: u32,
+    /// What the last `nextval` gave.
+    last: Option<String>,
     /// Something was executed since the last Sync.
     executed: bool,
 }
@@ -163,6 +176,7 @@ impl Backend {
             local: BTreeMap::new(),
             leftovers: Vec::new(),
             queries: 0,
+            last: None,
             executed: false,
         }
     }
@@ -348,7 +362,7 @@ impl Backend {
             parameters.push(23);
         }
         let version = self.database.borrow().version;
-        Ok(Statement { sql, parameters, literal: self.settings["datestyle"].clone(), version })
+        Ok(Statement { sql, by_sql: false, parameters, literal: self.settings["datestyle"].clone(), version })
     }
 
     fn refuse_aborted(&self, sql: &Sql) -> Done {
@@ -480,6 +494,17 @@ impl Backend {
             self.flush();
         }
         let left = if portal.done { 0 } else { all - portal.sent };
+        match &portal.statement.sql {
+            Sql::Hide(value) if left > 0 => {
+                let value = value.clone();
+                self.set("foo", &value, false);
+            }
+            Sql::Next(value) if left > 0 => self.last = Some(value.clone()),
+            Sql::Last if self.last.is_none() => {
+                return Err(failure("55000", "lastval is not yet defined in this session"));
+            }
+            _ => {}
+        }
         let now = if max == 0 { left } else { left.min(max) };
         for _ in 0..now {
             portal.sent += 1;
@@ -504,6 +529,8 @@ impl Backend {
             Sql::Shape(of) => format!("{of}{}", portal.statement.version).into_bytes(),
             Sql::Parameter => portal.values[0].clone(),
             Sql::Show(name) => self.settings[name].clone().into_bytes(),
+            Sql::Next(value) => value.clone().into_bytes(),
+            Sql::Last => self.last.clone().unwrap_or_default().into_bytes(),
             _ => b"row".to_vec(),
         }
     }
@@ -553,22 +580,12 @@ impl Backend {
                 "RESET".to_owned()
             }
             Sql::Deallocate(name) => self.deallocate(name.as_deref())?,
-            Sql::DiscardAll => {
-                if self.status != Status::Idle || self.queries > 1 || self.executed {
-                    return Err(failure("25001", "DISCARD ALL cannot run inside a transaction block"));
-                }
-                self.named.clear();
-                self.portals.clear();
-                self.leftovers.clear();
-                self.settings = self.defaults.clone();
-                self.before = None;
-                self.local.clear();
-                "DISCARD ALL".to_owned()
+            Sql::DiscardAll => self.discard_all()?,
+            Sql::ForgetSequences => {
+                self.last = None;
+                "DISCARD SEQUENCES".to_owned()
             }
-            Sql::Prepare(name) => {
-                self.leftovers.push(("prepared statement", name.clone()));
-                "PREPARE".to_owned()
-            }
+            Sql::Prepare(name, sql) => self.prepare(name, sql)?,
             Sql::Listen => {
                 self.leftovers.push(("listen", "x".to_owned()));
                 "LISTEN".to_owned()
@@ -578,6 +595,37 @@ impl Backend {
         };
         self.complete(&command);
         Ok(())
+    }
+
+    fn discard_all(&mut self) -> Result<String, Failure> {
+        if self.status != Status::Idle || self.queries > 1 || self.executed {
+            return Err(failure("25001", "DISCARD ALL cannot run inside a transaction block"));
+        }
+        self.named.clear();
+        self.portals.clear();
+        self.leftovers.clear();
+        self.last = None;
+        self.settings = self.defaults.clone();
+        self.before = None;
+        self.local.clear();
+        Ok("DISCARD ALL".to_owned())
+    }
+
+    fn by_name(&self, name: &str) -> Result<Statement, Failure> {
+        let statement = self.statement(name.as_bytes())?.clone();
+        if statement.sql != Sql::Insert && row_description(&statement).is_none() {
+            return Err(failure("0A000", "the model doesn't run this by name"));
+        }
+        Ok(statement)
+    }
+
+    fn prepare(&mut self, name: &str, sql: &Sql) -> Result<String, Failure> {
+        let statement = Statement { by_sql: true, ..self.analyze(sql.clone(), &[])? };
+        if self.named.contains_key(name.as_bytes()) {
+            return Err(failure("42P05", format!("prepared statement \"{name}\" already exists")));
+        }
+        self.named.insert(name.as_bytes().to_vec(), statement);
+        Ok("PREPARE".to_owned())
     }
 
     fn copy_out(&mut self) -> String {
@@ -614,6 +662,13 @@ impl Backend {
     fn probed(&mut self, text: &str) {
         self.put(reply::ROW_DESCRIPTION, b"\0\0");
         for part in text.trim_start_matches("/* carpool */ ").split(" UNION ALL ") {
+            if let Some(functions) = part.strip_prefix("SELECT 'f'") {
+                let asked = functions.split("ARRAY[").last().unwrap();
+                if asked.contains("'hide'") {
+                    self.probe_row(&("f", "hide".to_owned(), Some("a".to_owned())));
+                }
+                continue;
+            }
             let constants: Vec<_> = part.split('\'').skip(1).step_by(2).collect();
             match constants.as_slice() {
                 ["s", "session"] => {
@@ -626,6 +681,9 @@ impl Backend {
                 ["s", name, ..] => {
                     let value = self.settings.get(*name).cloned();
                     self.probe_row(&("s", (*name).to_owned(), value));
+                }
+                ["p", kind @ "prepared statement", ..] if self.named.values().any(|s| s.by_sql) => {
+                    self.probe_row(&("p", (*kind).to_owned(), Some(String::new())));
                 }
                 ["p", kind, ..] if self.leftovers.iter().any(|(k, _)| k == kind) => {
                     self.probe_row(&("p", (*kind).to_owned(), Some(String::new())));
@@ -698,7 +756,10 @@ impl Backend {
 
     fn run_simple(&mut self, sql: Sql) -> Done {
         self.refuse_aborted(&sql)?;
-        let statement = self.analyze(sql, &[])?;
+        let statement = match &sql {
+            Sql::ByName(name) => self.by_name(name)?,
+            _ => self.analyze(sql, &[])?,
+        };
         if self.before.is_none() {
             self.before = Some(self.settings.clone());
         }
@@ -790,8 +851,8 @@ fn values(mut rest: &[u8]) -> Vec<Vec<u8>> {
 
 fn row_description(statement: &Statement) -> Option<Vec<u8>> {
     let (name, oid) = match &statement.sql {
-        Sql::Select(_) | Sql::Rows(_) | Sql::Fails | Sql::Notice => ("n".to_owned(), 23),
-        Sql::Literal | Sql::Show(_) => ("text".to_owned(), 25),
+        Sql::Select(_) | Sql::Hide(_) | Sql::Rows(_) | Sql::Fails | Sql::Notice => ("n".to_owned(), 23),
+        Sql::Literal | Sql::Show(_) | Sql::Next(_) | Sql::Last => ("text".to_owned(), 25),
         Sql::Shape(of) => (format!("{of}{}", statement.version), 25),
         Sql::Parameter => ("p".to_owned(), statement.parameters[0]),
         _ => return None,
@@ -827,6 +888,10 @@ fn read_one(text: &str) -> Result<Sql, Failure> {
         ["select", "$1"] => Sql::Parameter,
         ["select", "1/0"] => Sql::Fails,
         ["select", "notice"] => Sql::Notice,
+        ["select", "lastval()"] => Sql::Last,
+        ["select", n] if n.starts_with("hide(") => Sql::Hide(n[5..n.len() - 1].to_owned()),
+        ["select", n] if n.starts_with("nextval") => Sql::Next((*n).to_owned()),
+        ["discard", "sequences"] => Sql::ForgetSequences,
         ["select", n] => Sql::Select((*n).to_owned()),
         ["insert"] => Sql::Insert,
         ["insert", value] => Sql::Sneak((*value).to_owned()),
@@ -848,7 +913,8 @@ fn read_one(text: &str) -> Result<Sql, Failure> {
         }
         ["deallocate", "prepare", _] => Sql::Deallocate(Some(unquoted(words[2]))),
         ["deallocate", _] => Sql::Deallocate(Some(unquoted(words[1]))),
-        ["prepare", name, ..] => Sql::Prepare((*name).to_owned()),
+        ["prepare", _, "as", ..] => Sql::Prepare(unquoted(words[1]), Box::new(read_one(&words[3..].join(" "))?)),
+        ["execute", _] => Sql::ByName(unquoted(words[1])),
         ["listen", _] => Sql::Listen,
         ["copy", table, "from", "stdin"] => Sql::CopyIn { missing: *table == "missing", frozen: *table == "frozen" },
         ["copy", _, "to", "stdout"] => Sql::CopyOut,

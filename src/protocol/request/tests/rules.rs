@@ -644,7 +644,7 @@ fn what_is_parsed_while_settings_change_unseen_is_parsed_again() {
     hand.send_item(&Item::Sync);
     hand.answer_empty(b"1");
     hand.answer_ready();
-    hand.send_item(&query("select sneaky()"));
+    hand.send_item(&query("insert into triggered values (1)"));
     hand.send_item(&parse("meanwhile", "select 2"));
     hand.send_item(&Item::Sync);
     hand.answer(&message(answer::PARAMETER_STATUS, b"DateStyle\0SQL\0"));

@@ -144,7 +144,8 @@ fn text() -> impl Strategy<Value = String> {
         "set foo = 2",
         "show foo",
         "set bar = 1",
-        "prepare q as select 1",
+        "select hide(3)",
+        "select hide(4)",
         "listen x",
         "copy t to stdout",
     ])
@@ -185,10 +186,73 @@ fn forgetting() -> impl Strategy<Value = String> {
     .prop_map(str::to_owned)
 }
 
+/// SQL-level PREPARE, which keeps its server.
+fn by_sql() -> impl Strategy<Value = Vec<Item>> {
+    let texts = vec![
+        "prepare a as select 7",
+        "prepare b as select 8",
+        "prepare q as select 1",
+        "begin; prepare b as select 8; commit",
+        "prepare b as select 8; select 1/0",
+        "deallocate q",
+        "deallocate b",
+    ];
+    (prop::sample::select(texts), any::<bool>()).prop_map(|(text, extended)| {
+        if !extended || text.contains(';') {
+            return vec![Item::Query(text.to_owned())];
+        }
+        vec![
+            Item::Parse(String::new(), text.to_owned(), vec![]),
+            Item::Bind(String::new(), String::new(), 0),
+            Item::Execute(String::new(), 0),
+            Item::Sync,
+        ]
+    })
+}
+
+/// Statements of both kinds under the same names. Batches are synced before a text names a statement: what an unsynced
+/// one leaves of the records isn't followed there.
+pub(super) fn naming_script() -> impl Strategy<Value = Vec<(bool, Vec<Item>)>> {
+    let piece = prop_oneof![
+        4 => by_sql(),
+        4 => naming().prop_map(|text| vec![Item::Query(text)]),
+        3 => execution(),
+        3 => reuse(),
+        1 => name().prop_map(|name| vec![Item::CloseStatement(name), Item::Sync]),
+        1 => forgetting_extended().prop_map(|mut items| {
+            items.push(Item::Sync);
+            items
+        }),
+    ];
+    let batch = prop::collection::vec(piece, 1..5).prop_map(|pieces| pieces.concat());
+    prop::collection::vec((any::<bool>(), batch), 1..10).prop_map(|mut batches| {
+        batches.push((false, vec![Item::Sync, Item::Query("rollback".into()), Item::Sync]));
+        batches
+    })
+}
+
+/// What runs statements by name.
+fn naming() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "execute a",
+        "EXECUTE \"a\"",
+        "execute b",
+        "execute nosuch",
+        "execute carpool_1",
+        "select 1; execute a",
+        "execute a; execute b",
+        "deallocate a; execute a",
+        "prepare a as select 9; execute a; deallocate a",
+        "begin; execute b",
+    ])
+    .prop_map(str::to_owned)
+}
+
 fn lists() -> impl Strategy<Value = String> {
     prop::sample::select(vec![
         "select 1; select 2",
         "begin; select 1",
+        "select hide(5); select harmless(1)",
         "select 1; select 1/0; select 2",
         "; select 1;",
         " ; ",

@@ -9,7 +9,7 @@ use super::backend::{Backend, Database};
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::reply::{self, Events, ServerFault, ServerPath};
 use crate::protocol::request::{self, ClientPath, Local, Output, Tables};
-use crate::protocol::session::Taint;
+use crate::protocol::session::Taints;
 use crate::protocol::settings::{Settings, follows_client};
 use crate::protocol::{ClientState, Keeping, Parting, ServerState};
 use crate::wire::backend::tag as reply_tag;
@@ -60,7 +60,8 @@ pub(super) struct Server {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct World {
-    tables: Tables,
+    /// What the clients share.
+    pub(super) tables: Tables,
     database: Rc<RefCell<Database>>,
     max_prepared: usize,
     /// The clients.
@@ -288,7 +289,9 @@ impl World {
         client.server = Some(j);
         server.holder = Some(i);
         let mut bytes = Vec::new();
-        let sql = server.state.settings.replay(&client.state.settings);
+        server.state.sequences.lend_to(client.state.tenant);
+        let mut sql = server.state.settings.replay(&client.state.settings);
+        sql.push_str(server.state.forget_for_new_tenant(&self.tables).unwrap_or_default());
         if !sql.is_empty() {
             frontend::put_query(&mut bytes, sql.as_bytes());
             server.state.pipeline.push(Request::skip(Kind::Query, ServerUndo::None));
@@ -380,7 +383,7 @@ impl World {
         self.clients[i].server = None;
         server.holder = None;
         let left = server.state.left();
-        if left.has(Taint::Lasting) {
+        if !left.and(Taints::LASTING).is_empty() {
             server.closed = true;
         } else if !left.is_empty() {
             self.reset(j);

@@ -1,0 +1,150 @@
+//! Words that taint a text wherever they stand: functions that change session state, and what makes an object
+//! temporary.
+
+use super::{Lexer, Reading, Token, is_word, is_word_part};
+use crate::protocol::session::{Taint, Taints};
+use crate::protocol::settings::Settings;
+
+/// A word that taints wherever it stands, in strings as well: they may be run. All have an underscore, which is
+/// what is looked for.
+pub(super) struct Call {
+    pub(super) word: &'static [u8],
+    /// Where in the word its first underscore is.
+    at: usize,
+    pub(super) taint: Taint,
+}
+
+pub(super) const CALLS: [Call; 14] = [
+    Call { word: b"set_config", at: 3, taint: Taint::Setting },
+    Call { word: b"set_limit", at: 3, taint: Taint::Setting },
+    Call { word: b"pg_settings", at: 2, taint: Taint::Setting },
+    Call { word: b"pg_advisory_lock", at: 2, taint: Taint::AdvisoryLock },
+    Call { word: b"pg_try_advisory_lock", at: 2, taint: Taint::AdvisoryLock },
+    Call { word: b"pg_advisory_unlock", at: 2, taint: Taint::AdvisoryLock },
+    Call { word: b"pg_temp", at: 2, taint: Taint::Temporary },
+    Call { word: b"dblink_connect", at: 6, taint: Taint::Lasting },
+    Call { word: b"pg_replication_origin_session_setup", at: 2, taint: Taint::Lasting },
+    Call { word: b"pg_backup_start", at: 2, taint: Taint::Lasting },
+    Call { word: b"pg_start_backup", at: 2, taint: Taint::Lasting },
+    Call { word: b"pg_notify", at: 2, taint: Taint::Channels },
+    Call { word: b"pg_listening_channels", at: 2, taint: Taint::Channels },
+    // Carpool's names of statements.
+    Call { word: b"carpool_", at: 7, taint: Taint::SqlPrepare },
+];
+
+/// Looks for [`CALLS`] and for identifiers that are written in escapes.
+pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
+    for at in memchr::memchr_iter(b'_', text) {
+        for call in &CALLS {
+            let Some(start) = at.checked_sub(call.at) else { continue };
+            let Some(found) = text.get(start..start + call.word.len()) else { continue };
+            let inside = start > 0 && is_word_part(text[start - 1]);
+            if inside || !found.eq_ignore_ascii_case(call.word) {
+                continue;
+            }
+            let behind = &text[start + call.word.len()..];
+            match call.word {
+                b"set_config" => {
+                    reading.sets = true;
+                    reading.note_parameter(configured(behind).as_deref(), tracked);
+                    continue;
+                }
+                b"pg_advisory_unlock" | b"pg_notify" | b"pg_listening_channels" => {
+                    reading.ends |= call.taint;
+                    continue;
+                }
+                // A view that can be updated, to the same effect as SET.
+                b"pg_settings" if !has_update(text) => continue,
+                _ => {}
+            }
+            reading.taint |= call.taint;
+        }
+    }
+    if reads_sequences(text) {
+        reading.taint |= Taint::Sequences;
+    }
+    let escaped = |at: usize| matches!(text[..at].last(), Some(b'u' | b'U')) && text.get(at + 1) == Some(&b'"');
+    if memchr::memchr_iter(b'&', text).any(escaped) {
+        reading.taint |= Taints::ASKABLE;
+        reading.taint |= Taint::Sequences;
+        reading.ends |= Taint::Channels;
+        reading.sets = true;
+    }
+}
+
+/// Whether `currval` or `lastval` is there, as a word.
+pub(super) fn reads_sequences(text: &[u8]) -> bool {
+    const WORDS: [&[u8]; 2] = [b"currval", b"lastval"];
+    memchr::memchr2_iter(b'v', b'V', text).any(|at| {
+        let Some(start) = at.checked_sub(4) else { return false };
+        let end = start + 7;
+        let Some(found) = text.get(start..end) else { return false };
+        WORDS.iter().any(|word| found.eq_ignore_ascii_case(word))
+            && !text[..start].last().is_some_and(|&b| is_word_part(b))
+            && !text.get(end).is_some_and(|&b| is_word_part(b))
+    })
+}
+
+/// The parameter's name where what follows `set_config` is `('name',`.
+fn configured(behind: &[u8]) -> Option<String> {
+    let mut tokens = Lexer::new(behind);
+    let (Some(Token::Symbol(b'(')), Some(Token::Text(name)), Some(Token::Symbol(b','))) =
+        (tokens.next(), tokens.next(), tokens.next())
+    else {
+        return None;
+    };
+    let name = name.strip_prefix(b"'")?.strip_suffix(b"'")?;
+    String::from_utf8(name.to_ascii_lowercase()).ok()
+}
+
+fn has_update(text: &[u8]) -> bool {
+    text.windows(6).any(|w| w.eq_ignore_ascii_case(b"update"))
+}
+
+/// Whether TEMP or TEMPORARY stands where it makes what is created temporary: after CREATE, with OR REPLACE,
+/// LOCAL or GLOBAL between, or after SELECT … INTO.
+pub(super) fn creates_temporary(text: &[u8]) -> bool {
+    let near = |at: usize| {
+        let start = at.checked_sub(2)?;
+        text.get(start..start + 4).map(|w| w.eq_ignore_ascii_case(b"temp"))
+    };
+    if !memchr::memchr2_iter(b'm', b'M', text).any(|at| near(at).unwrap_or(false)) {
+        return false;
+    }
+    let backslashes = memchr::memchr(b'\\', text).is_some();
+    temporary_in(Lexer::new(text)) || (backslashes && temporary_in(Lexer::with_backslashes(text)))
+}
+
+fn temporary_in(lexer: Lexer<'_>) -> bool {
+    const MAKES: [&[u8]; 5] = [b"create", b"replace", b"local", b"global", b"into"];
+    let (mut before, mut last) = (None, None);
+    for token in lexer {
+        let temporary = is_word(Some(token), &[b"temp", b"temporary"]) && is_word(last, &MAKES);
+        let plain_insert = is_word(last, &[b"into"]) && is_word(before, &[b"insert", b"merge"]);
+        if temporary && !plain_insert {
+            return true;
+        }
+        (before, last) = (last, Some(token));
+    }
+    false
+}
+
+/// Functions that the fast-path protocol is there for, by their OIDs (`pg_proc.dat`): those of large objects,
+/// whose descriptors don't outlive a transaction.
+const LARGE_OBJECT_FUNCTIONS: [u32; 16] =
+    [715, 764, 765, 767, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172];
+
+/// `currval` and `lastval`.
+const SEQUENCE_FUNCTIONS: [u32; 2] = [1575, 2559];
+
+/// What a FunctionCall of the function `oid` may leave behind.
+#[must_use]
+pub fn taint_of_function(oid: u32) -> Taints {
+    if LARGE_OBJECT_FUNCTIONS.contains(&oid) {
+        Taints::NONE
+    } else if SEQUENCE_FUNCTIONS.contains(&oid) {
+        Taint::Sequences.into()
+    } else {
+        Taints::ASKABLE
+    }
+}
