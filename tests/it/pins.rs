@@ -225,11 +225,13 @@ fn a_server_kept_by_hand_is_reset() {
     let postgres = crate::harness::Postgres::shared();
     postgres.sql(
         &carpool.database,
-        "create function hide() returns void language plpgsql as 'begin create temp table hidden (a int); end'",
+        "create function hide() returns trigger language plpgsql as 'begin create temp table hidden (a int); return new; end';
+         create table seen (a int); create trigger hide before insert on seen for each row execute function hide()",
     );
     let (mut client, mut other) = (carpool.client(), carpool.client());
     succeeds(&client.query("set carpool.pin = on"));
-    succeeds(&client.query("select hide()"));
+    // What a trigger does isn't seen.
+    succeeds(&client.query("insert into seen values (1)"));
     succeeds(&client.query("insert into hidden values (1)"));
     succeeds(&client.query("insert into hidden values (1)"));
     succeeds(&client.query("reset carpool.pin"));
