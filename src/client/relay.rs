@@ -401,7 +401,7 @@ impl Relay {
         let listens = step == request::Step::Listens;
         let goes_on = match step {
             request::Step::Listens => self.listen_here(input, out),
-            request::Step::PinsToListen if self.listens_briefly() => true,
+            request::Step::PinsToListen if self.listens_briefly() || self.listens_in_transaction() => true,
             _ => self.allow_pin(),
         };
         if !goes_on {

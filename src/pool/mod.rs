@@ -270,7 +270,11 @@ impl Pool {
             let suits = |pooled: &Box<Pooled>| settings.is_some_and(|s| Arc::ptr_eq(&pooled.server.state.settings, s));
             let Some((mut pooled, since)) = queue.take_idle(user.index, suits) else {
                 let (grant, granted) = oneshot::channel();
-                queue.wait(user.index, Ticket { client, grant }, now);
+                let ticket = Ticket { client, grant };
+                match client {
+                    ClientId::LISTENER => queue.wait_in_front(user.index, ticket, now),
+                    _ => queue.wait(user.index, ticket, now),
+                }
                 let may_plan = queue.may_plan();
                 drop(queue);
                 if may_plan {

@@ -188,6 +188,11 @@ impl<S, W: Waiter> Queue<S, W> {
         self.users[user.0].waiting.push_back(Waiting { waiter, number, since: now });
     }
 
+    /// Queues one up in front of all others: one that many of them wait for.
+    pub fn wait_in_front(&mut self, user: UserIndex, waiter: W, now: Instant) {
+        self.users[user.0].waiting.push_front(Waiting { waiter, number: 0, since: now });
+    }
+
     /// A server on loan comes back usable, or a login has ended well (`login`).
     pub fn release(&mut self, user: UserIndex, server: S, now: Instant, login: bool) -> Released<S, W> {
         if login {
@@ -353,8 +358,9 @@ impl<S, W: Waiter> Queue<S, W> {
     pub fn take_overdue(&mut self, deadline: Instant) -> Vec<W> {
         let mut overdue = Vec::new();
         for user in &mut self.users {
-            while user.waiting.front().is_some_and(|w| w.since <= deadline) {
-                overdue.extend(user.waiting.pop_front().map(|w| w.waiter));
+            // They stand in the order of their coming, but for one in front of all.
+            while let Some(at) = user.waiting.iter().take(2).position(|w| w.since <= deadline) {
+                overdue.extend(user.waiting.remove(at).map(|w| w.waiter));
             }
         }
         overdue
@@ -426,6 +432,22 @@ mod tests {
 
     fn limits(size: u32) -> Limits {
         Limits { size, per_user: u32::MAX, logins: 4 }
+    }
+
+    #[test]
+    fn one_that_many_wait_for_is_next_and_holds_up_no_time_limit() {
+        let mut queue: Queue<u64, Person> = Queue::new(limits(1));
+        let user = queue.add_user(None);
+        let begin = Instant::now();
+        let late = begin + std::time::Duration::from_secs(1);
+        queue.wait(user, person(1), begin);
+        queue.wait(user, person(2), late);
+        queue.wait_in_front(user, person(3), late);
+        assert!(matches!(queue.plan(true), Some(Plan::Login(_))));
+        let overdue: Vec<_> = queue.take_overdue(begin).into_iter().map(|p| p.0).collect();
+        assert_eq!(overdue, [1]);
+        let Released::Handed(next, 7) = queue.release(user, 7, late, true) else { panic!("nobody got it") };
+        assert_eq!(next.0, 3);
     }
 
     #[derive(Debug, Clone)]

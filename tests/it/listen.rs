@@ -519,3 +519,22 @@ fn tokio_postgres_listens() {
     let got: Vec<_> = received.try_iter().collect();
     assert_eq!(got, ["one", "two"]);
 }
+
+/// The listening connection isn't there yet, and those who have begun to listen have all servers.
+#[test]
+fn listeners_with_all_servers_do_not_wait_for_each_other() {
+    let (carpool, mut writer) = with_pool(3);
+    let mut clients: Vec<_> = (0..3).map(|_| carpool.client()).collect();
+    for sql in ["begin", "listen news", "commit"] {
+        for client in &mut clients {
+            run(client, sql);
+        }
+    }
+    all_released(&carpool);
+    run(&mut writer, "notify news, 'x'");
+    for client in &mut clients {
+        // One of them is told of a gap.
+        let message = std::iter::repeat_with(|| client.read()).find(|m| m.tag != b'N').unwrap();
+        assert_eq!(read_notification(&message).1, "x");
+    }
+}

@@ -14,7 +14,7 @@ use crate::protocol::Parting;
 use crate::protocol::listen::{self, Channel, Handover, Listening, MAILBOX_LIMIT, Mailbox, Place};
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::reply::MarkerEnd;
-use crate::protocol::session::Taint;
+use crate::protocol::session::{Taint, Taints};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend;
 
@@ -127,8 +127,10 @@ impl Relay {
         let has = self.pool.want_channels(id, &mailbox, &self.user, &channels, encoding);
         if has == Has::Later && self.pin.is_none() {
             // Listening connections come and go; others must get on meanwhile.
-            let permit = self.pool.try_pin().ok_or_else(|| too_many_listen(&self.pool.name))?;
-            self.pin = Some(Box::new(Pin::held(permit)));
+            match self.pool.try_pin() {
+                Some(permit) => self.pin = Some(Box::new(Pin::held(permit))),
+                None => return self.part_with_gap(mailbox, channels),
+            }
         }
         if has == Has::Never {
             return Ok(false);
@@ -146,6 +148,46 @@ impl Relay {
         self.begin_handover(Place::Away, nonce, channels);
         self.ask(cx, &listen::marking(&[], &marker, nonce));
         Ok(true)
+    }
+
+    /// The listening connection isn't there, and it could need the server that the client has: the client gets what
+    /// comes once it is there, and is told that something may be missing. Says whether it did.
+    fn part_with_gap(&mut self, mailbox: Arc<Mailbox>, channels: Vec<Channel>) -> Result<bool, End> {
+        let Work::Active(active) = &mut self.work else { return Ok(false) };
+        let Some(server) = active.lease.server() else { return Ok(false) };
+        if !server.state.pins.without(Taint::Listen.into()).is_empty() {
+            return Ok(false);
+        }
+        if !self.pool.adopt_listener(self.registered.shared.id, &mailbox, &self.user, &channels) {
+            return Err(too_many_listen(&self.pool.name).into());
+        }
+        server.state.listens = None;
+        server.state.pins = Taints::NONE;
+        server.state.touched |= Taint::Session;
+        let pid = self.registered.shared.key.pid;
+        self.state.listening = Some(Box::new(Listening { pid, mailbox, channels, place: Place::Away }));
+        self.note_encoding();
+        self.give_back();
+        Ok(true)
+    }
+
+    /// Whether a LISTEN within a transaction goes on without a permit: who has a server must not wait for those who
+    /// wait for the listening connection, which may need just this server.
+    pub(super) fn listens_in_transaction(&mut self) -> bool {
+        if self.mode == PoolMode::Session || self.state.listening.is_none() {
+            return false;
+        }
+        if self.pin.is_none() {
+            self.pin = self.pool.try_pin().map(|permit| Box::new(Pin::held(permit)));
+        }
+        let Work::Active(active) = &mut self.work else { return false };
+        let Some(server) = active.lease.server() else { return false };
+        let idle = server.state.pipeline.is_idle() && server.is_at_boundary();
+        if idle || self.pin.is_some() {
+            return false;
+        }
+        server.state.listens.get_or_insert_default().brief = true;
+        true
     }
 
     /// Whether a LISTEN needs no permit to keep the server, since the listening connection takes over at once. Where
