@@ -28,7 +28,7 @@ pub struct TcpSocket {
     /// The address of its connections' own ends, unless it listens on all addresses.
     local: Option<SocketAddr>,
     /// The options that its connections inherit.
-    options: Option<TcpOptions>,
+    options: TcpOptions,
 }
 
 /// One connection.
@@ -79,18 +79,21 @@ impl Listener {
 }
 
 impl TcpSocket {
-    fn new(listener: TcpListener) -> io::Result<Self> {
+    fn open(addr: SocketAddr, pooler: &Pooler) -> io::Result<Self> {
+        let listener = open_tcp(addr, pooler)?;
+        let options = TcpOptions::from(pooler);
+        options.apply(&listener)?;
         let addr = listener.local_addr()?;
         let local = (!addr.ip().is_unspecified()).then_some(addr);
-        Ok(Self { listener, local, options: None })
+        Ok(Self { listener, local, options })
     }
 
     /// Linux hands the options of a listening socket down to its connections, which saves setting them on each.
     async fn accept(&mut self, options: TcpOptions) -> io::Result<Accepted> {
         const INHERITED: bool = cfg!(target_os = "linux");
-        if INHERITED && self.options != Some(options) {
+        if INHERITED && self.options != options {
             options.apply(&self.listener)?;
-            self.options = Some(options);
+            self.options = options;
         }
         let (stream, addr) = self.listener.accept().await?;
         if !INHERITED {
@@ -111,7 +114,7 @@ pub fn open_all(pooler: &Pooler) -> io::Result<Vec<Listener>> {
         let named =
             |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {name}:{}: {e}", pooler.listen_port));
         for addr in resolve(name, pooler.listen_port).map_err(named)? {
-            listeners.push(Listener::Tcp(open_tcp(addr, pooler).and_then(TcpSocket::new).map_err(named)?));
+            listeners.push(Listener::Tcp(TcpSocket::open(addr, pooler).map_err(named)?));
         }
     }
     if let Some(dir) = &pooler.unix_socket_dir {
@@ -171,4 +174,34 @@ fn open_unix(path: &Path, pooler: &Pooler) -> io::Result<Listener> {
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(pooler.unix_socket_mode))?;
     Ok(Listener::Unix(listener, SocketFile(path.to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn connections_have_the_options_of_the_moment() {
+        let mut pooler = Config::default().pooler;
+        (pooler.tcp_keepalive, pooler.tcp_keepidle) = (true, 77);
+        let mut socket = TcpSocket::open(([127, 0, 0, 1], 0).into(), &pooler).unwrap();
+        let addr = socket.local.unwrap();
+        let mut early = Some(tokio::net::TcpStream::connect(addr).await.unwrap());
+        for keepidle in [77, 88] {
+            pooler.tcp_keepidle = keepidle;
+            let options = TcpOptions::from(&pooler);
+            let connect = async {
+                match early.take() {
+                    Some(early) => early,
+                    None => tokio::net::TcpStream::connect(addr).await.unwrap(),
+                }
+            };
+            let (accepted, _client) = tokio::join!(biased; socket.accept(options), connect);
+            let Accepted { stream: Stream::Tcp(stream), local, .. } = accepted.unwrap() else { panic!("not TCP") };
+            assert!(stream.nodelay().unwrap());
+            let time = socket2::SockRef::from(&stream).tcp_keepalive_time().unwrap();
+            assert_eq!((time.as_secs(), local), (keepidle.into(), Some(addr)));
+        }
+    }
 }

@@ -435,6 +435,22 @@ mod tests {
     }
 
     #[test]
+    fn one_that_suits_is_preferred_to_the_one_used_last() {
+        let mut queue: Queue<u64, Person> = Queue::new(limits(3));
+        let user = queue.add_user(None);
+        let now = Instant::now();
+        for server in [1, 2, 3] {
+            assert!(queue.spare_login(user));
+            assert!(matches!(queue.release(user, server, now, true), Released::Kept));
+        }
+        let mut take = |suitable: &[u64]| queue.take_idle(user, |server| suitable.contains(server)).map(|idle| idle.0);
+        assert_eq!(take(&[1, 2]), Some(2), "of those, the one used last");
+        assert_eq!(take(&[9]), Some(3));
+        assert_eq!(take(&[]), Some(1));
+        assert_eq!(take(&[1]), None);
+    }
+
+    #[test]
     fn one_that_many_wait_for_is_next_and_holds_up_no_time_limit() {
         let mut queue: Queue<u64, Person> = Queue::new(limits(1));
         let user = queue.add_user(None);
