@@ -125,12 +125,9 @@ impl Relay {
         let mailbox = known.unwrap_or_else(|| self.pool.mailbox(cx.waker()));
         let encoding = self.state.settings.get("client_encoding");
         let has = self.pool.want_channels(id, &mailbox, &self.user, &channels, encoding);
-        if has == Has::Later && self.pin.is_none() {
-            // Listening connections come and go; others must get on meanwhile.
-            match self.pool.try_pin() {
-                Some(permit) => self.pin = Some(Box::new(Pin::held(permit))),
-                None => return self.part_with_gap(mailbox, channels),
-            }
+        // Listening connections come and go; others must get on meanwhile.
+        if has == Has::Later && self.pin.is_none() && !self.take_permit() {
+            return self.part_with_gap(mailbox, channels);
         }
         if has == Has::Never {
             return Ok(false);
@@ -177,9 +174,7 @@ impl Relay {
         if self.mode == PoolMode::Session || self.state.listening.is_none() {
             return false;
         }
-        if self.pin.is_none() {
-            self.pin = self.pool.try_pin().map(|permit| Box::new(Pin::held(permit)));
-        }
+        self.take_permit();
         let Work::Active(active) = &mut self.work else { return false };
         let Some(server) = active.lease.server() else { return false };
         let idle = server.state.pipeline.is_idle() && server.is_at_boundary();

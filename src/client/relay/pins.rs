@@ -36,7 +36,7 @@ impl std::fmt::Debug for Pin {
 }
 
 impl Pin {
-    pub(super) fn held(permit: OwnedSemaphorePermit) -> Self {
+    fn held(permit: OwnedSemaphorePermit) -> Self {
         Self::Held(Held { mark: None, permit: Some(permit) })
     }
 }
@@ -89,21 +89,28 @@ impl Relay {
         if self.pool.spec.load().max_pinned == 0 {
             return false;
         }
-        if self.pin.is_none() {
-            self.pin = self.pool.try_pin().map(|permit| Box::new(Pin::held(permit)));
+        if !self.take_permit() {
+            return false;
         }
         let Work::Active(active) = &mut self.work else { return false };
-        let (Some(server), Some(Pin::Held(_))) = (active.lease.server(), self.pin.as_deref()) else { return false };
+        let Some(server) = active.lease.server() else { return false };
         server.state.keeping = Keeping::Allowed;
         server.state.keep_by_hand(true);
         true
     }
 
+    /// Takes a permit if one is free. Says whether the client may keep its server, by this one or from before.
+    pub(super) fn take_permit(&mut self) -> bool {
+        if self.pin.is_none() {
+            self.pin = self.pool.try_pin().map(|permit| Box::new(Pin::held(permit)));
+        }
+        matches!(self.pin.as_deref(), Some(Pin::Held(_)))
+    }
+
     /// Takes a permit, or a place in the queue for one.
     fn ask_for_permit(&mut self) {
-        if self.pin.is_none() {
-            let permit = self.pool.try_pin();
-            self.pin = Some(Box::new(permit.map_or_else(|| Pin::Waiting(Box::pin(self.pool.pin())), Pin::held)));
+        if !self.take_permit() && self.pin.is_none() {
+            self.pin = Some(Box::new(Pin::Waiting(Box::pin(self.pool.pin()))));
         }
     }
 
