@@ -39,6 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::names::{DatabaseName, UserName};
+use crate::tls::AcceptTls;
 
 pub use report::{ConfigError, ConfigErrors};
 
@@ -159,6 +160,8 @@ pub struct Config {
     pub users: BTreeMap<UserName, User>,
     /// The users whose password is the one in `auth_file`.
     pub auth_file_users: BTreeSet<UserName>,
+    /// TLS with clients: the `client_tls_*` settings and the files that they name.
+    pub client_tls: AcceptTls,
     /// What the file asks for without effect, and what looks wrong; to be logged at start and on reload.
     pub warnings: Vec<String>,
     /// What it was read from.
