@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::auth::ChannelBinding;
 use crate::error::{ClientError, SqlState};
 use crate::net::stream::Stream;
 use crate::net::tls;
@@ -75,6 +76,17 @@ impl Handshake {
         let mut bytes = self.held;
         bytes.extend_from_slice(last);
         (self.stream, bytes)
+    }
+
+    /// What a SCRAM login can be bound to.
+    #[must_use]
+    pub fn binding(&self) -> ChannelBinding {
+        match &self.tls {
+            Some(tls) if !tls.server_end_point.is_empty() => {
+                ChannelBinding::TlsServerEndPoint(tls.server_end_point.clone())
+            }
+            _ => ChannelBinding::None,
+        }
     }
 
     /// Keeps bytes to go out with whatever is sent next: one packet less, and the client is woken once.

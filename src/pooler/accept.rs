@@ -128,5 +128,7 @@ fn log_login(entered: &Entered) {
         Entered::Replication(replication) => replication.registered(),
     };
     let client = &registered.shared;
-    info!(client = %client.id, peer = %client.peer, user = %client.user, database = %client.database, "login");
+    let tls = client.tls.map(|cipher| cipher.to_string());
+    let tls = tls.as_deref().unwrap_or("no");
+    info!(client = %client.id, peer = %client.peer, user = %client.user, database = %client.database, tls, "login");
 }

@@ -13,6 +13,19 @@ pub use certificate::Peer;
 pub use setup::{AcceptTls, ConnectTls};
 pub use suites::Cipher;
 
+/// The words of all variants.
+macro_rules! words {
+    ($type:ident) => {{
+        let mut words = [""; $type::ALL.len()];
+        let mut at = 0;
+        while at < words.len() {
+            words[at] = $type::ALL[at].as_str();
+            at += 1;
+        }
+        words
+    }};
+}
+
 /// The protocol's name in ALPN.
 pub const ALPN: &[u8] = b"postgresql";
 
@@ -38,6 +51,9 @@ impl SslMode {
     /// All modes.
     pub const ALL: [Self; 6] =
         [Self::Disable, Self::Allow, Self::Prefer, Self::Require, Self::VerifyCa, Self::VerifyFull];
+
+    /// The words of the configuration.
+    pub const WORDS: [&str; 6] = words!(SslMode);
 
     /// The word of the configuration.
     #[must_use]
@@ -73,6 +89,9 @@ impl SslNegotiation {
     /// All ways.
     pub const ALL: [Self; 2] = [Self::Postgres, Self::Direct];
 
+    /// The words of the configuration.
+    pub const WORDS: [&str; 2] = words!(SslNegotiation);
+
     /// The word of the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -98,6 +117,9 @@ pub enum BindingMode {
 impl BindingMode {
     /// All modes.
     pub const ALL: [Self; 3] = [Self::Disable, Self::Prefer, Self::Require];
+
+    /// The words of the configuration.
+    pub const WORDS: [&str; 3] = words!(BindingMode);
 
     /// The word of the configuration.
     #[must_use]

@@ -249,6 +249,11 @@ impl ConnectTls {
         Ok(Self { settings: Arc::new(settings), config: Some(Arc::new(config)), digest: files.digest() })
     }
 
+    /// Settings that can't be used; remembered so that each is reported once.
+    pub(crate) fn unusable(settings: ConnectSettings) -> Self {
+        Self { settings: Arc::new(settings), ..Self::default() }
+    }
+
     /// Whether servers that logged in with the other are to be replaced: settings differ, not only what is in files.
     #[must_use]
     pub fn asks_otherwise(&self, other: &Self) -> bool {
