@@ -11,6 +11,7 @@ pub mod pins;
 pub mod place;
 pub mod queue;
 pub mod spec;
+pub mod start;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -33,6 +34,7 @@ use crate::stats::Totals;
 use place::{Giver, Place, Recycled, Spare};
 use queue::{Counts, Plan, Queue, Released, UserIndex, Waiter};
 use spec::Spec;
+use start::Start;
 
 /// What a client gets for waiting.
 pub type Grant = Result<Lease, ClientError>;
@@ -137,6 +139,7 @@ pub struct PoolUser {
     pub welcome: ArcSwapOption<Welcome>,
     /// What startup parameters, as clients spell them, come to.
     canonical: Mutex<Canonical>,
+    start: ArcSwapOption<Start>,
 }
 
 /// What startup parameters come to.
@@ -270,6 +273,7 @@ impl Pool {
             credentials: Mutex::new(credentials),
             welcome: ArcSwapOption::empty(),
             canonical: Mutex::default(),
+            start: ArcSwapOption::empty(),
         });
         users.by_name.insert(name.clone(), Arc::clone(&user));
         users.list.push(Arc::clone(&user));
