@@ -228,6 +228,14 @@ impl Relay {
         relay
     }
 
+    /// Has what is left for the client be sent, by a task of its own.
+    pub fn spawn_last_words(self) {
+        let Self { stream, out, .. } = self;
+        if !out.is_empty() {
+            tokio::spawn(super::login::last_words(stream, out.pending().to_vec()));
+        }
+    }
+
     fn shared(&self) -> &Arc<ClientShared> {
         &self.registered.shared
     }
@@ -1041,18 +1049,6 @@ impl Future for Relay {
         relay.finish(end);
         Poll::Ready(())
     }
-}
-
-/// Runs a session to its end, its last words included.
-pub fn spawn(session: Session) {
-    let mut relay = Relay::new(session);
-    tokio::spawn(async move {
-        (&mut relay).await;
-        if !relay.out.is_empty() {
-            let Relay { stream, out, .. } = relay;
-            tokio::spawn(super::login::last_words(stream, out.pending().to_vec()));
-        }
-    });
 }
 
 #[cfg(test)]
