@@ -29,4 +29,5 @@ mod sequences;
 mod sharing;
 mod startup;
 mod stopping;
+mod tls;
 mod versions;
