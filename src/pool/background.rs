@@ -54,7 +54,7 @@ impl Drop for SlotGuard {
 
 /// Closes a server and frees its slot once it is gone.
 pub(super) fn close(pooled: Box<Pooled>, kind: Slot) {
-    let Pooled { server, pool, user } = *pooled;
+    let Pooled { server, pool, user, .. } = *pooled;
     pool.forget_server(&server);
     let guard = SlotGuard { pool, index: user.index, kind };
     spawn(async move {
@@ -225,7 +225,8 @@ impl Pool {
         self.past.lock().server_logins += 1;
         info!(server = %server.shared.id, database = %self.name, user = %user.name, target = %server.shared.target, "new connection to server");
         let pool = Arc::clone(self);
-        Self::offer(Box::new(Pooled { server, pool, user }), Instant::now(), true);
+        let now = Instant::now();
+        Self::offer(Box::new(Pooled { server, pool, user, lent: now }), now, true);
         self.pump();
     }
 
@@ -245,7 +246,7 @@ impl Pool {
         let told = if hopeless { queue.take_waiting(user.index) } else { Vec::new() };
         drop(queue);
         for ticket in told {
-            drop(ticket.grant.send(Err(error.client_error())));
+            drop(ticket.grant.give(Err(error.client_error())));
         }
     }
 
