@@ -39,6 +39,9 @@ impl ClientPath<'_> {
         let statement = known.cloned().unwrap_or_else(|| self.tables.statements.intern(rest, &context));
         // Later it could be too late: within a batch nothing can be put in front, nor can the server go meanwhile.
         if !self.server.pipeline.is_open() {
+            if self.must_be_fresh(statement.taint) {
+                return Ok(Step::Fresh);
+            }
             if self.must_ask(statement.taint) == Some(Step::PinsToListen) {
                 return Ok(Step::PinsToListen);
             }
@@ -63,6 +66,7 @@ impl ClientPath<'_> {
                 if presence != Presence::Missing {
                     self.close_on_server(input, statement.id);
                 }
+                self.ensure_run_by(input, &statement);
                 let rest = self.rest_for_server(&statement).into_owned();
                 self.prepare(input, &statement, &rest, Fate::Forward, undo);
             }
@@ -82,6 +86,7 @@ impl ClientPath<'_> {
 
     fn parse_unnamed(&mut self, input: &[u8], at: usize, header: Header, statement: Arc<Statement>) {
         if statement.effect.names_for_now() {
+            self.ensure_run_by(input, &statement);
             let rest = self.rest_for_server(&statement).into_owned();
             frontend::put_parse(self.to_server.own(input), b"", &rest);
         } else {
@@ -104,7 +109,11 @@ impl ClientPath<'_> {
         let idle = self.server.pipeline.is_idle();
         let found = self.find(input, name);
         if let Found::Known(named) = &found {
-            if let Some(step) = self.must_ask(self.may_leave(named.statement.runs())) {
+            let taint = self.may_leave_prepared(&named.statement);
+            if self.must_be_fresh(taint) {
+                return Ok(Step::Fresh);
+            }
+            if let Some(step) = self.must_ask(taint) {
                 return Ok(step);
             }
         }
