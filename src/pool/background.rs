@@ -123,8 +123,12 @@ pub(super) fn tidy(pooled: Box<Pooled>) {
             info!(server = %pooled.server.shared.id, "closing because: a cancel request for it may still come");
             return;
         }
-        let lasting = !pooled.server.state.left().and(Taints::LASTING).is_empty();
-        if lasting || !pooled.server.is_at_boundary() || !pooled.server.state.pipeline.is_answered() {
+        let lasting = pooled.server.state.left().and(Taints::LASTING);
+        if let Some(taint) = lasting.first() {
+            info!(server = %pooled.server.shared.id, database = %pooled.pool.name, "closing because: no reset removes this: {}", taint.as_str());
+            return;
+        }
+        if !pooled.server.is_at_boundary() || !pooled.server.state.pipeline.is_answered() {
             return;
         }
         let spec = pooled.pool.spec.load_full();

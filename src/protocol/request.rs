@@ -95,6 +95,8 @@ enum Runs {
     Forgets(Box<[u8]>),
     /// DEALLOCATE of a name that the client doesn't have: an error must carry it.
     Renamed(Box<[u8]>),
+    /// EXECUTE of such a name: as before.
+    Unknown(Box<[u8]>),
     /// DEALLOCATE ALL, DISCARD ALL, COPY FROM STDIN: later requests wait for the outcome.
     AndWaits,
     /// PREPARE: as before.

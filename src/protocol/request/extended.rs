@@ -307,6 +307,10 @@ impl ClientPath<'_> {
                 request = request.with(Extra { forget: vec![Some(name.clone())], ..Extra::default() });
                 true
             }
+            Some(Runs::Unknown(name)) => {
+                request = request.with(Extra { error: Some(ErrorText::Name(name.clone())), ..Extra::default() });
+                false
+            }
             Some(Runs::Renamed(name)) => {
                 let (error, forget) = (Some(ErrorText::Name(name.clone())), vec![Some(significant(name).into())]);
                 request = request.with(Extra { error, forget, ..Extra::default() });

@@ -37,7 +37,7 @@ impl ClientPath<'_> {
     }
 
     /// The statement that another one runs by name, where the client has that by the protocol.
-    fn run_by(&self, statement: &Statement) -> Option<&Arc<Statement>> {
+    pub(super) fn run_by(&self, statement: &Statement) -> Option<&Arc<Statement>> {
         let Effect::Execute(mention) = &statement.effect else { return None };
         let named = self.client.statements.named.get(significant(mention.name.as_ref()?))?;
         // One that runs another in turn could go round in circles.

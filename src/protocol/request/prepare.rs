@@ -254,6 +254,11 @@ impl ClientPath<'_> {
         self.note_run(runs, taint);
         self.server.unsettled |= statement.sets;
         let runs = match &statement.effect {
+            Effect::Execute(Mention { name: Some(name), .. })
+                if name.starts_with(SERVER_PREFIX) && self.run_by(statement).is_none() =>
+            {
+                Runs::Unknown(name.clone())
+            }
             Effect::None | Effect::ResetAll | Effect::Execute(_) => {
                 let defaults = self.given_at_startup(statement.defaults.clone());
                 if defaults.is_empty() {

@@ -5,7 +5,8 @@ use super::{Lexer, Token, is_word, unquote};
 
 /// Parameters of PL/pgSQL. Another of its prefix is refused by a server that has loaded it, of whichever client, and
 /// taken by one that hasn't.
-const PLPGSQL: [&str; 5] = ["check_asserts", "extra_errors", "extra_warnings", "print_strict_params", "variable_conflict"];
+const PLPGSQL: [&str; 5] =
+    ["check_asserts", "extra_errors", "extra_warnings", "print_strict_params", "variable_conflict"];
 
 /// Whether what becomes of setting a parameter, by its name in lower case, depends on what the server has run before,
 /// or who sets it watches the statistics of its own session.
