@@ -320,6 +320,7 @@ impl ClientPath<'_> {
         if self.must_listen(reading.ends) {
             return Ok(Step::Listens);
         }
+        self.show_own_statements(input, reading.ends);
         if reading.own.is_empty() {
             return Ok(self.run_query(input, at, header, (text, None), reading, Extra::default()));
         }

@@ -46,6 +46,8 @@ pub enum Taint {
     ProcessNumber = 1 << 14,
     /// The client asked for its server, see [`super::own`].
     ByHand = 1 << 15,
+    /// Of a text, among what it ends: it shows which prepared statements there are.
+    ShowsPrepared = 1 << 17,
     /// What it does depends on what its server's process has run before: it gets a server that nobody else has used.
     Process = 1 << 16,
 }
@@ -77,7 +79,7 @@ impl Taint {
         match self {
             Self::Setting | Self::Named => "settings",
             Self::SessionUser => "session user",
-            Self::SqlPrepare => "prepared statement",
+            Self::SqlPrepare | Self::ShowsPrepared => "prepared statement",
             Self::Listen | Self::Channels => "listen",
             Self::Temporary => "temporary object",
             Self::AdvisoryLock => "advisory lock",

@@ -63,7 +63,7 @@ shim_prepare(PGconn *conn, const char *statement)
 
 	strcpy(query, "SELECT coalesce(pg_catalog.bool_or("
 		   "pg_catalog.pg_isolation_test_session_is_blocked(a.pid, ARRAY("
-		   "SELECT pid FROM pg_catalog.pg_stat_get_activity(NULL) WHERE application_name IN (''");
+		   "SELECT pid FROM pg_catalog.pg_stat_get_activity(NULL) WHERE application_name IN (NULL");
 	for (i = 1; i < shim_count; i++)
 	{
 		char	   *literal = PQescapeLiteral(conn, shim_sessions[i].name, strlen(shim_sessions[i].name));

@@ -154,3 +154,49 @@ fn texts_run_statements_of_the_protocol_by_name() {
         }
     }
 }
+
+/// As on a connection of its own: what others have prepared on the server isn't there, what the client has is.
+#[test]
+fn pg_prepared_statements_shows_the_clients_own() {
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 2"));
+    let (mut one, mut other) = (carpool.client(), carpool.client());
+    let texts = |client: &mut Raw| {
+        client.value("select string_agg(statement, ' ' order by statement) from pg_prepared_statements")
+    };
+    for step in [prepare("a", "select 1"), prepare("b", "select 2")] {
+        one.send(&step);
+        one.until_ready();
+    }
+    other.send(&prepare("a", "select 3"));
+    other.until_ready();
+    for _ in 0..2 {
+        assert_eq!(texts(&mut one), "select 1 select 2");
+        assert_eq!(texts(&mut other), "select 3");
+        // On another server.
+        other.query("begin");
+        assert_eq!(texts(&mut one), "select 1 select 2");
+        other.query("commit");
+    }
+    one.send(&[close('S', "b"), sync()].concat());
+    one.until_ready();
+    // One that can't be prepared any more fails nothing else.
+    one.query("create table shortly (a int)");
+    one.send(&prepare("t", "select a from shortly"));
+    one.until_ready();
+    other.query("drop table shortly");
+    other.query("begin");
+    let count = "select count(*) from pg_prepared_statements where statement <> 'select a from shortly'";
+    assert_eq!(one.value(count), "1");
+    other.query("commit");
+    one.send(&prepare("n", count));
+    one.until_ready();
+    one.send(&again("n"));
+    let replies = one.until_ready();
+    assert!(replies.iter().any(|m| m.tag == b'D' && m.columns() == [Some("2".into())]), "{replies:?}");
+    // In a transaction nothing is prepared for it, which could fail, but what others have isn't there either.
+    other.query("begin");
+    assert!(["", "select 3"].contains(&texts(&mut other).as_str()));
+    other.send(&again("a"));
+    assert!(other.until_ready().iter().any(|m| m.tag == b'D'));
+    assert_eq!(texts(&mut other), "select 3");
+}

@@ -48,6 +48,7 @@ impl ClientPath<'_> {
             if self.must_listen(statement.ends) {
                 return Ok(Step::Listens);
             }
+            self.show_own_statements(input, statement.ends);
         }
         if name.is_empty() {
             self.parse_unnamed(input, at, header, statement);
@@ -116,6 +117,10 @@ impl ClientPath<'_> {
             if let Some(step) = self.must_ask(taint) {
                 return Ok(step);
             }
+        }
+        if let Found::Known(named @ Named { told: Told::Nothing | Told::Shape(_), .. }) = &found {
+            // Else it may have to wait for replies, and with each of these for more of them.
+            self.show_own_statements(input, named.statement.ends);
         }
         let (sent_name, request) = match found {
             Found::Blocked => return Ok(Step::Blocked),

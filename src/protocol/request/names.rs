@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::ClientPath;
 use super::prepare::{Found, nonexistent};
 use crate::protocol::pipeline::{ClientUndo, ErrorText, Extra, Fate, Kind, Request, ServerUndo};
-use crate::protocol::session::Taints;
+use crate::protocol::session::{Taint, Taints};
 use crate::protocol::sql::{self, Effect, Mention, Use};
 use crate::protocol::statements::{Presence, SERVER_PREFIX, Statement, significant};
 use crate::wire::backend::TransactionStatus;
@@ -103,6 +103,27 @@ impl ClientPath<'_> {
         // After an error nothing would be run before a Sync.
         frontend::put_empty(self.to_server.own(input), tag::SYNC);
         self.server.pipeline.push(Request::skip(Kind::Sync, ServerUndo::None));
+    }
+
+    /// Before a text shows which statements the server has: those of other clients are closed, and the client's own
+    /// that it lacks prepared, where that can't fail what the client has begun.
+    pub(super) fn show_own_statements(&mut self, input: &[u8], ends: Taints) {
+        let failed = self.server.pipeline.status() == TransactionStatus::Failed || self.server.pipeline.has_failed();
+        if failed || !ends.has(Taint::ShowsPrepared) {
+            return;
+        }
+        let own: Vec<_> = self.client.statements.named.values().map(|named| Arc::clone(&named.statement)).collect();
+        for statement in &own {
+            let between = self.server.pipeline.status() == TransactionStatus::Idle && !self.server.pipeline.is_open();
+            if between && *statement.context() == self.client.context && !self.server.unsettled {
+                self.ensure_for_query(input, statement);
+            }
+        }
+        for id in self.server.statements.ids(false) {
+            if !own.iter().any(|statement| statement.id == id) {
+                self.close_on_server(input, id);
+            }
+        }
     }
 
     /// Gives a text that names statements as the server must get it, if otherwise than the client sent it:

@@ -15,7 +15,7 @@ pub(super) struct Call {
     pub(super) taint: Taint,
 }
 
-pub(super) const CALLS: [Call; 17] = [
+pub(super) const CALLS: [Call; 18] = [
     Call { word: b"set_config", at: 3, taint: Taint::Setting },
     Call { word: b"set_limit", at: 3, taint: Taint::Setting },
     Call { word: b"pg_settings", at: 2, taint: Taint::Setting },
@@ -31,6 +31,7 @@ pub(super) const CALLS: [Call; 17] = [
     Call { word: b"pg_stat_get_xact_", at: 2, taint: Taint::Process },
     Call { word: b"pg_stat_xact_", at: 2, taint: Taint::Process },
     Call { word: b"pg_notify", at: 2, taint: Taint::Channels },
+    Call { word: b"pg_prepared_statement", at: 2, taint: Taint::ShowsPrepared },
     Call { word: b"pg_listening_channels", at: 2, taint: Taint::Channels },
     // Carpool's names of statements.
     Call { word: b"carpool_", at: 7, taint: Taint::SqlPrepare },
@@ -59,7 +60,7 @@ pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
                     reading.note_parameter(configured(behind).as_deref(), tracked);
                     continue;
                 }
-                b"pg_advisory_unlock" | b"pg_notify" | b"pg_listening_channels" => {
+                b"pg_advisory_unlock" | b"pg_notify" | b"pg_listening_channels" | b"pg_prepared_statement" => {
                     reading.ends |= call.taint;
                     continue;
                 }
