@@ -436,7 +436,10 @@ impl Relay {
                     self.blocked = true;
                     return Ok(at);
                 }
-                step @ (request::Step::Pins | request::Step::PinsToListen | request::Step::Listens) => {
+                step @ (request::Step::Pins
+                | request::Step::PinsToListen
+                | request::Step::Fresh
+                | request::Step::Listens) => {
                     if !self.may_go_on(step, input, out) {
                         return Ok(at);
                     }
@@ -449,15 +452,16 @@ impl Relay {
 
     /// Has the server, or the right to keep it, be what the request at hand needs. Says whether it may go on.
     fn may_go_on(&mut self, step: request::Step, input: &[u8], out: &mut Outputs) -> bool {
-        let listens = step == request::Step::Listens;
+        let expects = matches!(step, request::Step::Listens | request::Step::Fresh);
         let goes_on = match step {
             request::Step::Listens => self.listen_here(input, out),
+            request::Step::Fresh => self.change_server(),
             request::Step::PinsToListen if self.listens_briefly() || self.listens_in_transaction() => true,
             _ => self.allow_pin(),
         };
         if !goes_on {
-            // What is sent ahead so that the server listens is for this request.
-            (self.blocked, self.expects) = (true, listens);
+            // What is sent ahead is for this request.
+            (self.blocked, self.expects) = (true, expects);
         }
         goes_on
     }

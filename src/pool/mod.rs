@@ -102,6 +102,16 @@ impl Lease {
         }
     }
 
+    /// Has a new server come in the place of this one, for the same client.
+    #[must_use]
+    pub fn renew(mut self, client: ClientId) -> oneshot::Receiver<Grant> {
+        let (grant, granted) = oneshot::channel();
+        if let Some(pooled) = self.0.take() {
+            background::renew(pooled, client, grant);
+        }
+        granted
+    }
+
     /// Closes the connection: it can't be trusted.
     pub fn close(mut self) {
         if let Some(pooled) = self.0.take() {
