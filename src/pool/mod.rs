@@ -104,8 +104,8 @@ impl Lease {
 
     /// Has a new server come in the place of this one, for the same client.
     #[must_use]
-    pub fn renew(mut self, client: ClientId) -> oneshot::Receiver<Grant> {
-        let (grant, granted) = oneshot::channel();
+    pub fn renew(mut self, client: ClientId) -> Place<Grant> {
+        let (grant, granted) = place::place();
         if let Some(pooled) = self.0.take() {
             background::renew(pooled, client, grant);
         }
