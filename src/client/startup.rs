@@ -234,10 +234,10 @@ async fn encrypt(handshake: &mut Option<Handshake>, tls: &AcceptTls, direct: boo
     let (Some(config), Some(io)) = (&tls.config, handshake.take()) else { return Ok(()) };
     let Handshake { stream: Stream::Tcp(socket), local, buf, .. } = io else { return Ok(()) };
     let accepted = tls::accept(socket, config, buf, tls.verifies).await;
-    let (mut stream, mut info) = accepted.map_err(HandshakeError::Tls)?;
+    let (stream, mut info) = accepted.map_err(HandshakeError::Tls)?;
     if direct && !stream.has_alpn() {
         // As PostgreSQL: what isn't meant for this protocol may be somebody's trick on another one (ALPACA).
-        stream.say_goodbye().await;
+        stream.part().await;
         let text = "direct TLS connection without ALPN \"postgresql\"";
         return Err(HandshakeError::Tls(io::Error::new(io::ErrorKind::InvalidData, text)));
     }
