@@ -8,10 +8,12 @@
 mod audit;
 mod listen;
 mod pins;
+mod wait;
 
 use std::cell::RefCell;
 use std::num::NonZero;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Instant;
 
@@ -197,6 +199,9 @@ impl Relay {
             audit: None,
         };
         relay.set_audit();
+        if relay.context().suspended.load(Ordering::Relaxed) {
+            relay.shared().order(order::SUSPEND);
+        }
         relay
     }
 
@@ -223,6 +228,9 @@ impl Relay {
             if self.shared().orders() != 0 {
                 if let Some(end) = self.obey() {
                     return Poll::Ready(end);
+                }
+                if self.stands_still(cx) {
+                    return Poll::Pending;
                 }
             }
             if self.flush(cx).is_err() {
@@ -791,6 +799,12 @@ impl Relay {
             self.shared().clear_order(order::AUDIT);
             self.set_audit();
         }
+        if orders & order::NOTIFY_WAIT != 0 {
+            self.shared().clear_order(order::NOTIFY_WAIT);
+            if matches!(self.work, Work::Waiting(_)) {
+                wait::put_notice(self.out.buffer(), &self.pool);
+            }
+        }
         if orders & order::CANCEL_WAIT != 0 {
             self.shared().clear_order(order::CANCEL_WAIT);
             if matches!(self.work, Work::Waiting(_)) || (matches!(self.work, Work::Idle) && self.waits_for_pin()) {
@@ -798,6 +812,25 @@ impl Relay {
             }
         }
         None
+    }
+
+    /// Whether it is to stand still. Sends what waits, and says so when that is done.
+    fn stands_still(&mut self, cx: &mut TaskContext<'_>) -> bool {
+        if self.shared().orders() & order::SUSPEND == 0 {
+            return false;
+        }
+        let lost = self.flush(cx).is_err();
+        let sent = match &mut self.work {
+            Work::Active(active) => {
+                active.flush(cx);
+                active.broken || active.can_take()
+            }
+            _ => true,
+        };
+        if lost || (sent && self.out.is_empty()) {
+            self.shared().note_standing();
+        }
+        true
     }
 
     fn is_idle_session(&mut self) -> bool {

@@ -27,6 +27,8 @@ pub(super) enum Kind {
     Bound(Duration),
     /// Any text.
     Text,
+    /// One of these words.
+    Word(&'static [&'static str]),
     /// Any text; PgBouncer's `<empty>` is none.
     CheckQuery,
     /// Several texts, separated by commas.
@@ -65,6 +67,7 @@ impl Kind {
                 allowed.then_some(Value::Time(given)).ok_or_else(|| format!("must be at least {least:?}"))
             }
             Self::Text | Self::Path => text(raw).map(Value::Text),
+            Self::Word(words) => word(raw, words, &[]),
             Self::CheckQuery => text(raw).map(|t| Value::Text(if t == EMPTY_QUERY { String::new() } else { t })),
             Self::List => list(raw).map(Value::List),
             Self::FileMode => file_mode(raw, format).map(Value::Number),

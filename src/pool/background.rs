@@ -55,7 +55,7 @@ impl Drop for SlotGuard {
 /// Closes a server and frees its slot once it is gone.
 pub(super) fn close(pooled: Box<Pooled>, kind: Slot) {
     let Pooled { server, pool, user } = *pooled;
-    pool.forget_server(&server);
+    pool.books.strike(&server.shared);
     let guard = SlotGuard { pool, index: user.index, kind };
     spawn(async move {
         server.close().await;
@@ -123,7 +123,9 @@ impl Abandoned {
     /// terminated meanwhile: a waiting client would get it without a further look.
     fn offer(mut self) {
         let fit = |pooled: &mut Box<Pooled>| {
-            pooled.server.is_at_boundary() && pooled.server.stream.idle_state() == IdleState::Quiet
+            pooled.server.is_at_boundary()
+                && pooled.server.stream.idle_state() == IdleState::Quiet
+                && !pooled.pool.is_outdated(&pooled.server.shared)
         };
         if self.0.as_mut().is_some_and(fit) {
             if let Some(pooled) = self.0.take() {
@@ -207,6 +209,7 @@ impl Pool {
             timeout: spec.connect_timeout,
             max_prepared_statements: spec.max_prepared_statements,
             lifetime: spec.lifetime,
+            generation: self.control.generation(),
         }
     }
 
@@ -220,11 +223,16 @@ impl Pool {
         }
         let baseline = Arc::clone(&server.state.settings);
         user.welcome.store(Some(Arc::new(Welcome { parameters, baseline })));
-        self.servers.lock().insert(server.shared.id, Arc::clone(&server.shared));
-        self.past.lock().server_logins += 1;
+        self.books.enter(&server.shared);
         info!(server = %server.shared.id, database = %self.name, user = %user.name, target = %server.shared.target, "new connection to server");
-        let pool = Arc::clone(self);
-        Self::offer(Box::new(Pooled { server, pool, user }), Instant::now(), true);
+        let outdated = self.is_outdated(&server.shared);
+        let pooled = Box::new(Pooled { server, pool: Arc::clone(self), user });
+        if outdated {
+            self.queue.lock().login_outdated(pooled.user.index);
+            close(pooled, Slot::Loan);
+        } else {
+            Self::offer(pooled, Instant::now(), true);
+        }
         self.pump();
     }
 
@@ -245,13 +253,6 @@ impl Pool {
         drop(queue);
         for ticket in told {
             drop(ticket.grant.send(Err(error.client_error())));
-        }
-    }
-
-    fn forget_server(&self, server: &crate::server::Server) {
-        let mut servers = self.servers.lock();
-        if servers.remove(&server.shared.id).is_some() {
-            self.past.lock().count(&server.shared.counters);
         }
     }
 }

@@ -26,6 +26,8 @@ pub struct Limits {
     pub per_user: u32,
     /// Logins under way at once.
     pub logins: u32,
+    /// Idle servers are lent in turn, not the one used last first.
+    pub in_turn: bool,
 }
 
 /// What is to be done now.
@@ -166,10 +168,14 @@ impl<S, W: Waiter> Queue<S, W> {
         if !user.waiting.is_empty() {
             return None;
         }
-        // Nearly always the last.
-        let suitable = user.idle.iter().rposition(|idle| suits(&idle.server));
+        let suitable = match self.limits.in_turn {
+            true => user.idle.iter().position(|idle| suits(&idle.server)),
+            // Nearly always the last.
+            false => user.idle.iter().rposition(|idle| suits(&idle.server)),
+        };
         let idle = match suitable {
             Some(at) => user.idle.remove(at),
+            None if self.limits.in_turn => user.idle.pop_front(),
             None => user.idle.pop_back(),
         };
         idle.map(|idle| (idle.server, idle.since))
@@ -255,6 +261,11 @@ impl<S, W: Waiter> Queue<S, W> {
     fn login_ended(&mut self, user: UserIndex) {
         self.logins -= 1;
         self.users[user.0].logins -= 1;
+    }
+
+    /// A login has ended well, but its server is to be closed at once, which is then reported by [`Queue::lost`].
+    pub fn login_outdated(&mut self, user: UserIndex) {
+        self.login_ended(user);
     }
 
     /// A login has failed; its slot is free.
@@ -377,10 +388,16 @@ impl<S, W: Waiter> Queue<S, W> {
         self.users[user.0].slots - self.users[user.0].logins
     }
 
-    /// The most slots that one user may have.
+    /// The most slots that one user may have, as far as the pool has them.
     #[must_use]
     pub fn most_of(&self, user: UserIndex) -> u32 {
-        self.per_user(&self.users[user.0]).min(self.limits.size)
+        self.per_user(&self.users[user.0])
+    }
+
+    /// Since when whoever has waited longest does.
+    pub fn waiting_since(&mut self) -> Option<Instant> {
+        self.users.iter_mut().for_each(User::drop_gone);
+        self.users.iter().flat_map(|u| u.waiting.iter().take(2)).map(|w| w.since).min()
     }
 
     /// Whether anybody waits.
@@ -431,7 +448,7 @@ mod tests {
     }
 
     fn limits(size: u32) -> Limits {
-        Limits { size, per_user: u32::MAX, logins: 4 }
+        Limits { size, per_user: u32::MAX, logins: 4, in_turn: false }
     }
 
     #[test]
@@ -448,6 +465,19 @@ mod tests {
         assert_eq!(take(&[9]), Some(3));
         assert_eq!(take(&[]), Some(1));
         assert_eq!(take(&[1]), None);
+    }
+
+    #[test]
+    fn in_turn_the_one_idle_for_longest_is_next() {
+        let mut queue: Queue<u64, Person> = Queue::new(Limits { in_turn: true, ..limits(3) });
+        let user = queue.add_user(None);
+        for server in [1, 2, 3] {
+            assert!(queue.spare_login(user));
+            assert!(matches!(queue.release(user, server, Instant::now(), true), Released::Kept));
+        }
+        let mut take = |suitable: &[u64]| queue.take_idle(user, |server| suitable.contains(server)).map(|idle| idle.0);
+        assert_eq!(take(&[2, 3]), Some(2), "of those that suit");
+        assert_eq!(take(&[]), Some(1));
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct ServerShared {
     pub addresses: (Option<std::net::SocketAddr>, Option<std::net::SocketAddr>),
     /// When it was logged in.
     pub connected: SystemTime,
+    /// The pool's generation in which its login began: when that is over it closes as soon as it comes free.
+    pub generation: u32,
     /// Statistics.
     pub counters: Counters,
     /// Named statements that it has.

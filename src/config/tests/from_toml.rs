@@ -183,7 +183,7 @@ fn pgbouncers_settings_are_judged() {
         ]
     );
     let config = toml(
-        "[pooler]\nlogfile = \"x\"\npkt_buf = 8192\nsbuf_loopcnt = 5\nserver_tls_sslmode = \"disable\"\n\
+        "[pooler]\nresolv_conf = \"x\"\npkt_buf = 8192\nsbuf_loopcnt = 5\nserver_tls_sslmode = \"disable\"\n\
          client_tls_sslmode = \"prefer\"\n[databases.a]\nreserve_pool_size = 3\n[users.u]\nquery_wait_timeout = 1\n\
          [peers.1]\nhost = \"x\"",
     );
@@ -192,14 +192,7 @@ fn pgbouncers_settings_are_judged() {
     keys.sort_unstable();
     assert_eq!(
         keys,
-        [
-            "databases.a.reserve_pool_size",
-            "peers",
-            "pooler.client_tls_sslmode",
-            "pooler.logfile",
-            "pooler.pkt_buf",
-            "users.u.query_wait_timeout",
-        ]
+        ["peers", "pooler.client_tls_sslmode", "pooler.pkt_buf", "pooler.resolv_conf", "users.u.query_wait_timeout",]
     );
 }
 
