@@ -11,6 +11,7 @@ pub mod command;
 pub mod console;
 mod encode;
 pub mod http;
+mod local;
 pub mod metrics;
 mod operate;
 mod pins;

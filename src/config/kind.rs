@@ -27,8 +27,6 @@ pub(super) enum Kind {
     Bound(Duration),
     /// Any text.
     Text,
-    /// One of these words.
-    Word(&'static [&'static str]),
     /// Any text; PgBouncer's `<empty>` is none.
     CheckQuery,
     /// Several texts, separated by commas.
@@ -43,6 +41,8 @@ pub(super) enum Kind {
     PoolMode,
     /// An [`AuthType`].
     AuthType,
+    /// One of these words.
+    Word(&'static [&'static str]),
     /// A secret, given here, in the environment or in a file of its own.
     Secret,
 }
@@ -67,13 +67,13 @@ impl Kind {
                 allowed.then_some(Value::Time(given)).ok_or_else(|| format!("must be at least {least:?}"))
             }
             Self::Text | Self::Path => text(raw).map(Value::Text),
-            Self::Word(words) => word(raw, words, &[]),
             Self::CheckQuery => text(raw).map(|t| Value::Text(if t == EMPTY_QUERY { String::new() } else { t })),
             Self::List => list(raw).map(Value::List),
             Self::FileMode => file_mode(raw, format).map(Value::Number),
             Self::Host => host(raw).map(Value::Text),
             Self::PoolMode => word(raw, &PoolMode::ALL.map(PoolMode::as_str), &[]),
             Self::AuthType => word(raw, &AuthType::ALL.map(AuthType::as_str), AuthType::NOT_SUPPORTED),
+            Self::Word(words) => word(raw, words, &[]),
             Self::Secret => secret(raw),
         }
     }

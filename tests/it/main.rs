@@ -27,6 +27,8 @@ mod operations;
 mod pins;
 mod saturation;
 mod sequences;
+mod service;
+mod settings;
 mod sharing;
 mod startup;
 mod stopping;

@@ -4,6 +4,9 @@ use crate::pool::Pool;
 use crate::wire::backend::tag;
 use crate::wire::frame;
 
+/// A Terminate message.
+pub(super) const GOODBYE: [u8; 5] = *b"X\0\0\0\x04";
+
 /// Appends the notice of `query_wait_notify`, in PgBouncer's words.
 pub(super) fn put_notice(out: &mut Vec<u8>, pool: &Pool) {
     let detail = format!("Database \"{}\" has no server connection free.", pool.name);
