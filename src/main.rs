@@ -214,9 +214,11 @@ fn run(loaded: Loaded, source: Source, log: LogControl) -> std::io::Result<()> {
         1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
-    timer::run_apart()?;
     let runtime = builder.worker_threads(workers).enable_io().build()?;
-    let result = runtime.block_on(pooler::run(loaded, source, log));
+    let result = runtime.block_on(async {
+        timer::start()?;
+        pooler::run(loaded, source, log).await
+    });
     // What is still closing is not waited for.
     runtime.shutdown_background();
     result

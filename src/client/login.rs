@@ -22,6 +22,7 @@ use crate::names::{DatabaseName, UserName};
 use crate::net::Peer;
 use crate::net::stream::Stream;
 use crate::net::timer;
+use crate::pool::start::Start;
 use crate::pool::{Checkout, Judged, Lease, Pool, PoolUser, Welcome};
 use crate::protocol::ClientState;
 use crate::protocol::own;
@@ -32,6 +33,8 @@ use crate::wire::startup::{PROTOCOL_3_2, Startup};
 
 /// The longest name of a user or database, bytes: PostgreSQL's `NAMEDATALEN - 1`.
 const NAME_LIMIT: usize = 63;
+/// What the greeting has besides the parameters, bytes: enough for a long cancel key.
+const GREETING_ENDS: usize = 64;
 /// How long an error on its way to a client that doesn't read is kept up.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -151,14 +154,14 @@ pub async fn login(
     }
     let share = config.user_share(&server_user);
     let user = pool.user(&server_user, credentials, share);
-    let (welcome, Judged { settings, notices }) = initial_settings(&pool, &user, settings).await?;
+    let start = start_of(&pool, &user, settings).await?;
     let identity = identity(&request, io, ClientKind::Pooled);
-    let registered = Registry::register(admission, identity, Arc::clone(&settings));
+    let registered = Registry::register(admission, identity, Arc::clone(&start.settings));
     pool.count_client_login();
-    io.send(&greeting(&welcome, &settings, &notices, &registered)).await?;
+    io.send(&greeting(&start, &registered)).await?;
     let Some(io) = handshake.take() else { return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()) };
     let (stream, unread) = io.into_parts();
-    let state = ClientState::new(settings, &pool.tables.settings);
+    let state = ClientState::starting(Arc::clone(&start.settings), Arc::clone(&start.context));
     let mode = pool_mode(&config, database, &request.user);
     let max_packet_size = config.pooler.max_packet_size as usize;
     Ok(Entered::Session(Box::new(Session { stream, unread, registered, pool, user, state, mode, max_packet_size })))
@@ -314,6 +317,21 @@ fn check_own_settings(settings: &[(String, String)]) -> Result<(), ClientError> 
     refusal.map_or(Ok(()), |refusal| Err(ClientError { severity: Severity::Fatal, ..refusal.into() }))
 }
 
+/// What the session starts with.
+async fn start_of(
+    pool: &Arc<Pool>,
+    user: &Arc<PoolUser>,
+    wanted: Vec<(String, String)>,
+) -> Result<Arc<Start>, ClientError> {
+    if let Some(start) = user.last_start(&wanted) {
+        return Ok(start);
+    }
+    let (welcome, judged) = initial_settings(pool, user, wanted.clone()).await?;
+    let start = Arc::new(Start::new(wanted, welcome, &judged, &pool.tables.settings));
+    user.note_start(&start);
+    Ok(start)
+}
+
 /// What the client is told of the server, and the settings that it starts with. A plain `application_name`
 /// needs no server to judge it, and would make every client's request another one.
 async fn initial_settings(
@@ -415,14 +433,10 @@ fn startup_parameter_error(error: QueryError) -> ClientError {
 }
 
 /// AuthenticationOk, notices about what the client asked for, the parameters, the cancel key, ReadyForQuery.
-fn greeting(welcome: &Welcome, settings: &Settings, notices: &[u8], registered: &Registered) -> Vec<u8> {
-    let mut message = Vec::new();
+fn greeting(start: &Start, registered: &Registered) -> Vec<u8> {
+    let mut message = Vec::with_capacity(start.greeting.len() + GREETING_ENDS);
     backend::put_authentication(&mut message, &[0; 4]);
-    message.extend_from_slice(notices);
-    for (name, value) in &welcome.parameters {
-        let value = settings.get(name).unwrap_or(value);
-        backend::put_parameter_status(&mut message, name.as_bytes(), value.as_bytes());
-    }
+    message.extend_from_slice(&start.greeting);
     finish_greeting(&mut message, registered);
     message
 }

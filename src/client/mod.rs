@@ -2,6 +2,7 @@
 
 pub mod cancel;
 pub mod cert;
+pub mod connection;
 pub mod login;
 pub mod registry;
 pub mod relay;

@@ -33,6 +33,16 @@ pub(super) enum Verdict {
 }
 
 impl Foreign {
+    /// What becomes of it, and why, for the documentation.
+    #[cfg(test)]
+    pub(super) fn fate_and_reason(&self) -> (&'static str, String) {
+        match self.fate {
+            Fate::NoEffect => ("no effect", self.reason.to_owned()),
+            Fate::Refused => ("refused", self.reason.to_owned()),
+            Fate::RefusedBut(values) => ("refused", format!("{} (but for {})", self.reason, values.join(", "))),
+        }
+    }
+
     /// What becomes of it, behind its name.
     pub(super) fn explain(&self) -> String {
         match self.fate {

@@ -45,11 +45,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::names::{DatabaseName, UserName};
-use crate::tls::{AcceptTls, BindingMode, ConnectTls, SslMode, SslNegotiation};
+use crate::tls::{AcceptTls, BindingMode, SslMode, SslNegotiation};
 
 pub use draft::{Draft, SetError};
 pub use plan::{Change, Plan};
 pub use report::{ConfigError, ConfigErrors};
+pub use tls::ServerTls;
 
 /// A length of time as settings spell it: seconds, or a number with its unit.
 #[must_use]
@@ -177,8 +178,8 @@ pub struct Config {
     pub auth_file_users: BTreeSet<UserName>,
     /// TLS with clients: the `client_tls_*` settings and the files that they name.
     pub client_tls: AcceptTls,
-    /// TLS to servers, see [`Config::server_tls`].
-    server_tls: tls::ServerTls,
+    /// TLS to servers, by database.
+    pub server_tls: ServerTls,
     /// What the file asks for without effect, and what looks wrong; to be logged at start and on reload.
     pub warnings: Vec<String>,
     /// What it was read from.
@@ -601,20 +602,14 @@ impl Config {
         url::load(url)
     }
 
-    /// A server user's own cap of servers in one pool, if it has one. `max_user_connections` counts as one: it
-    /// is kept in each pool, not over all of them.
+    /// A server user's own cap of servers in one pool, if it has one: no pool can have more than
+    /// `max_user_connections`, which is kept over all of them.
     #[must_use]
     pub fn user_share(&self, name: &UserName) -> Option<u32> {
         let user = self.users.get(name);
         let most = user.map_or(self.pooler.max_user_connections, |u| u.max_user_connections);
         let caps = [user.and_then(|u| u.pool_size), (most > 0).then_some(most)];
         caps.into_iter().flatten().min()
-    }
-
-    /// TLS to the servers of the database that clients call `name`.
-    #[must_use]
-    pub fn server_tls(&self, name: &str) -> ConnectTls {
-        self.server_tls.of(name)
     }
 
     /// What the configuration says of the database that clients call `name`: its own entry, else the `*`

@@ -244,7 +244,7 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(
         auth_type,
         Kind::AuthType,
-        "How clients log in: scram-sha-256, md5 (SCRAM where the secret is), plain, trust, any."
+        "How clients log in: scram-sha-256, md5 (SCRAM where the secret is), plain, cert, trust, any."
     )
     .ini("md5"),
     pooler!(

@@ -3,6 +3,7 @@
 mod example;
 mod from_ini;
 mod from_toml;
+mod pgbouncer;
 mod round_trip;
 mod tables;
 

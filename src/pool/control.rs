@@ -28,6 +28,9 @@ pub enum Pauser {
     All = 2,
 }
 
+/// In the place of a [`Pauser`]: another pool has taken over, and this one never lends again.
+const RETIRED: u8 = 4;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Control {
@@ -58,11 +61,6 @@ impl Control {
     /// The generation that logins belong to which begin now.
     pub(super) fn generation(&self) -> u32 {
         self.generation.load(Ordering::Relaxed)
-    }
-
-    /// All servers are outdated from now on.
-    pub(super) fn renew(&self) {
-        self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What a pool may have just now of what the configuration says.
@@ -104,6 +102,12 @@ impl Pool {
         self.listening.look();
         self.pump();
         before & by as u8 != 0
+    }
+
+    /// Lends nothing for ever; servers close as they come free.
+    pub(super) fn end(&self) {
+        self.set_pausers(|pausers| pausers | RETIRED);
+        self.control.generation.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Changes who has paused it, and its size, in one step as the queue sees it. Gives who had.
@@ -178,7 +182,7 @@ impl Pool {
 
     /// Has every server closed as it comes free, those whose login is under way included; others take their places.
     pub fn reconnect(self: &Arc<Self>) {
-        self.control.renew();
+        self.control.generation.fetch_add(1, Ordering::Relaxed);
         let idle = self.queue.lock().take_expired(0, |_, _| true);
         for (_, pooled) in idle {
             background::close(pooled, background::Slot::Closing);
@@ -206,7 +210,7 @@ impl Pool {
             let waiting = self.queue.lock().take_waiting(user.index);
             // The listening connection is no client, and finds out by itself.
             for ticket in waiting.into_iter().filter(|ticket| ticket.client != ClientId::LISTENER) {
-                drop(ticket.grant.send(Err(error.clone())));
+                drop(ticket.grant.give(Err(error.clone())));
             }
         }
     }

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::Pool;
 use super::control::Pauser;
+use super::quota::Quotas;
 use super::spec::Spec;
 use crate::config::{Config, Database};
 use crate::names::DatabaseName;
@@ -20,6 +21,7 @@ pub struct Directory {
     /// PAUSE of everything: pools made meanwhile are paused, too.
     paused: AtomicBool,
     changing: Mutex<()>,
+    quotas: Arc<Quotas>,
 }
 
 /// What the configuration says of a database name, the fallback included.
@@ -38,7 +40,7 @@ impl Directory {
         let database = find(config, name)?;
         let name = DatabaseName::from(name);
         let spec = Spec::new(&name, database, config);
-        let pool = Arc::clone(&self.pools.entry(name.clone()).or_insert_with(|| Pool::new(name, spec)));
+        let pool = Arc::clone(&self.pools.entry(name.clone()).or_insert_with(|| Pool::new(name, spec, &self.quotas)));
         if self.is_paused() {
             pool.pause(Pauser::All);
             // Whoever resumes meanwhile may have seen the pool before it was paused.
@@ -64,6 +66,14 @@ impl Directory {
             }
             !gone
         });
+    }
+
+    /// Where a pool can have no more servers of a user, `max_user_connections` being reached, an idle one of another
+    /// pool is closed.
+    pub fn balance(&self) {
+        for user in self.quotas.take_wanted() {
+            self.all().iter().any(|pool| pool.make_room(&user));
+        }
     }
 
     /// The pool of a database that has one.
@@ -115,6 +125,7 @@ impl Directory {
     /// Takes a configuration over: new pools are made, changed ones adapt, those gone are retired.
     pub fn apply(&self, config: &Config) {
         let _changing = self.changing();
+        self.quotas.apply(config);
         self.pools.retain(|name, pool| match find(config, name.as_str()) {
             Some(database) => {
                 let spec = Spec::new(name, database, config);

@@ -10,9 +10,13 @@ pub mod control;
 pub mod directory;
 pub mod listening;
 pub mod pins;
+pub mod place;
 pub mod queue;
+pub mod quota;
 pub mod spec;
+pub mod start;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,7 +24,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
 use crate::auth::ServerCredentials;
 use crate::error::{ClientError, SqlState};
@@ -33,22 +36,35 @@ use crate::server::{Holder, Server, ServerShared};
 use crate::stats::Totals;
 use books::Books;
 use control::Control;
+use place::{Giver, Place, Recycled, Spare};
 use queue::{Counts, Plan, Queue, Released, UserIndex, Waiter};
+use quota::Quotas;
 use spec::Spec;
+use start::Start;
 
 /// What a client gets for waiting.
 pub type Grant = Result<Lease, ClientError>;
 
-/// A place in the queue.
+thread_local! {
+    static SPARE: RefCell<Spare<Grant>> = const { Spare::new() };
+}
+
+impl Recycled for Grant {
+    fn with_spare<R>(f: impl FnOnce(&mut Spare<Self>) -> R) -> Option<R> {
+        SPARE.try_with(|spare| spare.try_borrow_mut().ok().map(|mut spare| f(&mut spare))).ok().flatten()
+    }
+}
+
+/// One who stands in the queue.
 #[derive(Debug)]
 pub struct Ticket {
     client: ClientId,
-    grant: oneshot::Sender<Grant>,
+    grant: Giver<Grant>,
 }
 
 impl Waiter for Ticket {
     fn is_waiting(&self) -> bool {
-        !self.grant.is_closed()
+        !self.grant.is_left()
     }
 }
 
@@ -59,6 +75,8 @@ pub struct Pooled {
     pub server: Server,
     pool: Arc<Pool>,
     user: Arc<PoolUser>,
+    /// Since when it is on loan, if it is.
+    lent: Instant,
 }
 
 /// A server on loan.
@@ -66,7 +84,8 @@ pub struct Pooled {
 pub struct Lease(Option<Box<Pooled>>);
 
 impl Lease {
-    fn new(pooled: Box<Pooled>, client: ClientId, since: Instant) -> Self {
+    fn new(mut pooled: Box<Pooled>, client: ClientId, since: Instant) -> Self {
+        pooled.lent = since;
         *pooled.server.shared.holder.lock() = Some(Holder { client, since });
         Self(Some(pooled))
     }
@@ -76,11 +95,27 @@ impl Lease {
         self.0.as_mut().map(|pooled| &mut pooled.server)
     }
 
+    /// Since when it is on loan.
+    #[must_use]
+    pub fn since(&self) -> Option<Instant> {
+        self.0.as_ref().map(|pooled| pooled.lent)
+    }
+
     /// Gives the server back at `now`. As dropping, without a look at the clock.
     pub fn give_back(mut self, now: Instant) {
         if let Some(pooled) = self.0.take() {
             Pool::take_back(pooled, now);
         }
+    }
+
+    /// Has a new server come in the place of this one, for the same client.
+    #[must_use]
+    pub fn renew(mut self, client: ClientId) -> oneshot::Receiver<Grant> {
+        let (grant, granted) = oneshot::channel();
+        if let Some(pooled) = self.0.take() {
+            background::renew(pooled, client, grant);
+        }
+        granted
     }
 
     /// Closes the connection: it can't be trusted.
@@ -120,6 +155,7 @@ pub struct PoolUser {
     pub welcome: ArcSwapOption<Welcome>,
     /// What startup parameters, as clients spell them, come to.
     canonical: Mutex<Canonical>,
+    start: ArcSwapOption<Start>,
 }
 
 /// What startup parameters come to.
@@ -200,6 +236,7 @@ pub struct Pool {
     backoff: Mutex<Backoff>,
     books: Arc<Books>,
     control: Control,
+    quotas: Arc<Quotas>,
     retired: AtomicBool,
     pins: pins::Budget,
     /// Who listens, by one connection for all.
@@ -212,24 +249,25 @@ pub enum Checkout {
     /// A server at once.
     Now(Lease),
     /// A place in the queue.
-    Wait(oneshot::Receiver<Grant>),
+    Wait(Place<Grant>),
 }
 
 impl Pool {
     /// A pool without servers.
     #[must_use]
-    pub fn new(name: DatabaseName, spec: Spec) -> Arc<Self> {
-        Self::with(name, spec, Arc::default(), Control::default())
+    pub(super) fn new(name: DatabaseName, spec: Spec, quotas: &Arc<Quotas>) -> Arc<Self> {
+        Self::with(name, spec, Arc::default(), Control::default(), quotas)
     }
 
     /// The pool that takes the place of this one, which is to be retired: what was counted goes on, and it is paused
     /// or disabled as this one is.
     #[must_use]
     pub fn successor(&self, spec: Spec) -> Arc<Self> {
-        Self::with(self.name.clone(), spec, Arc::clone(&self.books), self.control.inherit())
+        Self::with(self.name.clone(), spec, Arc::clone(&self.books), self.control.inherit(), &self.quotas)
     }
 
-    fn with(name: DatabaseName, spec: Spec, books: Arc<Books>, control: Control) -> Arc<Self> {
+    fn with(name: DatabaseName, spec: Spec, books: Arc<Books>, control: Control, quotas: &Arc<Quotas>) -> Arc<Self> {
+        let quotas = Arc::clone(quotas);
         let tables = Tables::default();
         tables.set_strict(spec.strict_session_state);
         Arc::new(Self {
@@ -244,6 +282,7 @@ impl Pool {
             backoff: Mutex::default(),
             books,
             control,
+            quotas,
             retired: AtomicBool::new(false),
         })
     }
@@ -257,13 +296,14 @@ impl Pool {
             self.queue.lock().set_user_limit(user.index, share);
             return Arc::clone(user);
         }
-        let index = self.queue.lock().add_user(share);
+        let index = self.queue.lock().add_user(share, Some(self.quotas.of(name)));
         let user = Arc::new(PoolUser {
             name: name.clone(),
             index,
             credentials: Mutex::new(credentials),
             welcome: ArcSwapOption::empty(),
             canonical: Mutex::default(),
+            start: ArcSwapOption::empty(),
         });
         users.by_name.insert(name.clone(), Arc::clone(&user));
         users.list.push(Arc::clone(&user));
@@ -284,7 +324,7 @@ impl Pool {
             #[expect(clippy::borrowed_box, reason = "what the queue holds")]
             let suits = |pooled: &Box<Pooled>| settings.is_some_and(|s| Arc::ptr_eq(&pooled.server.state.settings, s));
             let Some((mut pooled, since)) = queue.take_idle(user.index, suits) else {
-                let (grant, granted) = oneshot::channel();
+                let (grant, granted) = place::place();
                 let ticket = Ticket { client, grant };
                 match client {
                     ClientId::LISTENER => queue.wait_in_front(user.index, ticket, now),
@@ -337,7 +377,7 @@ impl Pool {
             Released::Handed(ticket, pooled) => {
                 drop(queue);
                 // Should the client have gone meanwhile, the lease comes back and is dropped, and so offered again.
-                drop(ticket.grant.send(Ok(Lease::new(pooled, ticket.client, now))));
+                drop(ticket.grant.give(Ok(Lease::new(pooled, ticket.client, now))));
             }
             Released::Kept => {
                 let others_wait = queue.has_waiting();
@@ -380,7 +420,7 @@ impl Pool {
                 let overdue = self.queue.lock().take_overdue(deadline);
                 for ticket in overdue {
                     let error = self.wait_timeout_error(spec.wait_timeout, now);
-                    drop(ticket.grant.send(Err(error)));
+                    drop(ticket.grant.give(Err(error)));
                 }
             }
         }
@@ -398,6 +438,13 @@ impl Pool {
         self.stretch(&spec, now);
         self.keep_minimum(spec.min_size, now);
         self.pump();
+    }
+
+    /// Closes the server of a user that has been idle for longest, if one is idle: another pool needs its place.
+    fn make_room(self: &Arc<Self>, user: &UserName) -> bool {
+        let Some(user) = self.users.lock().by_name.get(user).cloned() else { return false };
+        let oldest = self.queue.lock().take_oldest(user.index);
+        oldest.map(|pooled| background::close(pooled, background::Slot::Closing)).is_some()
     }
 
     fn keep_minimum(self: &Arc<Self>, min_size: u32, now: Instant) {
@@ -439,13 +486,29 @@ impl Pool {
         let held = |holder: &Holder| now.saturating_duration_since(holder.since);
         let longest = holders.iter().take(pins::NAMED);
         let longest: Vec<_> = longest.map(|(holder, user)| pins::who(holder, user, held(holder))).collect();
-        format!("{} of {size} are in use, longest by: {}.{}", holders.len(), longest.join(", "), self.why_pinned())
+        let used = match longest.is_empty() {
+            true => format!("None of {size} is in use."),
+            false => format!("{} of {size} are in use, longest by: {}.", holders.len(), longest.join(", ")),
+        };
+        format!("{used}{}{}", self.why_pinned(), self.why_limited())
+    }
+
+    /// A sentence about users who have all that they may have of all pools; empty for none.
+    fn why_limited(&self) -> String {
+        let waits = |counts: &Counts| counts.waiting > 0;
+        let limited =
+            self.counts().into_iter().filter(|(name, counts)| waits(counts) && !self.quotas.of(name).has_room());
+        let names: Vec<_> = limited.map(|(name, _)| format!("\"{name}\"")).collect();
+        match names.is_empty() {
+            true => String::new(),
+            false => format!(" All of max_user_connections are in use, over all databases, of: {}.", names.join(", ")),
+        }
     }
 
     /// Ends the pool: nothing is lent any more, servers close as they come back.
     pub fn retire(self: &Arc<Self>) {
         self.retired.store(true, Ordering::Relaxed);
-        self.control.renew();
+        self.end();
         let users = self.users.lock().list.clone();
         let waiting: Vec<_> = users.iter().flat_map(|u| self.queue.lock().take_waiting(u.index)).collect();
         // They find out that their ticket is void and look for the pool that has taken over, if any.

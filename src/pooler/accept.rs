@@ -7,10 +7,12 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::admin::Admin;
+use crate::client::connection::Connection;
 use crate::client::login::{self, Entered};
 use crate::client::registry::Admission;
+use crate::client::relay::Session;
 use crate::client::startup::{self, Handshake, HandshakeError, Wish};
-use crate::client::{Context, cancel, relay};
+use crate::client::{Context, cancel};
 use crate::error::{ClientError, SqlState};
 use crate::net::listener::{Accepted, Listener};
 use crate::net::timer;
@@ -39,7 +41,8 @@ pub async fn accept(
                 failing = false;
                 admin.until_moving().await;
                 // On the heap: a large future is copied several times on its way to becoming a task.
-                tokio::spawn(Box::pin(serve(Arc::clone(&admin), accepted, stopping.clone())));
+                let entering = Box::pin(serve(Arc::clone(&admin), accepted, stopping.clone()));
+                tokio::spawn(Connection::Entering(entering));
             }
             Err(error) => {
                 // One line for a whole spell of failures.
@@ -52,8 +55,8 @@ pub async fn accept(
     }
 }
 
-/// One connection, from its first byte on.
-async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<bool>) {
+/// One connection, from its first byte on. Gives the session that it comes to; others are served by other tasks.
+async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<bool>) -> Option<Box<Session>> {
     let context = &admin.context;
     let Accepted { stream, peer, local } = accepted;
     let mut handshake = Some(Handshake::new(stream, local));
@@ -67,8 +70,7 @@ async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<
     };
     match entered {
         Ok(None) => {}
-        // The session goes on as a task of its own, so that this one's memory, large from the login, is freed.
-        Ok(Some(Entered::Session(session))) => relay::spawn(*session),
+        Ok(Some(Entered::Session(session))) => return Some(session),
         Ok(Some(Entered::Replication(replication))) => {
             tokio::spawn(replication.run());
         }
@@ -87,6 +89,7 @@ async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<
             }
         }
     }
+    None
 }
 
 fn login_timeout(timeout: Duration) -> ClientError {

@@ -135,7 +135,6 @@ pub async fn run(loaded: Loaded, source: Source, log: LogControl) -> io::Result<
 
 async fn tick(context: Arc<Context>) {
     let mut interval = timer::interval(TICK);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let begun = Instant::now();
     let mut before = begun;
     loop {
@@ -144,6 +143,7 @@ async fn tick(context: Arc<Context>) {
         for pool in context.pools.all() {
             pool.tick(now);
         }
+        context.pools.balance();
         if context.suspended.load(Ordering::Relaxed) {
             continue;
         }

@@ -152,11 +152,27 @@ fn a_query_in_the_queue_runs_though_its_client_has_said_goodbye() {
     });
 }
 
+/// Over all pools together; an idle server of one makes way for another's.
 #[test]
-fn user_limits_and_sums_over_pools_are_shown() {
-    let carpool = Carpool::start(&Setup::default().sections("[users.limited]\nmax_user_connections = 3\n"));
-    let mut console = console(&carpool);
-    let users = rows(&mut console, "show users");
-    let row = users.iter().find(|row| row[0] == "limited").unwrap();
-    assert_eq!(row[4], "3");
+fn a_user_has_its_connections_over_all_pools() {
+    let postgres = Postgres::shared();
+    let other = postgres.new_database();
+    let sections = format!("[databases.{other}]\nhost = \"127.0.0.1\"\nport = {}\n", postgres.port);
+    let setup = Setup::pooler("max_user_connections = 2\nquery_wait_timeout = 0.5").sections(&sections);
+    let carpool = Carpool::start(&setup);
+    let mut here: Vec<_> = (0..2).map(|_| carpool.client()).collect();
+    here.iter_mut().for_each(|client| drop(client.query("begin")));
+    let mut refused = Raw::connect(carpool.port);
+    refused
+        .send(&crate::harness::raw::startup(crate::harness::raw::V3_0, &[("user", "postgres"), ("database", &other)]));
+    let error = refused.finish_login().unwrap();
+    assert_eq!(error.field('M').as_deref(), Some("query_wait_timeout"), "{error:?}");
+    let mut app = Raw::login(carpool.port, "app", &other);
+    assert_eq!(app.value("select 1"), "1", "each user has its own");
+    here[0].query("commit");
+    assert_eq!(Raw::login(carpool.port, "postgres", &other).value("select 2"), "2", "the idle one made way");
+    let count = "select count(*) from pg_stat_activity where usename = 'postgres' and datname in ";
+    let count = postgres.sql("postgres", &format!("{count} ('{other}', '{}')", carpool.database));
+    assert!(count.parse::<u32>().unwrap() <= 2, "{count}");
+    assert_eq!(here[1].value("select 3"), "3");
 }
