@@ -343,7 +343,9 @@ def interrupted(_number: int, _frame: object) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--prebuilt", action="store_true", help="take the programs that `make build axum` has built, on a Debian like the image"
+        "--prebuilt",
+        action="store_true",
+        help="take the programs that `make build axum` has built, on a Debian like the image",
     )
     parser.add_argument("--parallel", action="store_true", help="build the images at the same time")
     parser.add_argument("--verbose", action="store_true", help="show what the builds say")

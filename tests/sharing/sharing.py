@@ -155,7 +155,9 @@ async def run(options):
         timeout = aiohttp.ClientTimeout(total=clients.REQUEST_TIMEOUT)
         async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as http:
             failures = await same_json(options, truth, http)
-            print(f"same JSON from all variants for {COMPARED_RECIPES} recipes: {'NO' if failures else 'yes'}", flush=True)
+            print(
+                f"same JSON from all variants for {COMPARED_RECIPES} recipes: {'NO' if failures else 'yes'}", flush=True
+            )
             results, elapsed = await share(options, truth, reactions, http)
     report(results, sampler, reactions, elapsed)
     failures += check_results(options, results)

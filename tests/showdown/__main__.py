@@ -50,7 +50,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-all", action="store_true", help="don't run three at once")
     parser.add_argument("--no-why", action="store_true", help="don't look into why axum was slower")
     parser.add_argument("--quick", action="store_true", help="4 seconds for each cell")
-    parser.add_argument("--output", type=Path, default=ROOT / "target/showdown", metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "target/showdown", metavar="DIR", help="default: %(default)s"
+    )
     parser.add_argument("--render", type=Path, metavar="DIR", help="only write the report of DIR/results.json again")
     parser.add_argument("--carpool", type=Path, default=ROOT / "target/release/carpool", metavar="PATH")
     parser.add_argument("--pgbouncer", type=Path, metavar="PATH", help="default: the installed one")

@@ -112,7 +112,13 @@ def draw_histogram(axes: Axes, app: str, data: dict[str, Any]) -> None:
 def over_time(cells: list[dict[str, Any]], pooler: str, name: str, directory: Path) -> str:
     """CPU, memory and the pool's connections, a column for each cell."""
     figure, rows = plt.subplots(
-        3, len(cells), figsize=(1.6 + 2.4 * len(cells), 6.2), sharex=True, sharey="row", squeeze=False, layout="constrained"
+        3,
+        len(cells),
+        figsize=(1.6 + 2.4 * len(cells), 6.2),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
     )
     for column, cell in enumerate(cells):
         cpu, memory, pool = (row[column] for row in rows)
@@ -158,7 +164,10 @@ def reasons(why: dict[str, Any], directory: Path) -> str:
     figure, (near, far) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     places = range(len(steps))
     labels = [f"{step['key']} ({step['round_trips']:.0f})" for step in steps]
-    for axes, where, title in ((near, "near", "on loopback"), (far, "far", f"over a network of {why['network_ms']:.1f} ms")):
+    for axes, where, title in (
+        (near, "near", "on loopback"),
+        (far, "far", f"over a network of {why['network_ms']:.1f} ms"),
+    ):
         values = [step[where]["per_second"] for step in steps]
         colours = ["#0072B2" if step["key"] == "starlette" else "#D55E00" for step in steps]
         bars = axes.barh(places, values, color=colours)

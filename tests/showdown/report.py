@@ -143,7 +143,9 @@ def at_once_note(about: dict[str, Any]) -> str:
 
 
 def pooler_costs(cells: list[dict[str, Any]]) -> Table:
-    table = [["pooler", "load", "requests/s", "pooler's CPU", "per request", "its memory", "PostgreSQL's CPU", "per request"]]
+    table = [
+        ["pooler", "load", "requests/s", "pooler's CPU", "per request", "its memory", "PostgreSQL's CPU", "per request"]
+    ]
     for cell in cells:
         rate = sum(app["per_second"] for app in cell["apps"].values())
         pooler, postgres = cell["others"].get("pooler"), cell["others"]["postgres"]
@@ -181,7 +183,7 @@ def why_text(why: dict[str, Any], steps: dict[str, Any]) -> str:
     plain, prepared, starlette = steps["plain"], steps["prepared"], steps["starlette"]
     return (
         f"Not because of Tokio: because of round trips. The author saw the app at 53 % of a core, so it was waiting. "
-        f"tokio-postgres keeps no statements: `client.query(\"SELECT …\")` prepares one, waits for the answer, runs it, "
+        f'tokio-postgres keeps no statements: `client.query("SELECT …")` prepares one, waits for the answer, runs it, '
         f"waits, and closes it, and bb8 asks before each use whether the connection lives. The nine queries of a request "
         f"take {plain['round_trips']:.0f} round trips so. asyncpg keeps prepared statements by itself, and takes "
         f"{starlette['round_trips']:.0f} for the same, with the reset that its pool does. A connection is held for the "

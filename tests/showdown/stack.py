@@ -38,7 +38,18 @@ class Postgres:
     def __init__(self, machine: Machine, bin_dir: Path):
         self._machine, self._bin = machine, bin_dir
         data = machine.dir / "data"
-        initdb = [bin_dir / "initdb", "-D", data, "-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8"]
+        initdb = [
+            bin_dir / "initdb",
+            "-D",
+            data,
+            "-U",
+            "postgres",
+            "-A",
+            "scram-sha-256",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+        ]
         secret = machine.write("superuser", PASSWORD + "\n")
         machine.run([*initdb, "--no-sync", f"--pwfile={secret}"])
         self.tls = self._certificate(data)
@@ -56,7 +67,9 @@ class Postgres:
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
         # SIGINT is its fast shutdown.
-        self.process = machine.start("PostgreSQL", [bin_dir / "postgres", "-D", data, *options], self.port, stop_signal=2)
+        self.process = machine.start(
+            "PostgreSQL", [bin_dir / "postgres", "-D", data, *options], self.port, stop_signal=2
+        )
         self.process.wait_until(self._answers)
         with self.connect("postgres") as cursor:
             cursor.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
@@ -226,7 +239,9 @@ def pgbouncer(machine: Machine, postgres: Postgres, binary: Path | None) -> Pool
     lines = ["[databases]", f"{DATABASE} = host=127.0.0.1 port={postgres.port}", "[pgbouncer]"]
     lines += [f"{name} = {value}" for name, value in settings.items()]
     config = machine.write(f"pgbouncer-{port}.ini", "\n".join(lines) + "\n")
-    note = "" if mode == "transaction" else "session mode: this version knows no prepared statements in transaction mode"
+    note = (
+        "" if mode == "transaction" else "session mode: this version knows no prepared statements in transaction mode"
+    )
     process = machine.start("PgBouncer", [machine.copy(binary), "-q", config], port)
     return Pooler("pgbouncer", version[0], process, note)
 

@@ -69,7 +69,9 @@ def cpu_seconds(pids: list[int]) -> float:
 
 def machine_seconds() -> float:
     """Time that all cores were not idle."""
-    user, nice, system, _idle, _iowait, *interrupts = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+    user, nice, system, _idle, _iowait, *interrupts = map(
+        int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+    )
     # What other machines took of this one's cores (steal) included.
     return (user + nice + system + sum(interrupts)) / TICK
 

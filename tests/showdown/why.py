@@ -30,8 +30,13 @@ class Step:
 def steps() -> list[Step]:
     starlette = next(kind for kind in KINDS if kind.key == "starlette")
     return [
-        Step(starlette, "Starlette, for comparison: asyncpg keeps prepared statements by itself, and resets connections"),
-        Step(axum("plain", "plain", "plain", 20), "axum as written: SQL as text, and bb8 asks whether the connection lives"),
+        Step(
+            starlette, "Starlette, for comparison: asyncpg keeps prepared statements by itself, and resets connections"
+        ),
+        Step(
+            axum("plain", "plain", "plain", 20),
+            "axum as written: SQL as text, and bb8 asks whether the connection lives",
+        ),
         Step(axum("plain-50", "plain, 50", "plain", 50), "the same with a pool of 50"),
         Step(
             axum("plain-unchecked", "plain, no check", "plain", 20, TEST_ON_CHECK_OUT="false"),
@@ -51,9 +56,7 @@ class Relay:
     def __init__(self, bench: Bench, target: int):
         self.port, self._count_port = free_port(), free_port()
         command = [sys.executable, ROOT / "tests/showdown/relay.py", str(self.port), str(target)]
-        self.process: Process = bench.machine.start(
-            "relay", [*command, str(DELAY), str(self._count_port)], self.port
-        )
+        self.process: Process = bench.machine.start("relay", [*command, str(DELAY), str(self._count_port)], self.port)
         self.process.wait_until(self.process.accepts)
 
     def round_trips(self) -> int:
@@ -85,9 +88,7 @@ def analyse(bench: Bench, pooler: Pooler, progress: Callable[[str], Progress]) -
     return {"steps": rows, "loopback_ms": round_trip(pooler.port), "network_ms": network, "tls": tls(bench)}
 
 
-def row(
-    bench: Bench, pooler: Pooler, relay: Relay, step: Step, progress: Callable[[str], Progress]
-) -> dict[str, Any]:
+def row(bench: Bench, pooler: Pooler, relay: Relay, step: Step, progress: Callable[[str], Progress]) -> dict[str, Any]:
     kind = step.kind
     near = bench.measure([kind], pooler, progress(f"{kind.key}, loopback"))
     far = bench.measure([kind], pooler, progress(f"{kind.key}, network"), relay.port, relay.round_trips)
@@ -120,6 +121,8 @@ def tls(bench: Bench) -> dict[str, float]:
     for what, arguments in (("queries", ["-c", "8"]), ("connections", ["-c", "8", "-C"])):
         for on in (False, True):
             script = bench.machine.write("one.sql", "SELECT 1;\n")
-            text = bench.postgres.pgbench("-T", str(TLS_SECONDS), "-M", "extended", "-f", str(script), *arguments, tls=on)
+            text = bench.postgres.pgbench(
+                "-T", str(TLS_SECONDS), "-M", "extended", "-f", str(script), *arguments, tls=on
+            )
             found[f"{what}_{'tls' if on else 'plain'}"] = float(re.search(r"tps = ([\d.]+)", text)[1])
     return found
