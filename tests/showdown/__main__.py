@@ -171,7 +171,7 @@ def about(options: argparse.Namespace, postgres: stack.Postgres) -> dict[str, An
         "pool": stack.POOL,
         "max_requests": stack.MAX_REQUESTS,
         "postgres": postgres.version,
-        "haproxy": re.search(r"version ([\d.]+)", stack.version_of(haproxy))[1] if haproxy else "",
+        "haproxy": re.search(r"version ([\d.]+)", stack.version_of(haproxy, "-v"))[1] if haproxy else "",
         "oha": stack.version_of(options.oha).strip(),
         "apps": {kind.key: kind.title for kind in stack.KINDS},
     }

@@ -49,7 +49,7 @@ python_environment() {
 oha() {
     [ ! -x .cache/oha/bin/oha ] || return 0
     echo "building oha …"
-    cargo install oha --version "$OHA_VERSION" --locked --no-default-features --quiet --root .cache/oha
+    cargo install oha --version "$OHA_VERSION" --locked --quiet --root .cache/oha
 }
 
 mkdir -p .cache

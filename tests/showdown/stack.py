@@ -246,9 +246,9 @@ def pgbouncer(machine: Machine, postgres: Postgres, binary: Path | None) -> Pool
     return Pooler("pgbouncer", version[0], process, note)
 
 
-def version_of(binary: Path) -> str:
+def version_of(binary: Path, option: str = "--version") -> str:
     try:
-        return subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+        return subprocess.run([binary, option], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise Failed(f"cannot run {binary}: {error}") from error
 
