@@ -98,7 +98,7 @@ impl Stream {
     #[must_use]
     pub fn peer_uid(&self) -> Option<u32> {
         match self {
-            Self::Tcp(_) => None,
+            Self::Tcp(_) | Self::Tls(_) => None,
             Self::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
         }
     }

@@ -30,7 +30,6 @@ fn value(kind: Kind) -> BoxedStrategy<Value> {
         Kind::AuthType => {
             proptest::sample::select(&AuthType::ALL[..]).prop_map(|a| Value::Text(a.as_str().into())).boxed()
         }
-        Kind::Word(words) => proptest::sample::select(words).prop_map(|word| Value::Text(word.into())).boxed(),
         Kind::Secret => text().prop_map(|secret| Value::Secret(Secret::new(&secret))).boxed(),
     }
 }
