@@ -39,7 +39,6 @@ impl Foreign {
         match self.fate {
             Fate::NoEffect => ("no effect", self.reason.to_owned()),
             Fate::Refused => ("refused", self.reason.to_owned()),
-            Fate::RefusedBut(values) => ("refused", format!("{} (but for {})", self.reason, values.join(", "))),
         }
     }
 
@@ -47,7 +46,7 @@ impl Foreign {
     pub(super) fn explain(&self) -> String {
         match self.fate {
             Fate::NoEffect => format!("has no effect: {}", self.reason),
-            Fate::Refused | Fate::RefusedBut(_) => format!("cannot be set: {}", self.reason),
+            Fate::Refused => format!("cannot be set: {}", self.reason),
         }
     }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
+use super::place::Giver;
 use super::queue::UserIndex;
 use super::spec::Spec;
 use super::{Grant, Lease, Pool, PoolUser, Pooled, Welcome};
@@ -76,8 +76,8 @@ pub(super) fn close(pooled: Box<Pooled>, kind: Slot) {
 }
 
 /// Closes a server and logs another one in, in the same slot, for `client`.
-pub(super) fn renew(pooled: Box<Pooled>, client: ClientId, grant: oneshot::Sender<Grant>) {
-    let Pooled { server, pool, user } = *pooled;
+pub(super) fn renew(pooled: Box<Pooled>, client: ClientId, grant: Giver<Grant>) {
+    let Pooled { server, pool, user, .. } = *pooled;
     pool.books.strike(&server.shared);
     let guard = SlotGuard { pool: Arc::clone(&pool), index: user.index, kind: Slot::Loan };
     spawn(async move {
@@ -88,11 +88,11 @@ pub(super) fn renew(pooled: Box<Pooled>, client: ClientId, grant: oneshot::Sende
                 guard.keep();
                 let pooled = pool.welcome(user, logged_in);
                 // Should the client have gone meanwhile, the lease is dropped, and the server offered to others.
-                drop(grant.send(Ok(Lease::new(pooled, client, Instant::now()))));
+                drop(grant.give(Ok(Lease::new(pooled, client, Instant::now()))));
             }
             Err(error) => {
                 drop(guard);
-                drop(grant.send(Err(error.client_error())));
+                drop(grant.give(Err(error.client_error())));
                 pool.login_failed(&user, error);
             }
         }
