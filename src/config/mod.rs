@@ -459,6 +459,7 @@ pub struct User {
 impl Default for Pooler {
     /// The defaults of a `.toml` file. Where they differ from PgBouncer's, transaction mode with one pool of 25
     /// and room for many clients is what Carpool is for.
+    #[expect(clippy::too_many_lines, reason = "one for each setting")]
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self {

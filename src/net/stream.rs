@@ -98,8 +98,8 @@ impl Stream {
     #[must_use]
     pub fn peer_uid(&self) -> Option<u32> {
         match self {
-            Self::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
             Self::Tcp(_) | Self::Tls(_) => None,
+            Self::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
         }
     }
 
