@@ -364,7 +364,7 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(syslog_ident, Kind::Text, "Name in the system's log.").ini("pgbouncer"),
     pooler!(
         syslog_facility,
-        Kind::Text,
+        Kind::Word(&FACILITIES),
         "Facility in the system's log: daemon, user, auth, authpriv, local0 to local7."
     ),
     pooler!(tcp_keepalive, Kind::Flag, "TCP keepalive, for clients and servers."),

@@ -495,9 +495,7 @@ impl Pool {
 
     /// A sentence about users who have all that they may have of all pools; empty for none.
     fn why_limited(&self) -> String {
-        let waits = |counts: &Counts| counts.waiting > 0;
-        let limited =
-            self.counts().into_iter().filter(|(name, counts)| waits(counts) && !self.quotas.of(name).has_room());
+        let limited = self.counts().into_iter().filter(|(name, _)| !self.quotas.of(name).has_room());
         let names: Vec<_> = limited.map(|(name, _)| format!("\"{name}\"")).collect();
         match names.is_empty() {
             true => String::new(),
