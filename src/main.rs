@@ -158,9 +158,11 @@ fn run(config: Config, source: Source) -> std::io::Result<()> {
         1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
-    timer::run_apart()?;
     let runtime = builder.worker_threads(workers).enable_io().build()?;
-    let result = runtime.block_on(pooler::run(config, source));
+    let result = runtime.block_on(async {
+        timer::start()?;
+        pooler::run(config, source).await
+    });
     // What is still closing is not waited for.
     runtime.shutdown_background();
     result

@@ -39,20 +39,20 @@ const PAGE: &str = include_str!("status.html");
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The process's timers, for hyper: those of the runtime may not be there.
+/// The process's timers, for hyper.
 #[derive(Clone, Copy)]
 struct Timers;
 
 /// See [`Timers`].
-struct Sleep(Pin<Box<tokio::time::Sleep>>);
+struct Sleep(timer::Sleep);
 
 impl hyper::rt::Timer for Timers {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        Box::pin(Sleep(Box::pin(timer::sleep(duration))))
+        Box::pin(Sleep(timer::sleep(duration)))
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        Box::pin(Sleep(Box::pin(timer::sleep_until(deadline))))
+        Box::pin(Sleep(timer::sleep_until(deadline)))
     }
 }
 
@@ -62,7 +62,7 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().poll(cx)
+        Pin::new(&mut self.0).poll(cx)
     }
 }
 

@@ -9,17 +9,20 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::info;
 
-use super::Context;
 use super::registry::{Admission, ClientKind, Identity, Registered, Registry};
 use super::relay::Session;
 use super::startup::{Handshake, HandshakeError, requested_settings};
-use crate::auth::{self, Account, ClientAuth, ClientStep, Policy, Proven, ServerCredentials, StoredSecret};
-use crate::config::{Config, Database, PoolMode};
+use super::{Context, cert};
+use crate::auth::{
+    self, Account, AuthFailure, ClientAuth, ClientStep, Policy, Proven, ServerCredentials, StoredSecret,
+};
+use crate::config::{AuthType, Config, Database, PoolMode};
 use crate::error::{ClientError, Severity, SqlState};
 use crate::names::{DatabaseName, UserName};
 use crate::net::Peer;
 use crate::net::stream::Stream;
 use crate::net::timer;
+use crate::pool::start::Start;
 use crate::pool::{Checkout, Judged, Lease, Pool, PoolUser, Welcome};
 use crate::protocol::ClientState;
 use crate::protocol::own;
@@ -30,6 +33,8 @@ use crate::wire::startup::{PROTOCOL_3_2, Startup};
 
 /// The longest name of a user or database, bytes: PostgreSQL's `NAMEDATALEN - 1`.
 const NAME_LIMIT: usize = 63;
+/// What the greeting has besides the parameters, bytes: enough for a long cancel key.
+const GREETING_ENDS: usize = 64;
 /// How long an error on its way to a client that doesn't read is kept up.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -131,14 +136,14 @@ pub async fn login(
     }
     let share = config.user_share(&server_user);
     let user = pool.user(&server_user, credentials, share);
-    let (welcome, Judged { settings, notices }) = initial_settings(&pool, &user, settings).await?;
+    let start = start_of(&pool, &user, settings).await?;
     let identity = identity(&request, io, ClientKind::Pooled);
-    let registered = Registry::register(admission, identity, Arc::clone(&settings));
+    let registered = Registry::register(admission, identity, Arc::clone(&start.settings));
     pool.count_client_login();
-    io.send(&greeting(&welcome, &settings, &notices, &registered)).await?;
+    io.send(&greeting(&start, &registered)).await?;
     let Some(io) = handshake.take() else { return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()) };
     let (stream, unread) = io.into_parts();
-    let state = ClientState::new(settings, &pool.tables.settings);
+    let state = ClientState::starting(Arc::clone(&start.settings), Arc::clone(&start.context));
     let mode = pool_mode(&config, database, &request.user);
     let max_packet_size = config.pooler.max_packet_size as usize;
     Ok(Entered::Session(Box::new(Session { stream, unread, registered, pool, user, state, mode, max_packet_size })))
@@ -151,6 +156,7 @@ fn identity(request: &Request, io: &Handshake, kind: ClientKind) -> Identity {
         kind,
         peer: request.peer,
         local: io.local,
+        tls: io.tls.as_ref().map(|tls| tls.cipher),
         protocol: request.startup.protocol,
     }
 }
@@ -176,7 +182,12 @@ async fn authenticate(
     let known = config.users.get(&request.user);
     let secret = known.and_then(|u| u.password.as_ref()).map(StoredSecret::parse);
     let account = if known.is_some() { Account::Known(secret.as_ref()) } else { Account::Unknown };
-    let policy = Policy::from(config.pooler.auth_type);
+    if config.pooler.auth_type == AuthType::Cert {
+        let checked =
+            cert::check(io.tls.as_deref(), &request.user, account, |p| cert::is_common_name(p, &request.user));
+        return checked.map(|()| (Proven::Nothing, secret.clone())).map_err(|failure| refused(request, failure));
+    }
+    let policy = Policy { binding: io.binding(), ..Policy::from(config.pooler.auth_type) };
     let mut step = ClientAuth::start(&policy, &request.user, account, &context.verifiers, &mut rand::rng());
     let mut message = Vec::new();
     loop {
@@ -195,12 +206,15 @@ async fn authenticate(
                 }
                 return Ok((proven, secret));
             }
-            ClientStep::Failed(failure) => {
-                info!(peer = %request.peer, "{failure}");
-                return Err(ClientError::from(failure).into());
-            }
+            ClientStep::Failed(failure) => return Err(refused(request, failure)),
         }
     }
+}
+
+/// The log learns the reason, the client only what it may.
+fn refused(request: &Request, failure: AuthFailure) -> HandshakeError {
+    info!(peer = %request.peer, "{failure}");
+    ClientError::from(failure).into()
 }
 
 fn check_limits(context: &Context, config: &Config, database: &Database, request: &Request) -> Result<(), ClientError> {
@@ -272,6 +286,21 @@ fn startup_settings(
 fn check_own_settings(settings: &[(String, String)]) -> Result<(), ClientError> {
     let refusal = settings.iter().find_map(|(name, value)| own::refusal(name, value));
     refusal.map_or(Ok(()), |refusal| Err(ClientError { severity: Severity::Fatal, ..refusal.into() }))
+}
+
+/// What the session starts with.
+async fn start_of(
+    pool: &Arc<Pool>,
+    user: &Arc<PoolUser>,
+    wanted: Vec<(String, String)>,
+) -> Result<Arc<Start>, ClientError> {
+    if let Some(start) = user.last_start(&wanted) {
+        return Ok(start);
+    }
+    let (welcome, judged) = initial_settings(pool, user, wanted.clone()).await?;
+    let start = Arc::new(Start::new(wanted, welcome, &judged, &pool.tables.settings));
+    user.note_start(&start);
+    Ok(start)
 }
 
 /// What the client is told of the server, and the settings that it starts with. A plain `application_name`
@@ -375,14 +404,10 @@ fn startup_parameter_error(error: QueryError) -> ClientError {
 }
 
 /// AuthenticationOk, notices about what the client asked for, the parameters, the cancel key, ReadyForQuery.
-fn greeting(welcome: &Welcome, settings: &Settings, notices: &[u8], registered: &Registered) -> Vec<u8> {
-    let mut message = Vec::new();
+fn greeting(start: &Start, registered: &Registered) -> Vec<u8> {
+    let mut message = Vec::with_capacity(start.greeting.len() + GREETING_ENDS);
     backend::put_authentication(&mut message, &[0; 4]);
-    message.extend_from_slice(notices);
-    for (name, value) in &welcome.parameters {
-        let value = settings.get(name).unwrap_or(value);
-        backend::put_parameter_status(&mut message, name.as_bytes(), value.as_bytes());
-    }
+    message.extend_from_slice(&start.greeting);
     finish_greeting(&mut message, registered);
     message
 }

@@ -1,6 +1,8 @@
 //! Layer 7: the application side: startup, login, and the relay between a client and its server.
 
 pub mod cancel;
+pub mod cert;
+pub mod connection;
 pub mod login;
 pub mod registry;
 pub mod relay;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Instant;
 
-use tokio::sync::oneshot;
+use tokio::task::coop;
 use tracing::{debug, info};
 
 use super::Context;
@@ -24,6 +24,7 @@ use super::registry::{CancelSlot, ClientShared, Phase, Registered, micros_since,
 use crate::config::PoolMode;
 use crate::error::{ClientError, SqlState};
 use crate::net::stream::Stream;
+use crate::pool::place::Place;
 use crate::pool::{Checkout, Grant, Lease, Pool, PoolUser};
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::reply::{self, Events, ServerPath};
@@ -40,6 +41,10 @@ use pins::Pin;
 const MOST_REQUESTS: usize = 2048;
 /// What a worker thread reads into, bytes.
 const READ_BUFFER: usize = 64 * 1024;
+/// How many small buffers a worker thread keeps for what can't be taken yet.
+const SPARE: usize = 64;
+/// How large they may be, bytes.
+const SPARE_SIZE: usize = 1024;
 /// How much a client may send ahead while it waits for a server, bytes.
 const READ_AHEAD: usize = 64 * 1024;
 
@@ -55,6 +60,8 @@ struct Outputs {
     to_client: Output,
     /// Carpool's own answers to the client, and what is sent to the server again.
     own: Vec<u8>,
+    /// Memory for what clients have sent that can't be taken yet.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Outputs {
@@ -62,6 +69,24 @@ impl Outputs {
         self.to_server.clear();
         self.to_client.clear();
         self.own.clear();
+    }
+
+    /// A copy of `bytes`.
+    fn keep(&mut self, bytes: &[u8]) -> Vec<u8> {
+        if bytes.is_empty() {
+            return Vec::new();
+        }
+        let mut kept = self.spare.pop().unwrap_or_default();
+        kept.extend_from_slice(bytes);
+        kept
+    }
+
+    /// Takes back the memory of such a copy.
+    fn recycle(&mut self, mut kept: Vec<u8>) {
+        if kept.capacity() <= SPARE_SIZE && self.spare.len() < SPARE {
+            kept.clear();
+            self.spare.push(kept);
+        }
     }
 }
 
@@ -86,7 +111,7 @@ enum Work {
 
 #[derive(Debug)]
 struct Waiting {
-    granted: oneshot::Receiver<Grant>,
+    granted: Place<Grant>,
     since: Moment,
 }
 
@@ -108,14 +133,14 @@ enum End {
     /// The client left.
     Left(&'static str),
     /// The client is told why.
-    Error(ClientError),
+    Error(Box<ClientError>),
     /// The server was lost, and the client was told by it.
     ServerFatal,
 }
 
 impl From<ClientError> for End {
     fn from(error: ClientError) -> Self {
-        Self::Error(error)
+        Self::Error(Box::new(error))
     }
 }
 
@@ -162,6 +187,8 @@ pub struct Relay {
     /// These are of Carpool's own requests, which make the server ready for it: on another one they would be needed
     /// again, and clients could trade servers for ever.
     expects: bool,
+    /// A read from the client was pending: this task is woken when there is something.
+    heeded: bool,
     /// The client has said goodbye behind requests that are still running: they run to their end, as they would
     /// on a connection of its own.
     leaving: bool,
@@ -192,12 +219,21 @@ impl Relay {
             starved: false,
             blocked: false,
             expects: false,
+            heeded: false,
             leaving: false,
             pin: None,
             audit: None,
         };
         relay.set_audit();
         relay
+    }
+
+    /// Has what is left for the client be sent, by a task of its own.
+    pub fn spawn_last_words(self) {
+        let Self { stream, out, .. } = self;
+        if !out.is_empty() {
+            tokio::spawn(super::login::last_words(stream, out.pending().to_vec()));
+        }
     }
 
     fn shared(&self) -> &Arc<ClientShared> {
@@ -275,12 +311,23 @@ impl Relay {
         self.poll_client(cx, scratch)
     }
 
+    /// Reads from the client. As long as it has nothing to say, asking costs next to nothing.
+    fn poll_read(&mut self, cx: &mut TaskContext<'_>, buf: &mut [u8]) -> Poll<std::io::Result<usize>> {
+        if self.heeded && !self.stream.is_readable() {
+            return Poll::Pending;
+        }
+        let read = self.stream.poll_read_into(cx, buf);
+        // One that has only had its share of this turn isn't heeded, but called again.
+        self.heeded = read.is_pending() && coop::has_budget_remaining();
+        read
+    }
+
     /// Takes bytes from the client: those kept from before, or new ones.
     fn poll_client(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
         if !self.carry.is_empty() && !self.starved {
             return Poll::Ready(self.take_carry(cx, &mut scratch.out));
         }
-        let n = match ready!(self.stream.poll_read_into(cx, &mut scratch.read)) {
+        let n = match ready!(self.poll_read(cx, &mut scratch.read)) {
             Ok(0) => return Poll::Ready(Err(End::Left("client close request"))),
             Ok(n) => n,
             Err(_) => return Poll::Ready(Err(End::Left("client connection lost"))),
@@ -288,7 +335,7 @@ impl Relay {
         if self.carry.is_empty() {
             let input = &scratch.read[..n];
             let taken = self.take_bytes(cx, input, &mut scratch.out);
-            return Poll::Ready(taken.map(|at| self.carry = input[at..].to_vec()));
+            return Poll::Ready(taken.map(|at| self.carry = scratch.out.keep(&input[at..])));
         }
         self.carry.extend_from_slice(&scratch.read[..n]);
         Poll::Ready(self.take_carry(cx, &mut scratch.out))
@@ -300,6 +347,8 @@ impl Relay {
         if at < input.len() {
             input.drain(..at);
             self.carry = input;
+        } else {
+            out.recycle(input);
         }
         Ok(())
     }
@@ -331,10 +380,12 @@ impl Relay {
 
     fn take_messages(&mut self, input: &[u8], out: &mut Outputs) -> Result<usize, End> {
         let mut at = self.remainder.bytes.min(input.len());
-        if self.remainder.forward {
-            out.to_server.forward(input, 0..at);
+        if at > 0 {
+            if self.remainder.forward {
+                out.to_server.forward(input, 0..at);
+            }
+            self.remainder.bytes -= at;
         }
-        self.remainder.bytes -= at;
         while at < input.len() {
             let active = match &mut self.work {
                 Work::Active(active) => active,
@@ -511,10 +562,14 @@ impl Relay {
         if self.carry.len() >= READ_AHEAD {
             return Poll::Pending;
         }
-        match ready!(self.stream.poll_read_into(cx, &mut scratch.read)) {
+        match ready!(self.poll_read(cx, &mut scratch.read)) {
             Ok(0) | Err(_) => Poll::Ready(Err(End::Left("client gone while waiting"))),
             Ok(n) => {
-                self.carry.extend_from_slice(&scratch.read[..n]);
+                if self.carry.is_empty() {
+                    self.carry = scratch.out.keep(&scratch.read[..n]);
+                } else {
+                    self.carry.extend_from_slice(&scratch.read[..n]);
+                }
                 Poll::Ready(Ok(()))
             }
         }
@@ -527,9 +582,11 @@ impl Relay {
         since: Moment,
         out: &mut Outputs,
     ) -> Result<(), End> {
-        let (instant, now) = self.now();
+        // It was given a moment ago.
+        let instant = lease.since().unwrap_or_else(Instant::now);
+        let now = micros_since(self.context().started, instant).max(since);
         if let Some(server) = lease.server() {
-            server.shared.counters.wait_time.add(now.saturating_sub(since));
+            server.shared.counters.wait_time.add(now - since);
         }
         if self.state.own.pin && !self.may_pin_by_hand()? {
             self.work = Work::Idle;
@@ -605,10 +662,9 @@ impl Relay {
         }
         let why = error.map_or_else(|| "it closed the connection".to_owned(), |e| e.to_string());
         let text = "server closed the connection unexpectedly";
-        End::Error(
-            ClientError::fatal(SqlState::CONNECTION_FAILURE, text)
-                .detail(format!("The server connection was lost: {why}.")),
-        )
+        ClientError::fatal(SqlState::CONNECTION_FAILURE, text)
+            .detail(format!("The server connection was lost: {why}."))
+            .into()
     }
 
     /// Takes the server's messages from `input`, gives the server back if it is free, and sends on what is the
@@ -627,7 +683,7 @@ impl Relay {
                 active.broken = true;
                 // What came before goes out, in front of the reason for the end.
                 self.out.push(out.to_client.bytes(input));
-                return Err(End::Error(error));
+                return Err(error.into());
             }
         };
         server.carry.extend_from_slice(&input[at..]);
@@ -789,7 +845,7 @@ impl Relay {
             || (orders & order::END_IDLE != 0 && idle)
             || (orders & order::END_QUERY != 0 && answered);
         if due {
-            return self.shared().end_error().map(End::Error);
+            return self.shared().end_error().map(End::from);
         }
         if orders & order::AUDIT != 0 {
             self.shared().clear_order(order::AUDIT);
@@ -900,10 +956,12 @@ fn take_server_messages(
     events: &mut Events,
 ) -> Result<usize, ClientError> {
     let mut at = server.remainder.bytes.min(input.len());
-    if server.remainder.forward {
-        out.to_client.forward(input, 0..at);
+    if at > 0 {
+        if server.remainder.forward {
+            out.to_client.forward(input, 0..at);
+        }
+        server.remainder.bytes -= at;
     }
-    server.remainder.bytes -= at;
     let mut path = ServerPath {
         client,
         server: &mut server.state,
@@ -917,7 +975,7 @@ fn take_server_messages(
         ClientError::fatal(SqlState::CONNECTION_FAILURE, text).detail("It was closed.")
     };
     while at < input.len() {
-        at = path.rows(input, at).map_err(fault)?;
+        at = path.results(input, at).map_err(fault)?;
         match path.message(input, at).map_err(fault)? {
             reply::Step::Taken { consumed, remaining, forward } => {
                 at += consumed;
@@ -995,18 +1053,6 @@ impl Future for Relay {
         relay.finish(end);
         Poll::Ready(())
     }
-}
-
-/// Runs a session to its end, its last words included.
-pub fn spawn(session: Session) {
-    let mut relay = Relay::new(session);
-    tokio::spawn(async move {
-        (&mut relay).await;
-        if !relay.out.is_empty() {
-            let Relay { stream, out, .. } = relay;
-            tokio::spawn(super::login::last_words(stream, out.pending().to_vec()));
-        }
-    });
 }
 
 #[cfg(test)]

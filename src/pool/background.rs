@@ -66,7 +66,7 @@ impl Drop for SlotGuard {
 
 /// Closes a server and frees its slot once it is gone.
 pub(super) fn close(pooled: Box<Pooled>, kind: Slot) {
-    let Pooled { server, pool, user } = *pooled;
+    let Pooled { server, pool, user, .. } = *pooled;
     pool.forget_server(&server);
     let guard = SlotGuard { pool, index: user.index, kind };
     spawn(async move {
@@ -239,6 +239,7 @@ impl Pool {
         Login {
             target: spec.target.clone(),
             options: spec.options,
+            tls: spec.tls.clone(),
             user: user.name.clone(),
             database: spec.dbname.clone(),
             credentials: user.credentials.lock().clone(),
@@ -270,7 +271,7 @@ impl Pool {
         self.servers.lock().insert(server.shared.id, Arc::clone(&server.shared));
         self.past.lock().server_logins += 1;
         info!(server = %server.shared.id, database = %self.name, user = %user.name, target = %server.shared.target, "new connection to server");
-        Box::new(Pooled { server, pool: Arc::clone(self), user })
+        Box::new(Pooled { server, pool: Arc::clone(self), user, lent: Instant::now() })
     }
 
     fn login_failed(self: &Arc<Self>, user: &PoolUser, error: LoginError) {
@@ -289,7 +290,7 @@ impl Pool {
         let told = if hopeless { queue.take_waiting(user.index) } else { Vec::new() };
         drop(queue);
         for ticket in told {
-            drop(ticket.grant.send(Err(error.client_error())));
+            drop(ticket.grant.give(Err(error.client_error())));
         }
     }
 

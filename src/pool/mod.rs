@@ -8,9 +8,12 @@ mod background;
 pub mod directory;
 pub mod listening;
 pub mod pins;
+pub mod place;
 pub mod queue;
 pub mod spec;
+pub mod start;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,7 +21,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
 use crate::auth::ServerCredentials;
 use crate::error::{ClientError, SqlState};
@@ -29,22 +31,34 @@ use crate::protocol::settings::Settings;
 use crate::server::connect::LoginError;
 use crate::server::{Holder, Server, ServerShared};
 use crate::stats::Totals;
+use place::{Giver, Place, Recycled, Spare};
 use queue::{Counts, Plan, Queue, Released, UserIndex, Waiter};
 use spec::Spec;
+use start::Start;
 
 /// What a client gets for waiting.
 pub type Grant = Result<Lease, ClientError>;
 
-/// A place in the queue.
+thread_local! {
+    static SPARE: RefCell<Spare<Grant>> = const { Spare::new() };
+}
+
+impl Recycled for Grant {
+    fn with_spare<R>(f: impl FnOnce(&mut Spare<Self>) -> R) -> Option<R> {
+        SPARE.try_with(|spare| spare.try_borrow_mut().ok().map(|mut spare| f(&mut spare))).ok().flatten()
+    }
+}
+
+/// One who stands in the queue.
 #[derive(Debug)]
 pub struct Ticket {
     client: ClientId,
-    grant: oneshot::Sender<Grant>,
+    grant: Giver<Grant>,
 }
 
 impl Waiter for Ticket {
     fn is_waiting(&self) -> bool {
-        !self.grant.is_closed()
+        !self.grant.is_left()
     }
 }
 
@@ -55,6 +69,8 @@ pub struct Pooled {
     pub server: Server,
     pool: Arc<Pool>,
     user: Arc<PoolUser>,
+    /// Since when it is on loan, if it is.
+    lent: Instant,
 }
 
 /// A server on loan.
@@ -62,7 +78,8 @@ pub struct Pooled {
 pub struct Lease(Option<Box<Pooled>>);
 
 impl Lease {
-    fn new(pooled: Box<Pooled>, client: ClientId, since: Instant) -> Self {
+    fn new(mut pooled: Box<Pooled>, client: ClientId, since: Instant) -> Self {
+        pooled.lent = since;
         *pooled.server.shared.holder.lock() = Some(Holder { client, since });
         Self(Some(pooled))
     }
@@ -70,6 +87,12 @@ impl Lease {
     /// The server. A lease has one from its making to its drop.
     pub fn server(&mut self) -> Option<&mut Server> {
         self.0.as_mut().map(|pooled| &mut pooled.server)
+    }
+
+    /// Since when it is on loan.
+    #[must_use]
+    pub fn since(&self) -> Option<Instant> {
+        self.0.as_ref().map(|pooled| pooled.lent)
     }
 
     /// Gives the server back at `now`. As dropping, without a look at the clock.
@@ -126,6 +149,7 @@ pub struct PoolUser {
     pub welcome: ArcSwapOption<Welcome>,
     /// What startup parameters, as clients spell them, come to.
     canonical: Mutex<Canonical>,
+    start: ArcSwapOption<Start>,
 }
 
 /// What startup parameters come to.
@@ -218,7 +242,7 @@ pub enum Checkout {
     /// A server at once.
     Now(Lease),
     /// A place in the queue.
-    Wait(oneshot::Receiver<Grant>),
+    Wait(Place<Grant>),
 }
 
 impl Pool {
@@ -259,6 +283,7 @@ impl Pool {
             credentials: Mutex::new(credentials),
             welcome: ArcSwapOption::empty(),
             canonical: Mutex::default(),
+            start: ArcSwapOption::empty(),
         });
         users.by_name.insert(name.clone(), Arc::clone(&user));
         users.list.push(Arc::clone(&user));
@@ -279,7 +304,7 @@ impl Pool {
             #[expect(clippy::borrowed_box, reason = "what the queue holds")]
             let suits = |pooled: &Box<Pooled>| settings.is_some_and(|s| Arc::ptr_eq(&pooled.server.state.settings, s));
             let Some((mut pooled, since)) = queue.take_idle(user.index, suits) else {
-                let (grant, granted) = oneshot::channel();
+                let (grant, granted) = place::place();
                 let ticket = Ticket { client, grant };
                 match client {
                     ClientId::LISTENER => queue.wait_in_front(user.index, ticket, now),
@@ -331,7 +356,7 @@ impl Pool {
             Released::Handed(ticket, pooled) => {
                 drop(queue);
                 // Should the client have gone meanwhile, the lease comes back and is dropped, and so offered again.
-                drop(ticket.grant.send(Ok(Lease::new(pooled, ticket.client, now))));
+                drop(ticket.grant.give(Ok(Lease::new(pooled, ticket.client, now))));
             }
             Released::Kept => {
                 let others_wait = queue.has_waiting();
@@ -374,7 +399,7 @@ impl Pool {
                 let overdue = self.queue.lock().take_overdue(deadline);
                 for ticket in overdue {
                     let error = self.wait_timeout_error(spec.wait_timeout, now);
-                    drop(ticket.grant.send(Err(error)));
+                    drop(ticket.grant.give(Err(error)));
                 }
             }
         }

@@ -7,10 +7,12 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::admin::Admin;
+use crate::client::connection::Connection;
 use crate::client::login::{self, Entered};
 use crate::client::registry::Admission;
-use crate::client::startup::{Handshake, HandshakeError, Wish};
-use crate::client::{Context, cancel, relay};
+use crate::client::relay::Session;
+use crate::client::startup::{self, Handshake, HandshakeError, Wish};
+use crate::client::{Context, cancel};
 use crate::error::{ClientError, SqlState};
 use crate::net::listener::{Accepted, Listener};
 use crate::net::timer;
@@ -33,7 +35,8 @@ pub async fn accept(mut listener: Listener, admin: Arc<Admin>, mut stopping: wat
             Ok(accepted) => {
                 failing = false;
                 // On the heap: a large future is copied several times on its way to becoming a task.
-                tokio::spawn(Box::pin(serve(Arc::clone(&admin), accepted, stopping.clone())));
+                let entering = Box::pin(serve(Arc::clone(&admin), accepted, stopping.clone()));
+                tokio::spawn(Connection::Entering(entering));
             }
             Err(error) => {
                 // One line for a whole spell of failures.
@@ -46,8 +49,8 @@ pub async fn accept(mut listener: Listener, admin: Arc<Admin>, mut stopping: wat
     }
 }
 
-/// One connection, from its first byte on.
-async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<bool>) {
+/// One connection, from its first byte on. Gives the session that it comes to; others are served by other tasks.
+async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<bool>) -> Option<Box<Session>> {
     let context = &admin.context;
     let Accepted { stream, peer, local } = accepted;
     let mut handshake = Some(Handshake::new(stream, local));
@@ -61,8 +64,7 @@ async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<
     };
     match entered {
         Ok(None) => {}
-        // The session goes on as a task of its own, so that this one's memory, large from the login, is freed.
-        Ok(Some(Entered::Session(session))) => relay::spawn(*session),
+        Ok(Some(Entered::Session(session))) => return Some(session),
         Ok(Some(Entered::Replication(replication))) => {
             tokio::spawn(replication.run());
         }
@@ -70,6 +72,7 @@ async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<
             tokio::spawn(crate::admin::console::serve(*console, admin));
         }
         Err(HandshakeError::Io(error)) => debug!(%peer, "connection lost during login: {error}"),
+        Err(error @ HandshakeError::Tls(_)) => info!(%peer, "closing because: {error}"),
         Err(HandshakeError::Client(error)) => {
             info!(%peer, "closing because: {error}");
             if let Some(handshake) = handshake {
@@ -80,6 +83,7 @@ async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<
             }
         }
     }
+    None
 }
 
 fn login_timeout(timeout: Duration) -> ClientError {
@@ -95,8 +99,8 @@ async fn enter(
     peer: Peer,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<Option<Entered>, HandshakeError> {
-    let Some(io) = handshake.as_mut() else { return Ok(None) };
-    let startup = match io.wish().await? {
+    let tls = context.config.load().client_tls.clone();
+    let startup = match startup::wish(handshake, &tls).await? {
         Wish::Cancel(key) => {
             cancel::request(context, &key).await;
             return Ok(None);
@@ -127,5 +131,7 @@ fn log_login(entered: &Entered) {
         Entered::Replication(replication) => replication.registered(),
     };
     let client = &registered.shared;
-    info!(client = %client.id, peer = %client.peer, user = %client.user, database = %client.database, "login");
+    let tls = client.tls.map(|cipher| cipher.to_string());
+    let tls = tls.as_deref().unwrap_or("no");
+    info!(client = %client.id, peer = %client.peer, user = %client.user, database = %client.database, tls, "login");
 }

@@ -149,7 +149,6 @@ async fn handle_orders(
 
 async fn tick(context: Arc<Context>) {
     let mut interval = timer::interval(TICK);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         interval.tick().await;
         let now = Instant::now();

@@ -61,8 +61,14 @@ impl ClientState {
     /// A client with nothing prepared.
     #[must_use]
     pub fn new(settings: Arc<Settings>, table: &SettingsTable) -> Self {
-        let tenant = sequences::new_tenant();
         let context = table.intern(settings.when_parsing());
+        Self::starting(settings, context)
+    }
+
+    /// As [`ClientState::new`], with the settings among them that matter when a text is parsed.
+    #[must_use]
+    pub fn starting(settings: Arc<Settings>, context: Arc<Settings>) -> Self {
+        let tenant = sequences::new_tenant();
         let (startup, own) = (Arc::clone(&settings), Own::of(&settings));
         let (to_tell, told) = (Taints::NONE, Taints::NONE);
         Self {

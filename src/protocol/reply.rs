@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::functions::changes_functions;
-use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Request, ServerUndo, Unexpected};
+use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Passes, Request, ServerUndo, Unexpected};
 use super::request::{OWN, Output, Tables};
 use super::session::{Findings, Taint, Taints};
 use super::settings::{ROLE, SESSION_AUTHORIZATION, Settings, canonical_name, follows_client};
@@ -143,18 +143,26 @@ impl ServerPath<'_> {
         Ok(Step::Taken { consumed, remaining, forward })
     }
 
-    /// Passes on whole messages with rows, from `at` on, as far as they change no records. Gives where they end.
-    pub fn rows(&mut self, input: &[u8], at: usize) -> Result<usize, ServerFault> {
-        if self.server.partial || !self.server.pipeline.passes_rows() {
+    /// Passes on whole messages of results, from `at` on, as far as they change no records. Gives where they end.
+    pub fn results(&mut self, input: &[u8], at: usize) -> Result<usize, ServerFault> {
+        let passes = self.server.pipeline.passes();
+        if self.server.partial || passes == Passes::Nothing {
             return Ok(at);
         }
+        let all = passes == Passes::Results && self.server.left().is_empty();
         let mut end = at;
         while let Some(header) = frame::peek(&input[end..])? {
-            let next = end + header.total_len();
-            if header.tag != tag::DATA_ROW || next > input.len() {
+            let Some(message) = input.get(end..end + header.total_len()) else { break };
+            let passes = match header.tag {
+                tag::DATA_ROW => true,
+                tag::ROW_DESCRIPTION => all,
+                tag::COMMAND_COMPLETE => all && is_of_results(&message[HEADER_LEN..]),
+                _ => false,
+            };
+            if !passes {
                 break;
             }
-            end = next;
+            end += message.len();
         }
         if end > at {
             self.to_client.forward(input, at..end);
@@ -652,6 +660,11 @@ fn inspected(header: Header) -> Result<usize, FrameError> {
         | tag::NOTICE_RESPONSE => Ok(0),
         other => Err(FrameError::Body(other)),
     }
+}
+
+/// Whether a command tag is that of a command which reads or writes rows, and does nothing else.
+fn is_of_results(tag: &[u8]) -> bool {
+    matches!(tag.first_chunk::<7>(), Some(b"SELECT " | b"INSERT " | b"UPDATE " | b"DELETE "))
 }
 
 /// The id in one of Carpool's names that stands in an error's text.

@@ -31,4 +31,5 @@ mod sequences;
 mod sharing;
 mod startup;
 mod stopping;
+mod tls;
 mod versions;

@@ -248,11 +248,11 @@ v = pool_mode=x
     let expected = [
         "c.ini:2: pgbouncer.listen_port: expected a whole number",
         "c.ini:3: pgbouncer.pool_mode: \"sesion\" is not one of session, transaction, statement",
-        "c.ini:4: pgbouncer.auth_type: pam is not supported yet; it may be trust, any, plain, md5, scram-sha-256",
+        "c.ini:4: pgbouncer.auth_type: pam is not supported yet; it may be trust, any, plain, md5, scram-sha-256, \
+         cert",
         "c.ini:5: pgbouncer.lisen_addr: unknown setting; did you mean listen_addr?",
         "c.ini:6: pgbouncer.auth_user: looking users up in the database is not supported yet; name them in [users] or \
          auth_file",
-        "c.ini:7: pgbouncer.client_tls_sslmode: TLS with clients is not supported yet",
         "c.ini:9: databases.a.pol_size: unknown setting; did you mean pool_size?",
         "c.ini:10: databases.b.port: 0 is out of range (1 to 65535)",
         "c.ini:10: databases.b.auth_query: looking users up in the database is not supported yet; name them in [users] \
@@ -263,6 +263,7 @@ v = pool_mode=x
         "c.ini:15: users.u.password: unknown setting",
         "c.ini:16: users.v.pool_mode: \"x\" is not one of session, transaction, statement",
         "c.ini:17: expected key = value, [section], %include or a comment",
+        "c.ini: pgbouncer.client_tls_key_file: must be set for TLS with clients (client_tls_sslmode)",
     ];
     assert_eq!(ini_errors(text), expected);
 }

@@ -346,7 +346,11 @@ impl World {
         };
         let mut result = Ok(());
         while at < input.len() {
-            match path.message(&input, at) {
+            let taken = path.results(&input, at).and_then(|end| {
+                at = end;
+                path.message(&input, at)
+            });
+            match taken {
                 Ok(reply::Step::Taken { consumed, remaining, forward }) => {
                     at += consumed;
                     server.remainder = (remaining, forward);
