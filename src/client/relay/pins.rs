@@ -75,6 +75,9 @@ impl Relay {
         }
         let Work::Active(active) = &mut self.work else { return false };
         let Some(server) = active.lease.server() else { return false };
+        if server.state.keeping == Keeping::Never {
+            return true;
+        }
         if self.mode == PoolMode::Session && server.state.sequences.has_own() {
             // The session has begun on this one.
             server.state.sequences.accept();
