@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
+use super::place::Giver;
 use super::queue::UserIndex;
 use super::spec::Spec;
 use super::{Grant, Lease, Pool, PoolUser, Pooled, Welcome};
@@ -67,7 +67,7 @@ impl Drop for SlotGuard {
 /// Closes a server and frees its slot once it is gone.
 pub(super) fn close(pooled: Box<Pooled>, kind: Slot) {
     let Pooled { server, pool, user, .. } = *pooled;
-    pool.forget_server(&server);
+    pool.books.strike(&server.shared);
     let guard = SlotGuard { pool, index: user.index, kind };
     spawn(async move {
         server.close().await;
@@ -76,9 +76,9 @@ pub(super) fn close(pooled: Box<Pooled>, kind: Slot) {
 }
 
 /// Closes a server and logs another one in, in the same slot, for `client`.
-pub(super) fn renew(pooled: Box<Pooled>, client: ClientId, grant: oneshot::Sender<Grant>) {
-    let Pooled { server, pool, user } = *pooled;
-    pool.forget_server(&server);
+pub(super) fn renew(pooled: Box<Pooled>, client: ClientId, grant: Giver<Grant>) {
+    let Pooled { server, pool, user, .. } = *pooled;
+    pool.books.strike(&server.shared);
     let guard = SlotGuard { pool: Arc::clone(&pool), index: user.index, kind: Slot::Loan };
     spawn(async move {
         server.close().await;
@@ -88,11 +88,11 @@ pub(super) fn renew(pooled: Box<Pooled>, client: ClientId, grant: oneshot::Sende
                 guard.keep();
                 let pooled = pool.welcome(user, logged_in);
                 // Should the client have gone meanwhile, the lease is dropped, and the server offered to others.
-                drop(grant.send(Ok(Lease::new(pooled, client, Instant::now()))));
+                drop(grant.give(Ok(Lease::new(pooled, client, Instant::now()))));
             }
             Err(error) => {
                 drop(guard);
-                drop(grant.send(Err(error.client_error())));
+                drop(grant.give(Err(error.client_error())));
                 pool.login_failed(&user, error);
             }
         }
@@ -163,7 +163,9 @@ impl Abandoned {
     /// terminated meanwhile: a waiting client would get it without a further look.
     fn offer(mut self) {
         let fit = |pooled: &mut Box<Pooled>| {
-            pooled.server.is_at_boundary() && pooled.server.stream.idle_state() == IdleState::Quiet
+            pooled.server.is_at_boundary()
+                && pooled.server.stream.idle_state() == IdleState::Quiet
+                && !pooled.pool.is_outdated(&pooled.server.shared)
         };
         if self.0.as_mut().is_some_and(fit) {
             if let Some(pooled) = self.0.take() {
@@ -248,12 +250,18 @@ impl Pool {
             timeout: spec.connect_timeout,
             max_prepared_statements: spec.max_prepared_statements,
             lifetime: spec.lifetime,
+            generation: self.control.generation(),
         }
     }
 
     fn logged_in(self: &Arc<Self>, user: Arc<PoolUser>, logged_in: LoggedIn) {
         let pooled = self.welcome(user, logged_in);
-        Self::offer(pooled, Instant::now(), true);
+        if self.is_outdated(&pooled.server.shared) {
+            self.queue.lock().login_outdated(pooled.user.index);
+            close(pooled, Slot::Loan);
+        } else {
+            Self::offer(pooled, Instant::now(), true);
+        }
         self.pump();
     }
 
@@ -268,8 +276,7 @@ impl Pool {
         }
         let baseline = Arc::clone(&server.state.settings);
         user.welcome.store(Some(Arc::new(Welcome { parameters, baseline })));
-        self.servers.lock().insert(server.shared.id, Arc::clone(&server.shared));
-        self.past.lock().server_logins += 1;
+        self.books.enter(&server.shared);
         info!(server = %server.shared.id, database = %self.name, user = %user.name, target = %server.shared.target, "new connection to server");
         Box::new(Pooled { server, pool: Arc::clone(self), user, lent: Instant::now() })
     }
@@ -291,13 +298,6 @@ impl Pool {
         drop(queue);
         for ticket in told {
             drop(ticket.grant.give(Err(error.client_error())));
-        }
-    }
-
-    fn forget_server(&self, server: &crate::server::Server) {
-        let mut servers = self.servers.lock();
-        if servers.remove(&server.shared.id).is_some() {
-            self.past.lock().count(&server.shared.counters);
         }
     }
 }
