@@ -94,6 +94,12 @@ pub struct AuthFailure {
 }
 
 impl AuthFailure {
+    /// Of a user, for a reason.
+    #[must_use]
+    pub const fn new(user: UserName, reason: FailureReason) -> Self {
+        Self { user, reason }
+    }
+
     /// The true reason, for the log only.
     #[must_use]
     pub const fn reason(&self) -> FailureReason {
@@ -110,6 +116,9 @@ pub enum FailureReason {
     /// There is no such user, and no password would have been asked for, so nothing hides it.
     #[error("unknown user, with auth_type trust")]
     NotTrusted,
+    /// The method isn't one that looks at the stored secret.
+    #[error("the method doesn't look at stored secrets")]
+    DecidedElsewhere,
     /// The user has no password.
     #[error("no password is set for the user")]
     NoPassword,
@@ -144,6 +153,7 @@ impl From<AuthFailure> for ClientError {
             Reason::Sasl(error) => (SqlState::PROTOCOL_VIOLATION, error.to_string()),
             Reason::Scram(error) if error != ScramError::WrongProof => return scram_error(error),
             Reason::UnknownUser
+            | Reason::DecidedElsewhere
             | Reason::NoPassword
             | Reason::OnlyMd5Secret
             | Reason::WrongPassword
@@ -218,6 +228,10 @@ impl ClientAuth {
             AuthType::Trust => return trust(user, account),
             AuthType::Plain | AuthType::Md5 => policy.decoy,
             AuthType::ScramSha256 => SecretKind::Scram,
+            AuthType::Hba | AuthType::Peer | AuthType::Ldap | AuthType::Pam | AuthType::Jwt => {
+                let (user, reason) = (user.clone(), FailureReason::DecidedElsewhere);
+                return ClientStep::Failed(AuthFailure { user, reason });
+            }
         };
         let (secret, doom) = match account {
             Account::Known(Some(secret)) if !secret.is_empty() => (secret.clone(), None),
@@ -380,8 +394,17 @@ impl Attempt {
     }
 }
 
+/// The body of the message that asks for a clear-text password.
+#[must_use]
+pub fn cleartext_request() -> Vec<u8> {
+    authentication(code::CLEARTEXT_PASSWORD, b"")
+}
+
 /// The one string of a PasswordMessage.
-fn password_of(body: &[u8]) -> Result<Password, FailureReason> {
+///
+/// # Errors
+/// When it isn't one, or empty.
+pub fn password_of(body: &[u8]) -> Result<Password, FailureReason> {
     if body.len() > MAX_PASSWORD_MESSAGE {
         return Err(FailureReason::InvalidPasswordMessage);
     }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `toml_file`, `ini`, `url` | a text to its keys and values, in the order of the file: `document` |
 //! | `userlist` | PgBouncer's `auth_file` |
+//! | `hba`, `ldap`, `jwt` | who may connect, and how they show who they are; `access` puts it together |
 //! | `settings`, `sections` | the table of every setting: name, kind, default, meaning |
 //! | `foreign` | PgBouncer's settings that have no effect here, or are refused |
 //! | `kind`, `field`, `time` | values: from a file, to a typed field, and back to text |
@@ -15,13 +16,17 @@
 //! | `write` | a [`Config`] to TOML, and to the rows of SHOW CONFIG |
 //! | `report` | errors and warnings with their place |
 
+pub mod access;
 mod build;
 mod check;
 mod document;
 mod field;
 mod foreign;
+pub mod hba;
 mod ini;
+pub mod jwt;
 mod kind;
+pub mod ldap;
 mod report;
 mod sections;
 mod settings;
@@ -100,14 +105,35 @@ pub enum AuthType {
     Md5,
     /// SCRAM-SHA-256.
     ScramSha256,
+    /// As the line of `auth_hba_file` says that is for the connection.
+    Hba,
+    /// By the user of the operating system at the other end of the unix socket.
+    Peer,
+    /// Clear-text password that an LDAP server knows.
+    Ldap,
+    /// Clear-text password that PAM knows.
+    Pam,
+    /// Signed token in the place of a clear-text password (Carpool's own).
+    Jwt,
 }
 
 impl AuthType {
     /// All types.
-    pub const ALL: [Self; 5] = [Self::Trust, Self::Any, Self::Plain, Self::Md5, Self::ScramSha256];
+    pub const ALL: [Self; 10] = [
+        Self::Trust,
+        Self::Any,
+        Self::Plain,
+        Self::Md5,
+        Self::ScramSha256,
+        Self::Hba,
+        Self::Peer,
+        Self::Ldap,
+        Self::Pam,
+        Self::Jwt,
+    ];
 
     /// PgBouncer's types that are not here.
-    const NOT_SUPPORTED: &[&str] = &["cert", "hba", "ldap", "pam", "peer"];
+    const NOT_SUPPORTED: &[&str] = &["cert"];
 
     /// The word of the configuration.
     #[must_use]
@@ -118,6 +144,11 @@ impl AuthType {
             Self::Plain => "plain",
             Self::Md5 => "md5",
             Self::ScramSha256 => "scram-sha-256",
+            Self::Hba => "hba",
+            Self::Peer => "peer",
+            Self::Ldap => "ldap",
+            Self::Pam => "pam",
+            Self::Jwt => "jwt",
         }
     }
 }
@@ -159,6 +190,8 @@ pub struct Config {
     pub users: BTreeMap<UserName, User>,
     /// The users whose password is the one in `auth_file`.
     pub auth_file_users: BTreeSet<UserName>,
+    /// What the files of `auth_hba_file` and the like have.
+    pub access: Arc<access::Access>,
     /// What the file asks for without effect, and what looks wrong; to be logged at start and on reload.
     pub warnings: Vec<String>,
     /// What it was read from.
@@ -211,6 +244,22 @@ pub struct Pooler {
     pub auth_type: AuthType,
     /// PgBouncer's userlist file (already merged into `Config::users`).
     pub auth_file: Option<PathBuf>,
+    /// Who may connect from where and how, in the format of `pg_hba.conf` (already read into `Config::access`).
+    pub auth_hba_file: Option<PathBuf>,
+    /// The identity maps of its lines, in the format of `pg_ident.conf`.
+    pub auth_ident_file: Option<PathBuf>,
+    /// The LDAP server of `auth_type = ldap`, as options of an hba line; may have a password in it.
+    pub auth_ldap_options: Option<Secret>,
+    /// The keys that tokens are signed with, as a JSON Web Key Set (Carpool's own).
+    pub auth_jwks_file: Option<PathBuf>,
+    /// Who must have issued a token (Carpool's own).
+    pub auth_jwt_issuer: Option<String>,
+    /// For whom a token must be: one of these (Carpool's own).
+    pub auth_jwt_audience: Vec<String>,
+    /// The claim that has the user's name (Carpool's own).
+    pub auth_jwt_user_claim: String,
+    /// How far the clocks of issuer and Carpool may differ (Carpool's own).
+    pub auth_jwt_leeway: Duration,
     /// Users who may run changing console commands.
     pub admin_users: Vec<UserName>,
     /// Users who may run SHOW on the console.
@@ -384,6 +433,14 @@ impl Default for Pooler {
             max_user_connections: 0,
             auth_type: AuthType::ScramSha256,
             auth_file: None,
+            auth_hba_file: None,
+            auth_ident_file: None,
+            auth_ldap_options: None,
+            auth_jwks_file: None,
+            auth_jwt_issuer: None,
+            auth_jwt_audience: Vec::new(),
+            auth_jwt_user_claim: "sub".into(),
+            auth_jwt_leeway: seconds(30),
             admin_users: Vec::new(),
             stats_users: Vec::new(),
             server_idle_timeout: seconds(600),

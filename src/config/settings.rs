@@ -221,7 +221,7 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(
         auth_type,
         Kind::AuthType,
-        "How clients log in: scram-sha-256, md5 (SCRAM where the secret is), plain, trust, any."
+        "How clients log in: scram-sha-256, md5 (SCRAM where the secret is), plain, trust, any, hba, peer, ldap, pam, jwt."
     )
     .ini("md5"),
     pooler!(
@@ -230,6 +230,24 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         "Further users, in the format of PgBouncer's userlist.txt; [users] wins, setting by setting."
     )
     .unset(""),
+    pooler!(
+        auth_hba_file,
+        Kind::Path,
+        "With auth_type hba: who may connect from where and how, in the format of pg_hba.conf."
+    )
+    .unset(""),
+    pooler!(auth_ident_file, Kind::Path, "Identity maps of auth_hba_file, in the format of pg_ident.conf.").unset(""),
+    pooler!(
+        auth_ldap_options,
+        Kind::Secret,
+        "With auth_type ldap: the server and how users are found there, as options of an hba line."
+    )
+    .unset(""),
+    pooler!(auth_jwks_file, Kind::Path, "With auth_type jwt: the keys of the issuer, a JSON Web Key Set.").unset(""),
+    pooler!(auth_jwt_issuer, Kind::Text, "Who must have issued a token (its claim iss).").unset(""),
+    pooler!(auth_jwt_audience, Kind::List, "For whom a token must be (its claim aud): one of these."),
+    pooler!(auth_jwt_user_claim, Kind::Text, "The claim of a token that has the user's name."),
+    pooler!(auth_jwt_leeway, Kind::Time, "How far the issuer's clock may differ, at most 5 minutes."),
     pooler!(admin_users, Kind::List, "Users who may run all commands on the console (the database pgbouncer)."),
     pooler!(stats_users, Kind::List, "Users who may run SHOW on the console."),
     pooler!(server_idle_timeout, Kind::Time, "Close a server connection that nobody used for so long. 0: never."),

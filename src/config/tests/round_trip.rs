@@ -60,6 +60,9 @@ prop_compose! {
         pooler.http_port = pooler.http_port.filter(|port| *port != pooler.listen_port);
         // With a file: see the test below.
         pooler.auth_file = None;
+        if matches!(pooler.auth_type, AuthType::Hba | AuthType::Ldap | AuthType::Pam | AuthType::Jwt) {
+            pooler.auth_type = AuthType::Peer;
+        }
         pooler
     }
 }
