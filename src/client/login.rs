@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::info;
 
-use super::Context;
 use super::registry::{Admission, ClientKind, Identity, Registered, Registry};
 use super::relay::Session;
 use super::startup::{Handshake, HandshakeError, requested_settings};
-use crate::auth::{self, Account, ClientAuth, ClientStep, Policy, Proven, ServerCredentials, StoredSecret};
-use crate::config::{Config, Database, PoolMode};
+use super::{Context, cert};
+use crate::auth::{
+    self, Account, AuthFailure, ClientAuth, ClientStep, Policy, Proven, ServerCredentials, StoredSecret,
+};
+use crate::config::{AuthType, Config, Database, PoolMode};
 use crate::error::{ClientError, Severity, SqlState};
 use crate::names::{DatabaseName, UserName};
 use crate::net::Peer;
@@ -151,6 +153,7 @@ fn identity(request: &Request, io: &Handshake, kind: ClientKind) -> Identity {
         kind,
         peer: request.peer,
         local: io.local,
+        tls: io.tls.as_ref().map(|tls| tls.cipher),
         protocol: request.startup.protocol,
     }
 }
@@ -176,7 +179,12 @@ async fn authenticate(
     let known = config.users.get(&request.user);
     let secret = known.and_then(|u| u.password.as_ref()).map(StoredSecret::parse);
     let account = if known.is_some() { Account::Known(secret.as_ref()) } else { Account::Unknown };
-    let policy = Policy::from(config.pooler.auth_type);
+    if config.pooler.auth_type == AuthType::Cert {
+        let checked =
+            cert::check(io.tls.as_deref(), &request.user, account, |p| cert::is_common_name(p, &request.user));
+        return checked.map(|()| (Proven::Nothing, secret.clone())).map_err(|failure| refused(request, failure));
+    }
+    let policy = Policy { binding: io.binding(), ..Policy::from(config.pooler.auth_type) };
     let mut step = ClientAuth::start(&policy, &request.user, account, &context.verifiers, &mut rand::rng());
     let mut message = Vec::new();
     loop {
@@ -195,12 +203,15 @@ async fn authenticate(
                 }
                 return Ok((proven, secret));
             }
-            ClientStep::Failed(failure) => {
-                info!(peer = %request.peer, "{failure}");
-                return Err(ClientError::from(failure).into());
-            }
+            ClientStep::Failed(failure) => return Err(refused(request, failure)),
         }
     }
+}
+
+/// The log learns the reason, the client only what it may.
+fn refused(request: &Request, failure: AuthFailure) -> HandshakeError {
+    info!(peer = %request.peer, "{failure}");
+    ClientError::from(failure).into()
 }
 
 fn check_limits(context: &Context, config: &Config, database: &Database, request: &Request) -> Result<(), ClientError> {

@@ -42,6 +42,7 @@ pub(super) fn build(document: Document, format: Format, mut report: Report) -> R
     builder.cap_min_pool_size(&mut config.pooler);
     config.access = Arc::new(Access::load(&config, &mut report));
     check::check(&config, &mut report);
+    super::tls::load(&mut config, &mut report);
     config.warnings = report.finish()?;
     Ok(config)
 }

@@ -9,6 +9,7 @@
 //! | `toml_file`, `ini`, `url` | a text to its keys and values, in the order of the file: `document` |
 //! | `userlist` | PgBouncer's `auth_file` |
 //! | `hba`, `ldap`, `jwt` | who may connect, and how they show who they are; `access` puts it together |
+//! | `tls` | the files of TLS |
 //! | `settings`, `sections` | the table of every setting: name, kind, default, meaning |
 //! | `foreign` | PgBouncer's settings that have no effect here, or are refused |
 //! | `kind`, `field`, `time` | values: from a file, to a typed field, and back to text |
@@ -33,6 +34,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod time;
+mod tls;
 mod toml_file;
 mod url;
 mod userlist;
@@ -44,6 +46,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::names::{DatabaseName, UserName};
+use crate::tls::{AcceptTls, BindingMode, ConnectTls, SslMode, SslNegotiation};
 
 pub use report::{ConfigError, ConfigErrors};
 
@@ -115,11 +118,13 @@ pub enum AuthType {
     Pam,
     /// Signed token in the place of a clear-text password (Carpool's own).
     Jwt,
+    /// A certificate whose common name is the user's name.
+    Cert,
 }
 
 impl AuthType {
     /// All types.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Trust,
         Self::Any,
         Self::Plain,
@@ -130,10 +135,11 @@ impl AuthType {
         Self::Ldap,
         Self::Pam,
         Self::Jwt,
+        Self::Cert,
     ];
 
     /// PgBouncer's types that are not here.
-    const NOT_SUPPORTED: &[&str] = &["cert"];
+    const NOT_SUPPORTED: &[&str] = &[];
 
     /// The word of the configuration.
     #[must_use]
@@ -149,6 +155,7 @@ impl AuthType {
             Self::Ldap => "ldap",
             Self::Pam => "pam",
             Self::Jwt => "jwt",
+            Self::Cert => "cert",
         }
     }
 }
@@ -192,6 +199,10 @@ pub struct Config {
     pub auth_file_users: BTreeSet<UserName>,
     /// What the files of `auth_hba_file` and the like have.
     pub access: Arc<access::Access>,
+    /// TLS with clients: the `client_tls_*` settings and the files that they name.
+    pub client_tls: AcceptTls,
+    /// TLS to servers, see [`Config::server_tls`].
+    server_tls: tls::ServerTls,
     /// What the file asks for without effect, and what looks wrong; to be logged at start and on reload.
     pub warnings: Vec<String>,
     /// What it was read from.
@@ -260,10 +271,42 @@ pub struct Pooler {
     pub auth_jwt_user_claim: String,
     /// How far the clocks of issuer and Carpool may differ (Carpool's own).
     pub auth_jwt_leeway: Duration,
+    /// Whether clients may, or must, use TLS.
+    pub client_tls_sslmode: SslMode,
+    /// Private key for TLS with clients.
+    pub client_tls_key_file: Option<PathBuf>,
+    /// Its certificate, and those between it and its authority.
+    pub client_tls_cert_file: Option<PathBuf>,
+    /// Authorities of clients' certificates.
+    pub client_tls_ca_file: Option<PathBuf>,
+    /// Protocol versions with clients.
+    pub client_tls_protocols: String,
+    /// Ciphers of TLS 1.2 with clients.
+    pub client_tls_ciphers: String,
+    /// Ciphers of TLS 1.3 with clients.
+    pub client_tls13_ciphers: String,
+    /// Curves of the key exchange with clients.
+    pub client_tls_ecdhcurve: String,
+    /// Has no effect.
+    pub client_tls_dheparams: String,
     /// Users who may run changing console commands.
     pub admin_users: Vec<UserName>,
     /// Users who may run SHOW on the console.
     pub stats_users: Vec<UserName>,
+    /// Whether servers may, or must, use TLS.
+    pub server_tls_sslmode: SslMode,
+    /// Authorities of servers' certificates.
+    pub server_tls_ca_file: Option<PathBuf>,
+    /// Private key to show to servers.
+    pub server_tls_key_file: Option<PathBuf>,
+    /// Its certificate.
+    pub server_tls_cert_file: Option<PathBuf>,
+    /// Protocol versions to servers.
+    pub server_tls_protocols: String,
+    /// Ciphers of TLS 1.2 to servers.
+    pub server_tls_ciphers: String,
+    /// Ciphers of TLS 1.3 to servers.
+    pub server_tls13_ciphers: String,
     /// Close a server idle for longer.
     pub server_idle_timeout: Duration,
     /// Close a server older than this when it is next idle.
@@ -360,6 +403,14 @@ pub struct Database {
     pub user: Option<UserName>,
     /// That user's (or every user's) password towards the server.
     pub password: Option<Secret>,
+    /// Overrides `server_tls_sslmode` (Carpool's own).
+    pub server_tls_sslmode: Option<SslMode>,
+    /// Overrides `server_tls_ca_file` (Carpool's own).
+    pub server_tls_ca_file: Option<PathBuf>,
+    /// How TLS begins (libpq's).
+    pub sslnegotiation: SslNegotiation,
+    /// Whether logins to the server are bound to the TLS connection (libpq's).
+    pub channel_binding: BindingMode,
     /// Hard total of server connections, logins included.
     pub pool_size: u32,
     /// Servers kept open even when idle.
@@ -441,8 +492,24 @@ impl Default for Pooler {
             auth_jwt_audience: Vec::new(),
             auth_jwt_user_claim: "sub".into(),
             auth_jwt_leeway: seconds(30),
+            client_tls_sslmode: SslMode::Disable,
+            client_tls_key_file: None,
+            client_tls_cert_file: None,
+            client_tls_ca_file: None,
+            client_tls_protocols: "secure".into(),
+            client_tls_ciphers: "default".into(),
+            client_tls13_ciphers: String::new(),
+            client_tls_ecdhcurve: "auto".into(),
+            client_tls_dheparams: "auto".into(),
             admin_users: Vec::new(),
             stats_users: Vec::new(),
+            server_tls_sslmode: SslMode::Prefer,
+            server_tls_ca_file: None,
+            server_tls_key_file: None,
+            server_tls_cert_file: None,
+            server_tls_protocols: "secure".into(),
+            server_tls_ciphers: "default".into(),
+            server_tls13_ciphers: String::new(),
             server_idle_timeout: seconds(600),
             server_lifetime: seconds(3600),
             server_connect_timeout: seconds(15),
@@ -492,6 +559,10 @@ impl Default for Database {
             dbname: None,
             user: None,
             password: None,
+            server_tls_sslmode: None,
+            server_tls_ca_file: None,
+            sslnegotiation: SslNegotiation::Postgres,
+            channel_binding: BindingMode::Prefer,
             pool_size: 25,
             min_pool_size: 0,
             user_pool_size: None,
@@ -545,6 +616,12 @@ impl Config {
         let most = user.map_or(self.pooler.max_user_connections, |u| u.max_user_connections);
         let caps = [user.and_then(|u| u.pool_size), (most > 0).then_some(most)];
         caps.into_iter().flatten().min()
+    }
+
+    /// TLS to the servers of the database that clients call `name`.
+    #[must_use]
+    pub fn server_tls(&self, name: &str) -> ConnectTls {
+        self.server_tls.of(name)
     }
 
     /// What the configuration says of the database that clients call `name`: its own entry, else the `*`
