@@ -12,9 +12,13 @@ use tracing::info;
 use super::Context;
 use super::registry::{Admission, ClientKind, Identity, Registered, Registry};
 use super::relay::Session;
+use super::secrets::{self, Known};
 use super::startup::{Handshake, HandshakeError, requested_settings};
-use crate::auth::{self, Account, ClientAuth, ClientStep, Policy, Proven, ServerCredentials, StoredSecret};
-use crate::config::{Config, Database, PoolMode};
+use crate::auth::scram::server::ScramError;
+use crate::auth::{
+    self, AuthFailure, ClientAuth, ClientStep, FailureReason, Policy, Proven, ServerCredentials, StoredSecret,
+};
+use crate::config::{AuthType, Config, Database, PoolMode};
 use crate::error::{ClientError, Severity, SqlState};
 use crate::names::{DatabaseName, UserName};
 use crate::net::Peer;
@@ -106,7 +110,7 @@ pub async fn login(
         return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
     };
     negotiate(io, &request.startup).await?;
-    let (proven, secret) = authenticate(io, &context, &config, &request).await?;
+    let (proven, known) = authenticate(io, &context, &config, &request).await?;
     if request.is_console() {
         return console(admission, handshake, &config, request).await;
     }
@@ -119,7 +123,7 @@ pub async fn login(
             .into());
     };
     check_limits(&context, &config, database, &request)?;
-    let (server_user, credentials) = server_login(&config, database, &request.user, secret.as_ref(), &proven);
+    let (server_user, credentials) = server_login(&config, database, &request.user, known.secret(), &proven);
     let settings = startup_settings(&config, database, &request.startup)?;
     check_own_settings(&settings)?;
     if let Some(replication) = replication_mode(&request.startup) {
@@ -131,7 +135,13 @@ pub async fn login(
     }
     let share = config.user_share(&server_user);
     let user = pool.user(&server_user, credentials, share);
-    let (welcome, Judged { settings, notices }) = initial_settings(&pool, &user, settings).await?;
+    let judged = initial_settings(&pool, &user, settings).await;
+    let (welcome, Judged { settings, notices }) = judged.inspect_err(|error| {
+        // The server may have another password by now.
+        if error.code.0.starts_with("28") {
+            known.doubt(&context);
+        }
+    })?;
     let identity = identity(&request, io, ClientKind::Pooled);
     let registered = Registry::register(admission, identity, Arc::clone(&settings));
     pool.count_client_login();
@@ -169,23 +179,25 @@ async fn negotiate(io: &mut Handshake, startup: &Startup) -> Result<(), Handshak
 /// Checks the password. Gives what was learned and what is stored.
 async fn authenticate(
     io: &mut Handshake,
-    context: &Context,
+    context: &Arc<Context>,
     config: &Config,
     request: &Request,
-) -> Result<(Proven, Option<StoredSecret>), HandshakeError> {
-    let known = config.users.get(&request.user);
-    let secret = known.and_then(|u| u.password.as_ref()).map(StoredSecret::parse);
-    let account = if known.is_some() { Account::Known(secret.as_ref()) } else { Account::Unknown };
-    let policy = Policy::from(config.pooler.auth_type);
-    let mut step = ClientAuth::start(&policy, &request.user, account, &context.verifiers, &mut rand::rng());
-    let mut message = Vec::new();
+) -> Result<(Proven, Known), HandshakeError> {
+    let mut known = secrets::find(context, config, &request.user, &request.database).await?;
+    let decoy = context.secrets.decoy(config, request.database.as_str());
+    let policy = Policy { decoy, ..Policy::from(config.pooler.auth_type) };
+    let start = |known: &Known| {
+        ClientAuth::start(&policy, &request.user, known.account(), &context.verifiers, &mut rand::rng())
+    };
+    let mut step = start(&known);
+    let (mut message, mut answer) = (Vec::new(), Vec::new());
     loop {
         message.clear();
         match step {
             ClientStep::Send(body, auth) => {
                 backend::put_authentication(&mut message, &body);
                 io.send(&message).await?;
-                let answer = io.password(auth::MAX_PASSWORD_MESSAGE).await?;
+                answer = io.password(auth::MAX_PASSWORD_MESSAGE).await?;
                 step = auth.step(&answer);
             }
             ClientStep::Done { last_message, proven } => {
@@ -193,7 +205,18 @@ async fn authenticate(
                     backend::put_authentication(&mut message, &body);
                     io.hold(&message);
                 }
-                return Ok((proven, secret));
+                return Ok((proven, known));
+            }
+            // A password in plain can be held against the newest secret. Other exchanges can't be taken up again; the
+            // next login gets it.
+            ClientStep::Failed(failure)
+                if is_wrong(&failure) && known.doubt(context) && policy.auth_type == AuthType::Plain =>
+            {
+                known = secrets::find(context, config, &request.user, &request.database).await?;
+                step = match start(&known) {
+                    ClientStep::Send(_, auth) => auth.step(&answer),
+                    other => other,
+                };
             }
             ClientStep::Failed(failure) => {
                 info!(peer = %request.peer, "{failure}");
@@ -201,6 +224,12 @@ async fn authenticate(
             }
         }
     }
+}
+
+/// Whether another secret could have let the client in.
+fn is_wrong(failure: &AuthFailure) -> bool {
+    use FailureReason::{NoPassword, OnlyMd5Secret, Scram, UnknownUser, WrongPassword};
+    matches!(failure.reason(), WrongPassword | UnknownUser | NoPassword | OnlyMd5Secret | Scram(ScramError::WrongProof))
 }
 
 fn check_limits(context: &Context, config: &Config, database: &Database, request: &Request) -> Result<(), ClientError> {

@@ -5,6 +5,7 @@ pub mod login;
 pub mod registry;
 pub mod relay;
 pub mod replication;
+pub mod secrets;
 pub mod startup;
 
 use std::time::Instant;
@@ -26,6 +27,8 @@ pub struct Context {
     pub pools: Directory,
     /// The clients.
     pub registry: Registry,
+    /// Users who were looked up in a database.
+    pub secrets: secrets::Secrets,
     /// What logins check passwords with.
     pub verifiers: Verifiers,
     /// What session state clients use, see `audit`.
@@ -41,6 +44,7 @@ impl Context {
         let context = Self {
             pools: Directory::default(),
             registry: Registry::default(),
+            secrets: secrets::Secrets::default(),
             verifiers: Verifiers::new(&mut rand::rng()),
             audit: Audit::default(),
             started: Instant::now(),

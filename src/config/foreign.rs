@@ -69,9 +69,6 @@ const fn refused(name: &'static str, default: &'static str, reason: &'static str
     Foreign { name, default, fate: Fate::Refused, reason }
 }
 
-const DEFAULT_AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
-                                  FROM pg_authid WHERE rolname=$1 AND rolcanlogin";
-const AUTH_QUERY: &str = "looking users up in the database is not supported yet; name them in [users] or auth_file";
 const AUTH_HBA: &str = "auth_type hba is not supported yet, so its rules would not be kept";
 const AUTH_LDAP: &str = "auth_type ldap is not supported yet";
 const CLIENT_TLS: &str = "TLS with clients is not supported yet";
@@ -88,12 +85,9 @@ const TOTAL: &str = "here pool_size (default_pool_size) is a database's total, a
 /// Of `[pgbouncer]` and `[pooler]`.
 pub(super) static POOLER: &[Foreign] = &[
     no_effect("application_name_add_host", "0", "application_name is the client's; see SHOW CLIENTS for its address"),
-    refused("auth_dbname", "", AUTH_QUERY),
     refused("auth_hba_file", "", AUTH_HBA),
     refused("auth_ident_file", "", AUTH_HBA),
     refused("auth_ldap_options", "", AUTH_LDAP),
-    refused("auth_query", DEFAULT_AUTH_QUERY, AUTH_QUERY),
-    refused("auth_user", "", AUTH_QUERY),
     no_effect("autodb_idle_timeout", "3600", POOL_FREED),
     no_effect("client_tls13_ciphers", "", CLIENT_TLS),
     no_effect("client_tls_ca_file", "", CLIENT_TLS),
@@ -150,9 +144,6 @@ pub(super) static POOLER: &[Foreign] = &[
 
 /// Of a database.
 pub(super) static DATABASE: &[Foreign] = &[
-    refused("auth_dbname", "", AUTH_QUERY),
-    refused("auth_query", "", AUTH_QUERY),
-    refused("auth_user", "", AUTH_QUERY),
     no_effect("load_balance_hosts", "round-robin", "there is one host"),
     refused("max_db_connections", "", TOTAL),
     no_effect("reserve_pool", "0", RESERVE),
