@@ -90,7 +90,7 @@ fn load_hba(config: &Config, path: &KeyPath, report: &mut Report) -> Option<(Hba
     };
     if !config.can_tell_membership() {
         for line in hba.asking_for_membership(&maps) {
-            let message = "+role and samerole need auth_query, which tells who is a member";
+            let message = "+role and samerole need auth_query (auth_user), which tells who is a member";
             report.error_at(&located(&line.place), &KeyPath::default(), message);
         }
     }
@@ -175,7 +175,8 @@ fn read_keys(file: &Path) -> Result<super::jwt::KeySet, String> {
 impl Config {
     /// Whether somebody can be asked who is a member of a role.
     #[must_use]
-    pub const fn can_tell_membership(&self) -> bool {
-        false
+    pub fn can_tell_membership(&self) -> bool {
+        let mut databases = self.databases.values().chain(&self.fallback);
+        self.pooler.auth_user.is_some() || databases.any(|database| database.auth_user.is_some())
     }
 }

@@ -62,9 +62,6 @@ const fn refused(name: &'static str, default: &'static str, reason: &'static str
     Foreign { name, default, fate: Fate::Refused, reason }
 }
 
-const DEFAULT_AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
-                                  FROM pg_authid WHERE rolname=$1 AND rolcanlogin";
-const AUTH_QUERY: &str = "looking users up in the database is not supported yet; name them in [users] or auth_file";
 const DNS: &str = "the system resolves host names, at each connect";
 const LOG: &str = "the log goes to stderr";
 const RESERVE: &str = "there is no reserve pool; make the pool larger";
@@ -77,9 +74,6 @@ const TOTAL: &str = "here pool_size (default_pool_size) is a database's total, a
 /// Of `[pgbouncer]` and `[pooler]`.
 pub(super) static POOLER: &[Foreign] = &[
     no_effect("application_name_add_host", "0", "application_name is the client's; see SHOW CLIENTS for its address"),
-    refused("auth_dbname", "", AUTH_QUERY),
-    refused("auth_query", DEFAULT_AUTH_QUERY, AUTH_QUERY),
-    refused("auth_user", "", AUTH_QUERY),
     no_effect("autodb_idle_timeout", "3600", POOL_FREED),
     no_effect("conffile", "", "a reload reads the file that Carpool was started with"),
     refused("disable_pqexec", "0", "simple queries can't be disabled yet"),
@@ -115,9 +109,6 @@ pub(super) static POOLER: &[Foreign] = &[
 
 /// Of a database.
 pub(super) static DATABASE: &[Foreign] = &[
-    refused("auth_dbname", "", AUTH_QUERY),
-    refused("auth_query", "", AUTH_QUERY),
-    refused("auth_user", "", AUTH_QUERY),
     no_effect("load_balance_hosts", "round-robin", "there is one host"),
     refused("max_db_connections", "", TOTAL),
     no_effect("reserve_pool", "0", RESERVE),

@@ -55,6 +55,10 @@ use report::{KeyPath, Report};
 /// A pool without a size of its own (PgBouncer's 0, `"unlimited"` in TOML).
 pub const UNLIMITED: u32 = u32::MAX;
 
+/// PgBouncer's `auth_query`.
+const DEFAULT_AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
+                                  FROM pg_authid WHERE rolname=$1 AND rolcanlogin";
+
 /// The databases of the admin console, which can't be configured.
 const RESERVED_DATABASES: [&str; 2] = ["pgbouncer", "carpool"];
 
@@ -245,6 +249,10 @@ pub struct Pooler {
     pub max_concurrent_logins: u32,
     /// Client connections in total.
     pub max_client_conn: u32,
+    /// Connections from one address, those not logged in among them; 0: no limit (Carpool's own).
+    pub max_client_conn_per_address: u32,
+    /// Connections that have not proved who they are (Carpool's own).
+    pub max_login_connections: u32,
     /// Default of a database's `max_client_connections`; 0: no limit.
     pub max_db_client_connections: u32,
     /// Default of a user's `max_client_connections`; 0: no limit.
@@ -289,6 +297,14 @@ pub struct Pooler {
     pub client_tls_ecdhcurve: String,
     /// Has no effect.
     pub client_tls_dheparams: String,
+    /// Default of a database's `auth_user`: who looks up users without a secret here.
+    pub auth_user: Option<UserName>,
+    /// Default of a database's `auth_query`: what it asks.
+    pub auth_query: String,
+    /// Default of a database's `auth_dbname`: where it asks; `None`: in the database that the client wants.
+    pub auth_dbname: Option<DatabaseName>,
+    /// What was looked up holds for so long (Carpool's own); zero: for logins at the same time only.
+    pub auth_query_cache_ttl: Duration,
     /// Users who may run changing console commands.
     pub admin_users: Vec<UserName>,
     /// Users who may run SHOW on the console.
@@ -361,6 +377,8 @@ pub struct Pooler {
     pub stats_period: Duration,
     /// `-v` count; 0 is info.
     pub verbose: u32,
+    /// Let the system write core dumps, which hold secrets (Carpool's own).
+    pub core_dumps: bool,
     /// Listen queue length.
     pub listen_backlog: u32,
     /// `SO_REUSEPORT` on the listening sockets.
@@ -411,6 +429,12 @@ pub struct Database {
     pub sslnegotiation: SslNegotiation,
     /// Whether logins to the server are bound to the TLS connection (libpq's).
     pub channel_binding: BindingMode,
+    /// Overrides the global `auth_user`.
+    pub auth_user: Option<UserName>,
+    /// Overrides the global `auth_query`.
+    pub auth_query: Option<String>,
+    /// Overrides the global `auth_dbname`.
+    pub auth_dbname: Option<DatabaseName>,
     /// Hard total of server connections, logins included.
     pub pool_size: u32,
     /// Servers kept open even when idle.
@@ -479,6 +503,8 @@ impl Default for Pooler {
             min_pool_size: 0,
             max_concurrent_logins: 4,
             max_client_conn: 10_000,
+            max_client_conn_per_address: 0,
+            max_login_connections: 1000,
             max_db_client_connections: 0,
             max_user_client_connections: 0,
             max_user_connections: 0,
@@ -501,6 +527,10 @@ impl Default for Pooler {
             client_tls13_ciphers: String::new(),
             client_tls_ecdhcurve: "auto".into(),
             client_tls_dheparams: "auto".into(),
+            auth_user: None,
+            auth_query: DEFAULT_AUTH_QUERY.into(),
+            auth_dbname: None,
+            auth_query_cache_ttl: seconds(5),
             admin_users: Vec::new(),
             stats_users: Vec::new(),
             server_tls_sslmode: SslMode::Prefer,
@@ -537,6 +567,7 @@ impl Default for Pooler {
             log_stats: true,
             stats_period: seconds(60),
             verbose: 0,
+            core_dumps: false,
             listen_backlog: 1024,
             so_reuseport: false,
             pin_notice: false,
@@ -563,6 +594,9 @@ impl Default for Database {
             server_tls_ca_file: None,
             sslnegotiation: SslNegotiation::Postgres,
             channel_binding: BindingMode::Prefer,
+            auth_user: None,
+            auth_query: None,
+            auth_dbname: None,
             pool_size: 25,
             min_pool_size: 0,
             user_pool_size: None,

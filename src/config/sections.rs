@@ -64,6 +64,9 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         Kind::Word(&BindingMode::WORDS),
         "Bind SCRAM logins to the TLS connection: disable, prefer, require."
     ),
+    database!(auth_user, Kind::Text, "Looks up users without a password here; see the global auth_user.").unset(""),
+    database!(auth_query, Kind::Text, "What it asks; see the global auth_query.").unset(""),
+    database!(auth_dbname, Kind::Text, "In which database it asks; see the global auth_dbname.").unset(""),
     database!(pool_size, Kind::Size, "Server connections at most, over all users.")
         .ini_name(Some("max_db_connections"))
         .ini_zero_inherits(),

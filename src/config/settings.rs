@@ -190,6 +190,16 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(so_reuseport, Kind::Flag, "Let several processes listen on the same port (SO_REUSEPORT).").fixed(),
     pooler!(worker_threads, Kind::Number(0, 1024), "Worker threads. 0: one for every two cores, at most 4.").fixed(),
     pooler!(max_client_conn, Kind::Number(1, i32::MAX as u32), "Client connections in total.").ini("100"),
+    pooler!(
+        max_client_conn_per_address,
+        Kind::ANY_NUMBER,
+        "Connections from one address, those not logged in among them. 0: no limit."
+    ),
+    pooler!(
+        max_login_connections,
+        Kind::Number(1, i32::MAX as u32),
+        "Connections that have not proved who they are; over it, the one that is silent for longest is closed."
+    ),
     pooler!(pool_mode, Kind::PoolMode, "When a server is free again: after the transaction, session or statement.")
         .ini("session"),
     pooler!(
@@ -268,6 +278,15 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(client_tls13_ciphers, Kind::Text, "Ciphers of TLS 1.3. Empty: all that there are."),
     pooler!(client_tls_ecdhcurve, Kind::Text, "Curves: X25519, prime256v1, secp384r1; auto is all."),
     pooler!(client_tls_dheparams, Kind::Text, "For PgBouncer's files alone: keys are exchanged by curves only."),
+    pooler!(auth_user, Kind::Text, "Looks up users without a password here, as this role, by auth_query.").unset(""),
+    pooler!(auth_query, Kind::Text, "What it asks: $1 is the name; one row with name and secret is the answer."),
+    pooler!(auth_dbname, Kind::Text, "In which of [databases] it asks; without it, in the one that the client wants.")
+        .unset(""),
+    pooler!(
+        auth_query_cache_ttl,
+        Kind::Time,
+        "How long an answer of auth_query holds. 0: for logins at the same time only."
+    ),
     pooler!(admin_users, Kind::List, "Users who may run all commands on the console (the database pgbouncer)."),
     pooler!(stats_users, Kind::List, "Users who may run SHOW on the console."),
     pooler!(
@@ -338,6 +357,7 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         "Period of the averages in SHOW STATS and of log_stats."
     ),
     pooler!(verbose, Kind::Number(0, 9), "Log more: 1 or 2, as -v and -vv.").fixed(),
+    pooler!(core_dumps, Kind::Flag, "Let the system write core dumps, which hold passwords.").fixed(),
     pooler!(tcp_keepalive, Kind::Flag, "TCP keepalive, for clients and servers."),
     pooler!(tcp_keepidle, Kind::ANY_NUMBER, "Seconds of silence before the first probe. 0: the system's."),
     pooler!(tcp_keepintvl, Kind::ANY_NUMBER, "Seconds between probes. 0: the system's."),

@@ -34,6 +34,18 @@ impl Directory {
         Some(Arc::clone(&self.pools.entry(name.clone()).or_insert_with(|| Pool::new(name, spec))))
     }
 
+    /// Removes a pool of the fallback that never had a server: anybody can ask for any name, so what nothing is behind
+    /// must not stay.
+    pub fn forget_unreached(&self, name: &str, config: &Config) {
+        if config.databases.contains_key(name) {
+            return;
+        }
+        let unreached = |_: &DatabaseName, pool: &Arc<Pool>| !pool.was_reached() && pool.slots() == 0;
+        if let Some((_, pool)) = self.pools.remove_if(name, unreached) {
+            pool.retire();
+        }
+    }
+
     /// All pools, by name.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Pool>> {

@@ -232,7 +232,7 @@ listen_port = x
 pool_mode = sesion
 auth_type = cert
 lisen_addr = *
-auth_user = a
+auth_dbname = x
 client_tls_sslmode = require
 [databases]
 a = host=h pol_size=3
@@ -251,13 +251,11 @@ v = pool_mode=x
         "c.ini:4: pgbouncer.auth_type: cert is not supported yet; it may be trust, any, plain, md5, \
          scram-sha-256, hba, peer, ldap, pam, jwt",
         "c.ini:5: pgbouncer.lisen_addr: unknown setting; did you mean listen_addr?",
-        "c.ini:6: pgbouncer.auth_user: looking users up in the database is not supported yet; name them in [users] or \
-         auth_file",
+        "c.ini:6: pgbouncer.auth_dbname: there is no \"x\" in [databases]",
         "c.ini:7: pgbouncer.client_tls_sslmode: TLS with clients is not supported yet",
         "c.ini:9: databases.a.pol_size: unknown setting; did you mean pool_size?",
         "c.ini:10: databases.b.port: 0 is out of range (1 to 65535)",
-        "c.ini:10: databases.b.auth_query: looking users up in the database is not supported yet; name them in [users] \
-         or auth_file",
+        "c.ini:10: databases.b.auth_query: asks for nobody: the user's name is $1",
         "c.ini:11: databases.c.host: lists of hosts are not supported yet",
         "c.ini:12: databases.pgbouncer: this name is the admin console's",
         "c.ini:13: databases.e.user_pool_size: unknown setting; did you mean pool_size?",

@@ -167,7 +167,7 @@ fn min_pool_size_is_inherited_up_to_the_size() {
 fn pgbouncers_settings_are_judged() {
     let refused = "[pooler]\nauth_query = \"x\"\nclient_tls_sslmode = \"require\"\n\
                    server_tls_sslmode = \"verify-full\"\ndisable_pqexec = 1\nmax_db_connections = 5\n\
-                   [databases.a]\nauth_user = \"x\"\nmax_db_connections = 5";
+                   [databases.a]\nauth_dbname = \"x\"\nmax_db_connections = 5";
     let found = toml_errors(refused);
     let keys: Vec<_> = found.iter().map(|error| error.split(": ").nth(1).unwrap()).collect();
     assert_eq!(
@@ -178,7 +178,7 @@ fn pgbouncers_settings_are_judged() {
             "pooler.server_tls_sslmode",
             "pooler.disable_pqexec",
             "pooler.max_db_connections",
-            "databases.a.auth_user",
+            "databases.a.auth_dbname",
             "databases.a.max_db_connections",
         ]
     );

@@ -63,6 +63,8 @@ prop_compose! {
         if matches!(pooler.auth_type, AuthType::Hba | AuthType::Ldap | AuthType::Pam | AuthType::Jwt) {
             pooler.auth_type = AuthType::Peer;
         }
+        pooler.auth_query.push_str("$1");
+        pooler.auth_dbname = None;
         pooler
     }
 }
@@ -72,6 +74,8 @@ prop_compose! {
         let mut database = Database::inheriting(&pooler);
         set(DATABASE, values, &mut database);
         database.min_pool_size = database.min_pool_size.min(database.pool_size);
+        database.auth_query = database.auth_query.map(|query| query + "$1");
+        database.auth_dbname = None;
         if pooler.auth_type == AuthType::Any {
             database.user.get_or_insert("forced".into());
         }
@@ -123,7 +127,8 @@ proptest! {
             let value = setting.text(&pooler);
             // A value of several lines, or with spaces around it, can't be written in this format.
             let writable = !value.contains(['\n', '\r']) && value.trim() == value && !value.is_empty();
-            if writable && !["listen_addr", "unix_socket_dir", "auth_file", "http_port", "auth_type"].contains(&setting.name) {
+            let others = ["listen_addr", "unix_socket_dir", "auth_file", "http_port", "auth_type", "auth_query", "auth_dbname"];
+            if writable && !others.contains(&setting.name) {
                 text += &format!("{} = {value}\n", setting.name);
             }
         }
