@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::hba::{Disk, Findings, Hba, IdentMaps, LoadError};
+use super::hba::{ClientCertificate, Disk, Findings, Hba, IdentMaps, LoadError};
 use super::jwt::JwtRules;
 use super::ldap::{Ldap, LdapOptions};
 use super::report::{KeyPath, Place, Report};
 use super::{AuthType, Config, Pooler, hba};
+use crate::tls::SslMode;
 
 /// The most that clocks may differ.
 const LONGEST_LEEWAY: std::time::Duration = std::time::Duration::from_secs(300);
@@ -45,6 +46,21 @@ impl Access {
             maps,
         }
         .warn_of_unused(pooler, &path, report)
+        .warn_of_clear_text(pooler, &path, report)
+    }
+
+    /// Passwords in the clear, where others than this host can connect.
+    fn warn_of_clear_text(self, pooler: &Pooler, path: &KeyPath, report: &mut Report) -> Self {
+        let in_clear = matches!(pooler.auth_type, AuthType::Ldap | AuthType::Pam | AuthType::Jwt);
+        let is_here = |address: &String| {
+            address == "localhost" || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        };
+        if in_clear && pooler.client_tls_sslmode < SslMode::Require && !pooler.listen_addr.iter().all(is_here) {
+            let word = pooler.auth_type.as_str();
+            let message = format!("{word} has passwords travel as clear text; see client_tls_sslmode");
+            report.warn(&path.join("auth_type"), message);
+        }
+        self
     }
 
     fn warn_of_unused(self, pooler: &Pooler, path: &KeyPath, report: &mut Report) -> Self {
@@ -65,12 +81,13 @@ impl Access {
 
 fn load_hba(config: &Config, path: &KeyPath, report: &mut Report) -> Option<(Hba, IdentMaps)> {
     let (hba_key, ident_key) = (path.join("auth_hba_file"), path.join("auth_ident_file"));
-    let Some(file) = &config.pooler.auth_hba_file else {
+    let pooler = &config.pooler;
+    let Some(file) = &pooler.auth_hba_file else {
         report.error(&path.join("auth_type"), "hba needs auth_hba_file");
         return None;
     };
     let mut findings = Findings::default();
-    let loaded = Hba::load(file, config.pooler.auth_ident_file.as_deref(), &Disk, &mut findings);
+    let loaded = Hba::load(file, pooler.auth_ident_file.as_deref(), &Disk, &mut findings);
     for (place, fault) in findings.faults {
         report.error_at(&located(&place), &KeyPath::default(), fault);
     }
@@ -88,6 +105,15 @@ fn load_hba(config: &Config, path: &KeyPath, report: &mut Report) -> Option<(Hba
             return None;
         }
     };
+    for line in hba.lines() {
+        if line.needs_tls() && pooler.client_tls_sslmode == SslMode::Disable {
+            report.warn(&hba_key, format!("{}: matches no connection: client_tls_sslmode is disable", line.place));
+        }
+        if line.certificate != ClientCertificate::None && pooler.client_tls_ca_file.is_none() {
+            let message = "certificates of clients can't be checked without client_tls_ca_file";
+            report.error_at(&located(&line.place), &KeyPath::default(), message);
+        }
+    }
     if !config.can_tell_membership() {
         for line in hba.asking_for_membership(&maps) {
             let message = "+role and samerole need auth_query (auth_user), which tells who is a member";

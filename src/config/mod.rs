@@ -46,9 +46,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::names::{DatabaseName, UserName};
-use crate::tls::{AcceptTls, BindingMode, ConnectTls, SslMode, SslNegotiation};
+use crate::tls::{AcceptTls, BindingMode, SslMode, SslNegotiation};
 
 pub use report::{ConfigError, ConfigErrors};
+pub use tls::ServerTls;
 
 use report::{KeyPath, Report};
 
@@ -142,9 +143,6 @@ impl AuthType {
         Self::Cert,
     ];
 
-    /// PgBouncer's types that are not here.
-    const NOT_SUPPORTED: &[&str] = &[];
-
     /// The word of the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -205,8 +203,8 @@ pub struct Config {
     pub access: Arc<access::Access>,
     /// TLS with clients: the `client_tls_*` settings and the files that they name.
     pub client_tls: AcceptTls,
-    /// TLS to servers, see [`Config::server_tls`].
-    server_tls: tls::ServerTls,
+    /// TLS to servers, by database.
+    pub server_tls: ServerTls,
     /// What the file asks for without effect, and what looks wrong; to be logged at start and on reload.
     pub warnings: Vec<String>,
     /// What it was read from.
@@ -650,12 +648,6 @@ impl Config {
         let most = user.map_or(self.pooler.max_user_connections, |u| u.max_user_connections);
         let caps = [user.and_then(|u| u.pool_size), (most > 0).then_some(most)];
         caps.into_iter().flatten().min()
-    }
-
-    /// TLS to the servers of the database that clients call `name`.
-    #[must_use]
-    pub fn server_tls(&self, name: &str) -> ConnectTls {
-        self.server_tls.of(name)
     }
 
     /// What the configuration says of the database that clients call `name`: its own entry, else the `*`

@@ -232,7 +232,7 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(
         auth_type,
         Kind::AuthType,
-        "How clients log in: scram-sha-256, md5 (SCRAM where the secret is), plain, trust, any, hba, peer, ldap, pam, jwt."
+        "How clients log in: scram-sha-256, md5 (SCRAM where the secret is), plain, cert, trust, any, hba, peer, ldap, pam, jwt."
     )
     .ini("md5"),
     pooler!(

@@ -13,13 +13,15 @@ use crate::tls::{AcceptTls, ConnectTls, SslMode, TlsError};
 
 /// TLS to the servers of each database.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ServerTls {
+pub struct ServerTls {
     databases: BTreeMap<DatabaseName, ConnectTls>,
     fallback: ConnectTls,
 }
 
 impl ServerTls {
-    pub(super) fn of(&self, name: &str) -> ConnectTls {
+    /// That of the database that clients call `name`.
+    #[must_use]
+    pub fn of(&self, name: &str) -> ConnectTls {
         self.databases.get(name).unwrap_or(&self.fallback).clone()
     }
 }

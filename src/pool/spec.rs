@@ -63,7 +63,7 @@ impl Spec {
         Self {
             target: Target { host: database.host.clone(), port: database.port },
             options: TcpOptions::from(pooler),
-            tls: config.server_tls(name.as_str()),
+            tls: config.server_tls.of(name.as_str()),
             dbname: database.dbname.clone().unwrap_or_else(|| name.as_str().to_owned()),
             limits: Limits {
                 size: database.pool_size,

@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::net::timer;
 
-/// How much of it is under way at once.
+/// How much of each kind is under way at once.
 const MOST: usize = 32;
 /// How long one piece may take, with the wait for its turn.
 pub const LIMIT: Duration = Duration::from_secs(15);
@@ -19,33 +19,35 @@ pub const LIMIT: Duration = Duration::from_secs(15);
 /// See the module.
 #[derive(Debug)]
 pub struct Outside {
-    turns: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
+    /// Apart from the others: whoever has slow names must not hold up passwords.
+    lookups: Arc<Semaphore>,
     /// Where the network is talked to by libraries that need a runtime with timers; begun at the first use.
     network: Mutex<Option<Handle>>,
 }
 
 impl Default for Outside {
     fn default() -> Self {
-        Self { turns: Arc::new(Semaphore::new(MOST)), network: Mutex::default() }
+        let turns = || Arc::new(Semaphore::new(MOST));
+        Self { checks: turns(), lookups: turns(), network: Mutex::default() }
     }
 }
 
 impl Outside {
-    /// Does what may block on a thread of its own. One that takes too long is left alone, and keeps its turn.
+    /// Checks a password by what blocks, on a thread of its own.
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-        self.bounded(async {
-            let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|error| error.to_string())?;
-            let done = tokio::task::spawn_blocking(move || {
-                let done = work();
-                drop(turn);
-                done
-            });
-            done.await.map_err(|error| error.to_string())
-        })
-        .await
+    pub async fn check<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+        blocking(&self.checks, work).await
+    }
+
+    /// Looks something up by what blocks, on a thread of its own.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn look_up<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+        blocking(&self.lookups, work).await
     }
 
     /// Talks to somebody. What takes too long is ended.
@@ -57,15 +59,11 @@ impl Outside {
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, String> {
         let network = self.runtime().map_err(|error| error.to_string())?;
-        self.bounded(async {
-            let _turn = self.turns.acquire().await.map_err(|error| error.to_string())?;
+        bounded(async {
+            let _turn = self.checks.acquire().await.map_err(|error| error.to_string())?;
             AbortOnDropHandle::new(network.spawn(work)).await.map_err(|error| error.to_string())
         })
         .await
-    }
-
-    async fn bounded<T>(&self, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-        timer::timeout(LIMIT, work).await.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}")))
     }
 
     fn runtime(&self) -> io::Result<Handle> {
@@ -79,6 +77,27 @@ impl Outside {
         thread.spawn(move || runtime.block_on(std::future::pending::<()>()))?;
         Ok(network.insert(handle).clone())
     }
+}
+
+/// One that takes too long is left alone, and keeps its turn.
+async fn blocking<T: Send + 'static>(
+    turns: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    bounded(async {
+        let turn = Arc::clone(turns).acquire_owned().await.map_err(|error| error.to_string())?;
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(turn);
+            done
+        });
+        done.await.map_err(|error| error.to_string())
+    })
+    .await
+}
+
+async fn bounded<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    timer::timeout(LIMIT, work).await.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}")))
 }
 
 #[cfg(test)]
@@ -100,7 +119,7 @@ mod tests {
                         std::thread::yield_now();
                         now.fetch_sub(1, Ordering::SeqCst);
                     };
-                    outside.blocking(work).await
+                    outside.check(work).await
                 })
             })
             .collect();
@@ -113,9 +132,9 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_an_error() {
         let outside = Outside::default();
-        assert!(outside.blocking(|| panic!("on purpose")).await.is_err());
+        assert!(outside.check(|| panic!("on purpose")).await.is_err());
         assert!(outside.network(async { panic!("on purpose") }).await.is_err());
         assert_eq!(outside.network(async { 7 }).await, Ok(7));
-        assert_eq!(outside.turns.available_permits(), MOST);
+        assert_eq!(outside.checks.available_permits(), MOST);
     }
 }

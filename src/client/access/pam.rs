@@ -23,7 +23,7 @@ pub(super) async fn check(
         Peer::Unix => "[local]".to_owned(),
     };
     let (service, user, password) = (Arc::clone(service), asked.user.clone(), password.clone());
-    outside.blocking(move || with_pam::check(&service, user.as_str(), &host, password)).await?
+    outside.check(move || with_pam::check(&service, user.as_str(), &host, password)).await?
 }
 
 /// The configuration has seen to it that nobody gets here.

@@ -15,7 +15,7 @@ use crate::config::hba::Net;
 /// # Errors
 /// When there was no answer in time.
 pub(super) async fn host_name(outside: &Outside, address: IpAddr) -> Result<Option<String>, String> {
-    outside.blocking(move || confirmed_name(address)).await
+    outside.look_up(move || confirmed_name(address)).await
 }
 
 fn confirmed_name(address: IpAddr) -> Option<String> {
@@ -33,7 +33,7 @@ fn confirmed_name(address: IpAddr) -> Option<String> {
 /// # Errors
 /// When it has none, or there was no answer in time.
 pub(super) async fn user_name(outside: &Outside, uid: u32) -> Result<String, String> {
-    let found = outside.blocking(move || User::from_uid(Uid::from_raw(uid))).await?;
+    let found = outside.look_up(move || User::from_uid(Uid::from_raw(uid))).await?;
     match found {
         Ok(Some(user)) => Ok(user.name),
         Ok(None) => Err(format!("the system has no user with the number {uid}")),

@@ -84,6 +84,11 @@ impl Line {
         }
     }
 
+    /// Whether only encrypted connections match.
+    pub(crate) fn needs_tls(&self) -> bool {
+        self.connection == Connection::HostSsl
+    }
+
     /// Whether it asks who is a member of a role.
     pub(super) fn asks_for_membership(&self) -> bool {
         self.databases.iter().any(DatabaseWord::asks_for_membership)

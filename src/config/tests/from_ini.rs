@@ -230,7 +230,7 @@ fn all_errors_at_once_each_with_its_place() {
     let text = "[pgbouncer]
 listen_port = x
 pool_mode = sesion
-auth_type = cert
+auth_type = kerberos
 lisen_addr = *
 auth_dbname = x
 client_tls_sslmode = require
@@ -248,11 +248,10 @@ v = pool_mode=x
     let expected = [
         "c.ini:2: pgbouncer.listen_port: expected a whole number",
         "c.ini:3: pgbouncer.pool_mode: \"sesion\" is not one of session, transaction, statement",
-        "c.ini:4: pgbouncer.auth_type: cert is not supported yet; it may be trust, any, plain, md5, \
-         scram-sha-256, hba, peer, ldap, pam, jwt",
+        "c.ini:4: pgbouncer.auth_type: \"kerberos\" is not one of trust, any, plain, md5, scram-sha-256, hba, \
+         peer, ldap, pam, jwt, cert",
         "c.ini:5: pgbouncer.lisen_addr: unknown setting; did you mean listen_addr?",
         "c.ini:6: pgbouncer.auth_dbname: there is no \"x\" in [databases]",
-        "c.ini:7: pgbouncer.client_tls_sslmode: TLS with clients is not supported yet",
         "c.ini:9: databases.a.pol_size: unknown setting; did you mean pool_size?",
         "c.ini:10: databases.b.port: 0 is out of range (1 to 65535)",
         "c.ini:10: databases.b.auth_query: asks for nobody: the user's name is $1",
@@ -262,6 +261,7 @@ v = pool_mode=x
         "c.ini:15: users.u.password: unknown setting",
         "c.ini:16: users.v.pool_mode: \"x\" is not one of session, transaction, statement",
         "c.ini:17: expected key = value, [section], %include or a comment",
+        "c.ini: pgbouncer.client_tls_key_file: must be set for TLS with clients (client_tls_sslmode)",
     ];
     assert_eq!(ini_errors(text), expected);
 }

@@ -29,6 +29,7 @@ fn value(kind: Kind) -> BoxedStrategy<Value> {
         Kind::AuthType => {
             proptest::sample::select(&AuthType::ALL[..]).prop_map(|a| Value::Text(a.as_str().into())).boxed()
         }
+        Kind::Word(words) => proptest::sample::select(words).prop_map(|word| Value::Text(word.into())).boxed(),
         Kind::Secret => text().prop_map(|secret| Value::Secret(Secret::new(&secret))).boxed(),
     }
 }
@@ -60,11 +61,19 @@ prop_compose! {
         pooler.http_port = pooler.http_port.filter(|port| *port != pooler.listen_port);
         // With a file: see the test below.
         pooler.auth_file = None;
-        if matches!(pooler.auth_type, AuthType::Hba | AuthType::Ldap | AuthType::Pam | AuthType::Jwt) {
+        // These need files, or another build.
+        let types = [AuthType::Cert, AuthType::Hba, AuthType::Ldap, AuthType::Pam, AuthType::Jwt];
+        if types.contains(&pooler.auth_type) {
             pooler.auth_type = AuthType::Peer;
         }
         pooler.auth_query.push_str("$1");
         pooler.auth_dbname = None;
+        let other = Pooler::default();
+        pooler.client_tls_sslmode = SslMode::Disable;
+        pooler.server_tls_sslmode = pooler.server_tls_sslmode.min(SslMode::Require);
+        (pooler.server_tls_ca_file, pooler.server_tls_cert_file, pooler.server_tls_key_file) = (None, None, None);
+        (pooler.server_tls_protocols, pooler.server_tls_ciphers) = (other.server_tls_protocols, "AES256:CHACHA20".into());
+        pooler.server_tls13_ciphers = "TLS_AES_128_GCM_SHA256".into();
         pooler
     }
 }
@@ -76,6 +85,11 @@ prop_compose! {
         database.min_pool_size = database.min_pool_size.min(database.pool_size);
         database.auth_query = database.auth_query.map(|query| query + "$1");
         database.auth_dbname = None;
+        database.server_tls_ca_file = None;
+        database.server_tls_sslmode = database.server_tls_sslmode.map(|mode| mode.min(SslMode::Require));
+        if database.sslnegotiation == SslNegotiation::Direct {
+            database.server_tls_sslmode = Some(SslMode::Require);
+        }
         if pooler.auth_type == AuthType::Any {
             database.user.get_or_insert("forced".into());
         }
@@ -128,7 +142,8 @@ proptest! {
             // A value of several lines, or with spaces around it, can't be written in this format.
             let writable = !value.contains(['\n', '\r']) && value.trim() == value && !value.is_empty();
             let others = ["listen_addr", "unix_socket_dir", "auth_file", "http_port", "auth_type", "auth_query", "auth_dbname"];
-            if writable && !others.contains(&setting.name) {
+            let needs_file = setting.name.contains("_tls");
+            if writable && !needs_file && !others.contains(&setting.name) {
                 text += &format!("{} = {value}\n", setting.name);
             }
         }
