@@ -26,4 +26,5 @@ pub mod pooler;
 pub mod protocol;
 pub mod server;
 pub mod stats;
+pub mod tls;
 pub mod wire;

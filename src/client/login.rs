@@ -9,15 +9,12 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::info;
 
-use super::Context;
 use super::registry::{Admission, ClientKind, Identity, Registered, Registry};
 use super::relay::Session;
 use super::secrets::{self, Known};
 use super::startup::{Handshake, HandshakeError, requested_settings};
-use crate::auth::scram::server::ScramError;
-use crate::auth::{
-    self, AuthFailure, ClientAuth, ClientStep, FailureReason, Policy, Proven, ServerCredentials, StoredSecret,
-};
+use super::{Context, cert};
+use crate::auth::{self, AuthFailure, ClientAuth, ClientStep, Policy, Proven, ServerCredentials, StoredSecret};
 use crate::config::{AuthType, Config, Database, PoolMode};
 use crate::error::{ClientError, Severity, SqlState};
 use crate::names::{DatabaseName, UserName};
@@ -161,6 +158,7 @@ fn identity(request: &Request, io: &Handshake, kind: ClientKind) -> Identity {
         kind,
         peer: request.peer,
         local: io.local,
+        tls: io.tls.as_ref().map(|tls| tls.cipher),
         protocol: request.startup.protocol,
     }
 }
@@ -184,8 +182,13 @@ async fn authenticate(
     request: &Request,
 ) -> Result<(Proven, Known), HandshakeError> {
     let mut known = secrets::find(context, config, &request.user, &request.database).await?;
+    if config.pooler.auth_type == AuthType::Cert {
+        let is_own = |presented: &_| cert::is_common_name(presented, &request.user);
+        let checked = cert::check(io.tls.as_deref(), &request.user, known.account(), is_own);
+        return checked.map(|()| (Proven::Nothing, known)).map_err(|failure| refused(request, failure));
+    }
     let decoy = context.secrets.decoy(config, request.database.as_str());
-    let policy = Policy { decoy, ..Policy::from(config.pooler.auth_type) };
+    let policy = Policy { auth_type: config.pooler.auth_type, decoy, binding: io.binding() };
     let start = |known: &Known| {
         ClientAuth::start(&policy, &request.user, known.account(), &context.verifiers, &mut rand::rng())
     };
@@ -210,7 +213,9 @@ async fn authenticate(
             // A password in plain can be held against the newest secret. Other exchanges can't be taken up again; the
             // next login gets it.
             ClientStep::Failed(failure)
-                if is_wrong(&failure) && known.doubt(context) && policy.auth_type == AuthType::Plain =>
+                if failure.reason().is_of_the_secret()
+                    && known.doubt(context)
+                    && policy.auth_type == AuthType::Plain =>
             {
                 known = secrets::find(context, config, &request.user, &request.database).await?;
                 step = match start(&known) {
@@ -218,18 +223,15 @@ async fn authenticate(
                     other => other,
                 };
             }
-            ClientStep::Failed(failure) => {
-                info!(peer = %request.peer, "{failure}");
-                return Err(ClientError::from(failure).into());
-            }
+            ClientStep::Failed(failure) => return Err(refused(request, failure)),
         }
     }
 }
 
-/// Whether another secret could have let the client in.
-fn is_wrong(failure: &AuthFailure) -> bool {
-    use FailureReason::{NoPassword, OnlyMd5Secret, Scram, UnknownUser, WrongPassword};
-    matches!(failure.reason(), WrongPassword | UnknownUser | NoPassword | OnlyMd5Secret | Scram(ScramError::WrongProof))
+/// The log learns the reason, the client only what it may.
+fn refused(request: &Request, failure: AuthFailure) -> HandshakeError {
+    info!(peer = %request.peer, "{failure}");
+    ClientError::from(failure).into()
 }
 
 fn check_limits(context: &Context, config: &Config, database: &Database, request: &Request) -> Result<(), ClientError> {

@@ -1,6 +1,7 @@
 //! Layer 7: the application side: startup, login, and the relay between a client and its server.
 
 pub mod cancel;
+pub mod cert;
 pub mod login;
 pub mod registry;
 pub mod relay;

@@ -15,6 +15,7 @@ use crate::names::{ClientId, DatabaseName, UserName};
 use crate::net::Peer;
 use crate::protocol::settings::Settings;
 use crate::server::ServerShared;
+use crate::tls::Cipher;
 use crate::wire::startup::{CancelKey, PROTOCOL_3_2};
 
 /// Bytes of a cancel secret towards protocol 3.2 and later; before it is 4.
@@ -104,6 +105,8 @@ pub struct ClientShared {
     pub peer: Peer,
     /// Socket's own address.
     pub local: Option<std::net::SocketAddr>,
+    /// Its encryption, if it has any.
+    pub tls: Option<Cipher>,
     /// Since when.
     pub connected: SystemTime,
     /// Its settings, `application_name` among them.
@@ -133,6 +136,8 @@ pub struct Identity {
     pub peer: Peer,
     /// Socket's own address.
     pub local: Option<std::net::SocketAddr>,
+    /// Its encryption, if it has any.
+    pub tls: Option<Cipher>,
     /// Protocol version: decides the cancel key's length.
     pub protocol: u32,
 }
@@ -324,6 +329,7 @@ impl Registry {
                 kind: identity.kind,
                 peer: identity.peer,
                 local: identity.local,
+                tls: identity.tls,
                 connected: SystemTime::now(),
                 settings: Mutex::new(settings),
                 cancel: Mutex::default(),

@@ -39,6 +39,7 @@ pub(super) fn login(
     Login {
         target: spec.target.clone(),
         options: spec.options,
+        tls: spec.tls.clone(),
         user,
         database: spec.dbname.clone(),
         credentials,

@@ -39,6 +39,7 @@ pub(super) fn build(document: Document, format: Format, mut report: Report) -> R
     builder.auth_file(&mut config);
     builder.cap_min_pool_size(&mut config.pooler);
     check::check(&config, &mut report);
+    super::tls::load(&mut config, &mut report);
     config.warnings = report.finish()?;
     Ok(config)
 }

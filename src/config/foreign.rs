@@ -8,8 +8,6 @@ enum Fate {
     NoEffect,
     /// It is an error.
     Refused,
-    /// It is an error but for these values, which have no effect.
-    RefusedBut(&'static [&'static str]),
 }
 
 /// A setting of PgBouncer's that isn't one of Carpool's.
@@ -43,12 +41,7 @@ impl Foreign {
         // What is off, or left empty, asks for nothing.
         let is_off = given.is_empty() || given.eq_ignore_ascii_case("disable");
         let is_default = is_off || given.eq_ignore_ascii_case(self.default) || same_number;
-        let harmless = match self.fate {
-            Fate::NoEffect => true,
-            Fate::Refused => false,
-            Fate::RefusedBut(values) => values.iter().any(|v| v.eq_ignore_ascii_case(given)),
-        };
-        match (is_default, harmless) {
+        match (is_default, self.fate == Fate::NoEffect) {
             (true, _) => Verdict::Fine,
             (false, true) => Verdict::Warning(format!("has no effect: {}", self.reason)),
             (false, false) => Verdict::Error(self.reason.to_owned()),
@@ -71,8 +64,6 @@ const fn refused(name: &'static str, default: &'static str, reason: &'static str
 
 const AUTH_HBA: &str = "auth_type hba is not supported yet, so its rules would not be kept";
 const AUTH_LDAP: &str = "auth_type ldap is not supported yet";
-const CLIENT_TLS: &str = "TLS with clients is not supported yet";
-const SERVER_TLS: &str = "TLS to servers is not supported yet";
 const DNS: &str = "the system resolves host names, at each connect";
 const LOG: &str = "the log goes to stderr";
 const RESERVE: &str = "there is no reserve pool; make the pool larger";
@@ -89,20 +80,6 @@ pub(super) static POOLER: &[Foreign] = &[
     refused("auth_ident_file", "", AUTH_HBA),
     refused("auth_ldap_options", "", AUTH_LDAP),
     no_effect("autodb_idle_timeout", "3600", POOL_FREED),
-    no_effect("client_tls13_ciphers", "", CLIENT_TLS),
-    no_effect("client_tls_ca_file", "", CLIENT_TLS),
-    no_effect("client_tls_cert_file", "", CLIENT_TLS),
-    no_effect("client_tls_ciphers", "default", CLIENT_TLS),
-    no_effect("client_tls_dheparams", "auto", CLIENT_TLS),
-    no_effect("client_tls_ecdhcurve", "auto", CLIENT_TLS),
-    no_effect("client_tls_key_file", "", CLIENT_TLS),
-    no_effect("client_tls_protocols", "secure", CLIENT_TLS),
-    Foreign {
-        name: "client_tls_sslmode",
-        default: "disable",
-        fate: Fate::RefusedBut(&["allow", "prefer"]),
-        reason: CLIENT_TLS,
-    },
     no_effect("conffile", "", "a reload reads the file that Carpool was started with"),
     refused("disable_pqexec", "0", "simple queries can't be disabled yet"),
     no_effect("dns_max_ttl", "15", DNS),
@@ -124,13 +101,6 @@ pub(super) static POOLER: &[Foreign] = &[
     no_effect("scram_iterations", "4096", "verifiers are made with PostgreSQL's default"),
     no_effect("server_fast_close", "0", "servers are closed when the session ends"),
     no_effect("server_round_robin", "0", "the server used last is used first"),
-    no_effect("server_tls13_ciphers", "", SERVER_TLS),
-    no_effect("server_tls_ca_file", "", SERVER_TLS),
-    no_effect("server_tls_cert_file", "", SERVER_TLS),
-    no_effect("server_tls_ciphers", "default", SERVER_TLS),
-    no_effect("server_tls_key_file", "", SERVER_TLS),
-    no_effect("server_tls_protocols", "secure", SERVER_TLS),
-    Foreign { name: "server_tls_sslmode", default: "prefer", fate: Fate::RefusedBut(&["allow"]), reason: SERVER_TLS },
     no_effect("service_name", "pgbouncer", SERVICE),
     no_effect("suspend_timeout", "10", "there is no online restart that waits for buffers"),
     no_effect("syslog", "0", LOG),

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `toml_file`, `ini`, `url` | a text to its keys and values, in the order of the file: `document` |
 //! | `userlist` | PgBouncer's `auth_file` |
+//! | `tls` | the files of TLS |
 //! | `settings`, `sections` | the table of every setting: name, kind, default, meaning |
 //! | `foreign` | PgBouncer's settings that have no effect here, or are refused |
 //! | `kind`, `field`, `time` | values: from a file, to a typed field, and back to text |
@@ -28,6 +29,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod time;
+mod tls;
 mod toml_file;
 mod url;
 mod userlist;
@@ -39,8 +41,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::names::{DatabaseName, UserName};
+use crate::tls::{AcceptTls, BindingMode, SslMode, SslNegotiation};
 
 pub use report::{ConfigError, ConfigErrors};
+pub use tls::ServerTls;
 
 use report::{KeyPath, Report};
 
@@ -104,14 +108,16 @@ pub enum AuthType {
     Md5,
     /// SCRAM-SHA-256.
     ScramSha256,
+    /// A certificate whose common name is the user's name.
+    Cert,
 }
 
 impl AuthType {
     /// All types.
-    pub const ALL: [Self; 5] = [Self::Trust, Self::Any, Self::Plain, Self::Md5, Self::ScramSha256];
+    pub const ALL: [Self; 6] = [Self::Trust, Self::Any, Self::Plain, Self::Md5, Self::ScramSha256, Self::Cert];
 
     /// PgBouncer's types that are not here.
-    const NOT_SUPPORTED: &[&str] = &["cert", "hba", "ldap", "pam", "peer"];
+    const NOT_SUPPORTED: &[&str] = &["hba", "ldap", "pam", "peer"];
 
     /// The word of the configuration.
     #[must_use]
@@ -122,6 +128,7 @@ impl AuthType {
             Self::Plain => "plain",
             Self::Md5 => "md5",
             Self::ScramSha256 => "scram-sha-256",
+            Self::Cert => "cert",
         }
     }
 }
@@ -163,6 +170,10 @@ pub struct Config {
     pub users: BTreeMap<UserName, User>,
     /// The users whose password is the one in `auth_file`.
     pub auth_file_users: BTreeSet<UserName>,
+    /// TLS with clients: the `client_tls_*` settings and the files that they name.
+    pub client_tls: AcceptTls,
+    /// TLS to servers, by database.
+    pub server_tls: ServerTls,
     /// What the file asks for without effect, and what looks wrong; to be logged at start and on reload.
     pub warnings: Vec<String>,
     /// What it was read from.
@@ -227,10 +238,42 @@ pub struct Pooler {
     pub auth_dbname: Option<DatabaseName>,
     /// What was looked up holds for so long (Carpool's own); zero: for logins at the same time only.
     pub auth_query_cache_ttl: Duration,
+    /// Whether clients may, or must, use TLS.
+    pub client_tls_sslmode: SslMode,
+    /// Private key for TLS with clients.
+    pub client_tls_key_file: Option<PathBuf>,
+    /// Its certificate, and those between it and its authority.
+    pub client_tls_cert_file: Option<PathBuf>,
+    /// Authorities of clients' certificates.
+    pub client_tls_ca_file: Option<PathBuf>,
+    /// Protocol versions with clients.
+    pub client_tls_protocols: String,
+    /// Ciphers of TLS 1.2 with clients.
+    pub client_tls_ciphers: String,
+    /// Ciphers of TLS 1.3 with clients.
+    pub client_tls13_ciphers: String,
+    /// Curves of the key exchange with clients.
+    pub client_tls_ecdhcurve: String,
+    /// Has no effect.
+    pub client_tls_dheparams: String,
     /// Users who may run changing console commands.
     pub admin_users: Vec<UserName>,
     /// Users who may run SHOW on the console.
     pub stats_users: Vec<UserName>,
+    /// Whether servers may, or must, use TLS.
+    pub server_tls_sslmode: SslMode,
+    /// Authorities of servers' certificates.
+    pub server_tls_ca_file: Option<PathBuf>,
+    /// Private key to show to servers.
+    pub server_tls_key_file: Option<PathBuf>,
+    /// Its certificate.
+    pub server_tls_cert_file: Option<PathBuf>,
+    /// Protocol versions to servers.
+    pub server_tls_protocols: String,
+    /// Ciphers of TLS 1.2 to servers.
+    pub server_tls_ciphers: String,
+    /// Ciphers of TLS 1.3 to servers.
+    pub server_tls13_ciphers: String,
     /// Close a server idle for longer.
     pub server_idle_timeout: Duration,
     /// Close a server older than this when it is next idle.
@@ -335,6 +378,14 @@ pub struct Database {
     pub auth_query: Option<String>,
     /// Overrides the global `auth_dbname`.
     pub auth_dbname: Option<DatabaseName>,
+    /// Overrides `server_tls_sslmode` (Carpool's own).
+    pub server_tls_sslmode: Option<SslMode>,
+    /// Overrides `server_tls_ca_file` (Carpool's own).
+    pub server_tls_ca_file: Option<PathBuf>,
+    /// How TLS begins (libpq's).
+    pub sslnegotiation: SslNegotiation,
+    /// Whether logins to the server are bound to the TLS connection (libpq's).
+    pub channel_binding: BindingMode,
     /// Hard total of server connections, logins included.
     pub pool_size: u32,
     /// Servers kept open even when idle.
@@ -414,8 +465,24 @@ impl Default for Pooler {
             auth_query: DEFAULT_AUTH_QUERY.into(),
             auth_dbname: None,
             auth_query_cache_ttl: seconds(5),
+            client_tls_sslmode: SslMode::Disable,
+            client_tls_key_file: None,
+            client_tls_cert_file: None,
+            client_tls_ca_file: None,
+            client_tls_protocols: "secure".into(),
+            client_tls_ciphers: "default".into(),
+            client_tls13_ciphers: String::new(),
+            client_tls_ecdhcurve: "auto".into(),
+            client_tls_dheparams: "auto".into(),
             admin_users: Vec::new(),
             stats_users: Vec::new(),
+            server_tls_sslmode: SslMode::Prefer,
+            server_tls_ca_file: None,
+            server_tls_key_file: None,
+            server_tls_cert_file: None,
+            server_tls_protocols: "secure".into(),
+            server_tls_ciphers: "default".into(),
+            server_tls13_ciphers: String::new(),
             server_idle_timeout: seconds(600),
             server_lifetime: seconds(3600),
             server_connect_timeout: seconds(15),
@@ -469,6 +536,10 @@ impl Default for Database {
             auth_user: None,
             auth_query: None,
             auth_dbname: None,
+            server_tls_sslmode: None,
+            server_tls_ca_file: None,
+            sslnegotiation: SslNegotiation::Postgres,
+            channel_binding: BindingMode::Prefer,
             pool_size: 25,
             min_pool_size: 0,
             user_pool_size: None,

@@ -7,6 +7,7 @@ use super::field::{Field, Value};
 use super::kind::Kind;
 use super::settings::{Setting, setting, write};
 use super::{Database, User};
+use crate::tls::{BindingMode, SslMode, SslNegotiation};
 
 macro_rules! database {
     ($field:ident, $kind:expr, $doc:expr) => {
@@ -45,6 +46,27 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
     database!(auth_user, Kind::Text, "Looks up users without a password here; see the global auth_user.").unset(""),
     database!(auth_query, Kind::Text, "What it asks; see the global auth_query.").unset(""),
     database!(auth_dbname, Kind::Text, "In which database it asks; see the global auth_dbname.").unset(""),
+    database!(
+        server_tls_sslmode,
+        Kind::Word(&SslMode::WORDS),
+        "TLS to the server: disable, allow, prefer, require, verify-ca, verify-full."
+    ),
+    database!(
+        server_tls_ca_file,
+        Kind::Path,
+        "Authorities that its certificate must come from; without it, the global ones."
+    )
+    .unset(""),
+    database!(
+        sslnegotiation,
+        Kind::Word(&SslNegotiation::WORDS),
+        "How TLS begins: postgres (asked for), or direct (at once; PostgreSQL 17 and later)."
+    ),
+    database!(
+        channel_binding,
+        Kind::Word(&BindingMode::WORDS),
+        "Bind SCRAM logins to the TLS connection: disable, prefer, require."
+    ),
     database!(pool_size, Kind::Size, "Server connections at most, over all users.")
         .ini_name(Some("max_db_connections"))
         .ini_zero_inherits(),

@@ -7,6 +7,7 @@ use super::document::Raw;
 use super::field::{Field, Value};
 use super::kind::Kind;
 use super::{Format, Pooler};
+use crate::tls::SslMode;
 
 /// One setting of `T`.
 pub(super) struct Setting<T: 'static> {
@@ -249,8 +250,39 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         Kind::Time,
         "How long an answer of auth_query holds. 0: for logins at the same time only."
     ),
+    pooler!(
+        client_tls_sslmode,
+        Kind::Word(&SslMode::WORDS),
+        "TLS with clients: disable, allow or prefer (if they ask), require, verify-ca or verify-full (with a certificate)."
+    ),
+    pooler!(client_tls_key_file, Kind::Path, "Private key for TLS with clients, in PEM.").unset(""),
+    pooler!(
+        client_tls_cert_file,
+        Kind::Path,
+        "Certificate of that key, in PEM, followed by those between it and its authority."
+    )
+    .unset(""),
+    pooler!(client_tls_ca_file, Kind::Path, "Authorities that certificates of clients must come from, in PEM.")
+        .unset(""),
+    pooler!(client_tls_protocols, Kind::Text, "Protocols: tlsv1.2, tlsv1.3; secure or all is both."),
+    pooler!(client_tls_ciphers, Kind::Text, "Ciphers of TLS 1.2, by OpenSSL's names; default is all that there are."),
+    pooler!(client_tls13_ciphers, Kind::Text, "Ciphers of TLS 1.3. Empty: all that there are."),
+    pooler!(client_tls_ecdhcurve, Kind::Text, "Curves: X25519, prime256v1, secp384r1; auto is all."),
+    pooler!(client_tls_dheparams, Kind::Text, "For PgBouncer's files alone: keys are exchanged by curves only."),
     pooler!(admin_users, Kind::List, "Users who may run all commands on the console (the database pgbouncer)."),
     pooler!(stats_users, Kind::List, "Users who may run SHOW on the console."),
+    pooler!(
+        server_tls_sslmode,
+        Kind::Word(&SslMode::WORDS),
+        "TLS to servers over TCP: disable, allow, prefer, require, verify-ca, verify-full, as in libpq."
+    ),
+    pooler!(server_tls_ca_file, Kind::Path, "Authorities that certificates of servers must come from, in PEM.")
+        .unset(""),
+    pooler!(server_tls_key_file, Kind::Path, "Private key to show servers who Carpool is, in PEM.").unset(""),
+    pooler!(server_tls_cert_file, Kind::Path, "Certificate of that key, in PEM.").unset(""),
+    pooler!(server_tls_protocols, Kind::Text, "Protocols: tlsv1.2, tlsv1.3; secure or all is both."),
+    pooler!(server_tls_ciphers, Kind::Text, "Ciphers of TLS 1.2, by OpenSSL's names; default is all that there are."),
+    pooler!(server_tls13_ciphers, Kind::Text, "Ciphers of TLS 1.3. Empty: all that there are."),
     pooler!(server_idle_timeout, Kind::Time, "Close a server connection that nobody used for so long. 0: never."),
     pooler!(server_lifetime, Kind::Time, "Close a server connection of this age when it comes free. 0: never.")
         .ini_zero(AT_ONCE),

@@ -3,6 +3,7 @@
 pub mod listener;
 pub mod stream;
 pub mod timer;
+pub mod tls;
 
 use std::io;
 use std::net::SocketAddr;

@@ -199,6 +199,7 @@ impl Pool {
         Login {
             target: spec.target.clone(),
             options: spec.options,
+            tls: spec.tls.clone(),
             user: user.name.clone(),
             database: spec.dbname.clone(),
             credentials: user.credentials.lock().clone(),

@@ -30,7 +30,7 @@ impl Directory {
         }
         let database = find(config, name)?;
         let name = DatabaseName::from(name);
-        let spec = Spec::new(&name, database, &config.pooler);
+        let spec = Spec::new(&name, database, config);
         Some(Arc::clone(&self.pools.entry(name.clone()).or_insert_with(|| Pool::new(name, spec))))
     }
 
@@ -58,13 +58,14 @@ impl Directory {
     pub fn apply(&self, config: &Config) {
         self.pools.retain(|name, pool| match find(config, name.as_str()) {
             Some(database) => {
-                let spec = Spec::new(name, database, &config.pooler);
+                let spec = Spec::new(name, database, config);
                 if **pool.spec.load() == spec {
                     return true;
                 }
                 let moved = {
                     let old = pool.spec.load();
-                    old.target != spec.target || old.dbname != spec.dbname
+                    // Servers that logged in with less security than is asked for now aren't to stay.
+                    old.target != spec.target || old.dbname != spec.dbname || old.tls.asks_otherwise(&spec.tls)
                 };
                 if moved {
                     pool.retire()

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::queue::Limits;
-use crate::config::{Database, Pooler};
+use crate::config::{Config, Database};
 use crate::names::DatabaseName;
 use crate::net::{Target, TcpOptions};
+use crate::tls::ConnectTls;
 
 /// The settings of one pool. Zero durations mean "off".
 #[derive(Clone, PartialEq, Debug)]
@@ -14,6 +15,8 @@ pub struct Spec {
     pub target: Target,
     /// Socket options towards them.
     pub options: TcpOptions,
+    /// TLS towards them.
+    pub tls: ConnectTls,
     /// The database's name there.
     pub dbname: String,
     /// Bounds.
@@ -55,10 +58,12 @@ pub struct Spec {
 impl Spec {
     /// The settings of database `name`.
     #[must_use]
-    pub fn new(name: &DatabaseName, database: &Database, pooler: &Pooler) -> Self {
+    pub fn new(name: &DatabaseName, database: &Database, config: &Config) -> Self {
+        let pooler = &config.pooler;
         Self {
             target: Target { host: database.host.clone(), port: database.port },
             options: TcpOptions::from(pooler),
+            tls: config.server_tls.of(name.as_str()),
             dbname: database.dbname.clone().unwrap_or_else(|| name.as_str().to_owned()),
             limits: Limits {
                 size: database.pool_size,

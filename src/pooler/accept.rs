@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 use crate::admin::Admin;
 use crate::client::login::{self, Entered};
 use crate::client::registry::Admission;
-use crate::client::startup::{Handshake, HandshakeError, Wish};
+use crate::client::startup::{self, Handshake, HandshakeError, Wish};
 use crate::client::{Context, cancel, relay};
 use crate::error::{ClientError, SqlState};
 use crate::net::listener::{Accepted, Listener};
@@ -70,6 +70,7 @@ async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<
             tokio::spawn(crate::admin::console::serve(*console, admin));
         }
         Err(HandshakeError::Io(error)) => debug!(%peer, "connection lost during login: {error}"),
+        Err(error @ HandshakeError::Tls(_)) => info!(%peer, "closing because: {error}"),
         Err(HandshakeError::Client(error)) => {
             info!(%peer, "closing because: {error}");
             if let Some(handshake) = handshake {
@@ -95,8 +96,8 @@ async fn enter(
     peer: Peer,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<Option<Entered>, HandshakeError> {
-    let Some(io) = handshake.as_mut() else { return Ok(None) };
-    let startup = match io.wish().await? {
+    let tls = context.config.load().client_tls.clone();
+    let startup = match startup::wish(handshake, &tls).await? {
         Wish::Cancel(key) => {
             cancel::request(context, &key).await;
             return Ok(None);
@@ -127,5 +128,7 @@ fn log_login(entered: &Entered) {
         Entered::Replication(replication) => replication.registered(),
     };
     let client = &registered.shared;
-    info!(client = %client.id, peer = %client.peer, user = %client.user, database = %client.database, "login");
+    let tls = client.tls.map(|cipher| cipher.to_string());
+    let tls = tls.as_deref().unwrap_or("no");
+    info!(client = %client.id, peer = %client.peer, user = %client.user, database = %client.database, tls, "login");
 }

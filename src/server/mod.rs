@@ -6,6 +6,7 @@
 pub mod ask;
 pub mod cancel;
 pub mod connect;
+pub mod encrypt;
 pub mod pins;
 
 use std::io;
@@ -46,6 +47,8 @@ pub struct ServerShared {
     pub key: CancelKey,
     /// Local and remote address (TCP).
     pub addresses: (Option<std::net::SocketAddr>, Option<std::net::SocketAddr>),
+    /// Its encryption, if it has any.
+    pub encryption: Option<encrypt::Encryption>,
     /// When it was logged in.
     pub connected: SystemTime,
     /// Statistics.

@@ -162,6 +162,8 @@ pub struct SocketRow {
     pub link: String,
     /// Process number at the other end, where it is known.
     pub remote_pid: u32,
+    /// Protocol version and cipher of its encryption; empty where there is none.
+    pub tls: String,
     /// What the client calls itself.
     pub application_name: String,
     /// Named statements.
@@ -196,8 +198,7 @@ impl SocketRow {
             self.name,
             self.link,
             self.remote_pid,
-            // No connection is encrypted yet.
-            "",
+            self.tls,
             self.application_name,
             self.prepared_statements,
             self.id,

@@ -241,7 +241,9 @@ fn a_pool_whose_servers_are_all_kept_says_so_in_time() {
     assert!(!error.contains(&holder), "{error}");
     eventually("it is logged", || carpool.log().contains(&format!("(user \"{holder}\")")).then_some(()));
     holders.iter_mut().for_each(|child| child.kill().unwrap());
-    holders.iter_mut().for_each(|child| drop(child.wait().unwrap()));
+    for holder in &mut holders {
+        holder.wait().unwrap();
+    }
     eventually("it works again", || whoami(&carpool, "scram_user", "scram_user").ok());
 }
 

@@ -55,6 +55,7 @@ fn register(context: &Arc<Context>) -> Registered {
         kind: ClientKind::Console,
         peer: Peer::Unix,
         local: None,
+        tls: None,
         protocol: crate::wire::startup::PROTOCOL_3_0,
     };
     Registry::register(Admission::new(context).unwrap(), identity, Arc::new(Settings::default()))

@@ -29,6 +29,7 @@ fn value(kind: Kind) -> BoxedStrategy<Value> {
         Kind::AuthType => {
             proptest::sample::select(&AuthType::ALL[..]).prop_map(|a| Value::Text(a.as_str().into())).boxed()
         }
+        Kind::Word(words) => proptest::sample::select(words).prop_map(|word| Value::Text(word.into())).boxed(),
         Kind::Secret => text().prop_map(|secret| Value::Secret(Secret::new(&secret))).boxed(),
     }
 }
@@ -62,6 +63,16 @@ prop_compose! {
         pooler.auth_file = None;
         pooler.auth_query.push_str("$1");
         pooler.auth_dbname = None;
+        // These need files: see the tests of TLS.
+        if pooler.auth_type == AuthType::Cert {
+            pooler.auth_type = AuthType::Plain;
+        }
+        let other = Pooler::default();
+        pooler.client_tls_sslmode = SslMode::Disable;
+        pooler.server_tls_sslmode = pooler.server_tls_sslmode.min(SslMode::Require);
+        (pooler.server_tls_ca_file, pooler.server_tls_cert_file, pooler.server_tls_key_file) = (None, None, None);
+        (pooler.server_tls_protocols, pooler.server_tls_ciphers) = (other.server_tls_protocols, "AES256:CHACHA20".into());
+        pooler.server_tls13_ciphers = "TLS_AES_128_GCM_SHA256".into();
         pooler
     }
 }
@@ -73,6 +84,11 @@ prop_compose! {
         database.min_pool_size = database.min_pool_size.min(database.pool_size);
         database.auth_query = database.auth_query.map(|query| query + "$1");
         database.auth_dbname = None;
+        database.server_tls_ca_file = None;
+        database.server_tls_sslmode = database.server_tls_sslmode.map(|mode| mode.min(SslMode::Require));
+        if database.sslnegotiation == SslNegotiation::Direct {
+            database.server_tls_sslmode = Some(SslMode::Require);
+        }
         if pooler.auth_type == AuthType::Any {
             database.user.get_or_insert("forced".into());
         }
@@ -124,8 +140,9 @@ proptest! {
             let value = setting.text(&pooler);
             // A value of several lines, or with spaces around it, can't be written in this format.
             let writable = !value.contains(['\n', '\r']) && value.trim() == value && !value.is_empty();
-            let others = ["listen_addr", "unix_socket_dir", "auth_file", "http_port", "auth_type", "auth_query", "auth_dbname"];
-            if writable && !others.contains(&setting.name) {
+            let needs_file = setting.name.contains("_tls") || setting.name == "auth_type";
+            let needs_file = needs_file || ["auth_query", "auth_dbname"].contains(&setting.name);
+            if writable && !needs_file && !["listen_addr", "unix_socket_dir", "auth_file", "http_port"].contains(&setting.name) {
                 text += &format!("{} = {value}\n", setting.name);
             }
         }
