@@ -148,6 +148,21 @@ pub enum FailureReason {
     Scram(#[from] ScramError),
 }
 
+impl FailureReason {
+    /// Whether another secret could have let the client in.
+    #[must_use]
+    pub const fn is_of_the_secret(self) -> bool {
+        matches!(
+            self,
+            Self::UnknownUser
+                | Self::NoPassword
+                | Self::OnlyMd5Secret
+                | Self::WrongPassword
+                | Self::Scram(ScramError::WrongProof)
+        )
+    }
+}
+
 impl From<AuthFailure> for ClientError {
     fn from(failure: AuthFailure) -> Self {
         use FailureReason as Reason;

@@ -15,10 +15,7 @@ use super::relay::Session;
 use super::secrets::{self, Known};
 use super::startup::{Handshake, HandshakeError, requested_settings};
 use super::{Context, access, cert};
-use crate::auth::scram::server::ScramError;
-use crate::auth::{
-    self, AuthFailure, ClientAuth, ClientStep, FailureReason, Policy, Proven, ServerCredentials, StoredSecret,
-};
+use crate::auth::{self, AuthFailure, ClientAuth, ClientStep, Policy, Proven, ServerCredentials, StoredSecret};
 use crate::config::{AuthType, Config, Database, PoolMode};
 use crate::error::{ClientError, Severity, SqlState};
 use crate::names::{DatabaseName, UserName};
@@ -228,7 +225,9 @@ async fn authenticate(
             // A password in plain can be held against the newest secret. Other exchanges can't be taken up again; the
             // next login gets it.
             ClientStep::Failed(failure)
-                if is_wrong(&failure) && known.doubt(context) && policy.auth_type == AuthType::Plain =>
+                if failure.reason().is_of_the_secret()
+                    && known.doubt(context)
+                    && policy.auth_type == AuthType::Plain =>
             {
                 known = secrets::find(context, config, &request.user, &request.database).await?;
                 step = match start(&known) {
@@ -245,12 +244,6 @@ async fn authenticate(
 fn refused(request: &Request, failure: AuthFailure) -> HandshakeError {
     info!(peer = %request.peer, "{failure}");
     ClientError::from(failure).into()
-}
-
-/// Whether another secret could have let the client in.
-fn is_wrong(failure: &AuthFailure) -> bool {
-    use FailureReason::{NoPassword, OnlyMd5Secret, Scram, UnknownUser, WrongPassword};
-    matches!(failure.reason(), WrongPassword | UnknownUser | NoPassword | OnlyMd5Secret | Scram(ScramError::WrongProof))
 }
 
 fn check_limits(context: &Context, config: &Config, database: &Database, request: &Request) -> Result<(), ClientError> {

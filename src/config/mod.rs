@@ -277,6 +277,14 @@ pub struct Pooler {
     pub auth_jwt_user_claim: String,
     /// How far the clocks of issuer and Carpool may differ (Carpool's own).
     pub auth_jwt_leeway: Duration,
+    /// Default of a database's `auth_user`: who looks up users without a secret here.
+    pub auth_user: Option<UserName>,
+    /// Default of a database's `auth_query`: what it asks.
+    pub auth_query: String,
+    /// Default of a database's `auth_dbname`: where it asks; `None`: in the database that the client wants.
+    pub auth_dbname: Option<DatabaseName>,
+    /// What was looked up holds for so long (Carpool's own); zero: for logins at the same time only.
+    pub auth_query_cache_ttl: Duration,
     /// Whether clients may, or must, use TLS.
     pub client_tls_sslmode: SslMode,
     /// Private key for TLS with clients.
@@ -295,14 +303,6 @@ pub struct Pooler {
     pub client_tls_ecdhcurve: String,
     /// Has no effect.
     pub client_tls_dheparams: String,
-    /// Default of a database's `auth_user`: who looks up users without a secret here.
-    pub auth_user: Option<UserName>,
-    /// Default of a database's `auth_query`: what it asks.
-    pub auth_query: String,
-    /// Default of a database's `auth_dbname`: where it asks; `None`: in the database that the client wants.
-    pub auth_dbname: Option<DatabaseName>,
-    /// What was looked up holds for so long (Carpool's own); zero: for logins at the same time only.
-    pub auth_query_cache_ttl: Duration,
     /// Users who may run changing console commands.
     pub admin_users: Vec<UserName>,
     /// Users who may run SHOW on the console.
@@ -419,6 +419,12 @@ pub struct Database {
     pub user: Option<UserName>,
     /// That user's (or every user's) password towards the server.
     pub password: Option<Secret>,
+    /// Overrides the global `auth_user`.
+    pub auth_user: Option<UserName>,
+    /// Overrides the global `auth_query`.
+    pub auth_query: Option<String>,
+    /// Overrides the global `auth_dbname`.
+    pub auth_dbname: Option<DatabaseName>,
     /// Overrides `server_tls_sslmode` (Carpool's own).
     pub server_tls_sslmode: Option<SslMode>,
     /// Overrides `server_tls_ca_file` (Carpool's own).
@@ -427,12 +433,6 @@ pub struct Database {
     pub sslnegotiation: SslNegotiation,
     /// Whether logins to the server are bound to the TLS connection (libpq's).
     pub channel_binding: BindingMode,
-    /// Overrides the global `auth_user`.
-    pub auth_user: Option<UserName>,
-    /// Overrides the global `auth_query`.
-    pub auth_query: Option<String>,
-    /// Overrides the global `auth_dbname`.
-    pub auth_dbname: Option<DatabaseName>,
     /// Hard total of server connections, logins included.
     pub pool_size: u32,
     /// Servers kept open even when idle.
@@ -516,6 +516,10 @@ impl Default for Pooler {
             auth_jwt_audience: Vec::new(),
             auth_jwt_user_claim: "sub".into(),
             auth_jwt_leeway: seconds(30),
+            auth_user: None,
+            auth_query: DEFAULT_AUTH_QUERY.into(),
+            auth_dbname: None,
+            auth_query_cache_ttl: seconds(5),
             client_tls_sslmode: SslMode::Disable,
             client_tls_key_file: None,
             client_tls_cert_file: None,
@@ -525,10 +529,6 @@ impl Default for Pooler {
             client_tls13_ciphers: String::new(),
             client_tls_ecdhcurve: "auto".into(),
             client_tls_dheparams: "auto".into(),
-            auth_user: None,
-            auth_query: DEFAULT_AUTH_QUERY.into(),
-            auth_dbname: None,
-            auth_query_cache_ttl: seconds(5),
             admin_users: Vec::new(),
             stats_users: Vec::new(),
             server_tls_sslmode: SslMode::Prefer,
@@ -588,13 +588,13 @@ impl Default for Database {
             dbname: None,
             user: None,
             password: None,
+            auth_user: None,
+            auth_query: None,
+            auth_dbname: None,
             server_tls_sslmode: None,
             server_tls_ca_file: None,
             sslnegotiation: SslNegotiation::Postgres,
             channel_binding: BindingMode::Prefer,
-            auth_user: None,
-            auth_query: None,
-            auth_dbname: None,
             pool_size: 25,
             min_pool_size: 0,
             user_pool_size: None,

@@ -259,6 +259,15 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(auth_jwt_audience, Kind::List, "For whom a token must be (its claim aud): one of these."),
     pooler!(auth_jwt_user_claim, Kind::Text, "The claim of a token that has the user's name."),
     pooler!(auth_jwt_leeway, Kind::Time, "How far the issuer's clock may differ, at most 5 minutes."),
+    pooler!(auth_user, Kind::Text, "Looks up users without a password here, as this role, by auth_query.").unset(""),
+    pooler!(auth_query, Kind::Text, "What it asks: $1 is the name; one row with name and secret is the answer."),
+    pooler!(auth_dbname, Kind::Text, "In which of [databases] it asks; without it, in the one that the client wants.")
+        .unset(""),
+    pooler!(
+        auth_query_cache_ttl,
+        Kind::Time,
+        "How long an answer of auth_query holds. 0: for logins at the same time only."
+    ),
     pooler!(
         client_tls_sslmode,
         Kind::Word(&SslMode::WORDS),
@@ -278,15 +287,6 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(client_tls13_ciphers, Kind::Text, "Ciphers of TLS 1.3. Empty: all that there are."),
     pooler!(client_tls_ecdhcurve, Kind::Text, "Curves: X25519, prime256v1, secp384r1; auto is all."),
     pooler!(client_tls_dheparams, Kind::Text, "For PgBouncer's files alone: keys are exchanged by curves only."),
-    pooler!(auth_user, Kind::Text, "Looks up users without a password here, as this role, by auth_query.").unset(""),
-    pooler!(auth_query, Kind::Text, "What it asks: $1 is the name; one row with name and secret is the answer."),
-    pooler!(auth_dbname, Kind::Text, "In which of [databases] it asks; without it, in the one that the client wants.")
-        .unset(""),
-    pooler!(
-        auth_query_cache_ttl,
-        Kind::Time,
-        "How long an answer of auth_query holds. 0: for logins at the same time only."
-    ),
     pooler!(admin_users, Kind::List, "Users who may run all commands on the console (the database pgbouncer)."),
     pooler!(stats_users, Kind::List, "Users who may run SHOW on the console."),
     pooler!(

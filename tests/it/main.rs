@@ -11,6 +11,7 @@
 )]
 
 mod audit;
+mod auth_query;
 mod basics;
 mod cancel;
 mod console;
