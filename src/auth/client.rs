@@ -94,6 +94,12 @@ pub struct AuthFailure {
 }
 
 impl AuthFailure {
+    /// A failure that was found outside of an exchange.
+    #[must_use]
+    pub fn new(user: &UserName, reason: FailureReason) -> Self {
+        Self { user: user.clone(), reason }
+    }
+
     /// The true reason, for the log only.
     #[must_use]
     pub const fn reason(&self) -> FailureReason {
@@ -110,6 +116,12 @@ pub enum FailureReason {
     /// There is no such user, and no password would have been asked for, so nothing hides it.
     #[error("unknown user, with auth_type trust")]
     NotTrusted,
+    /// The user needs a certificate, and has none that names it.
+    #[error("no certificate that names the user")]
+    NoCertificate,
+    /// There is no such user, whatever the certificate says.
+    #[error("unknown user, with auth_type cert")]
+    UnknownCertificateUser,
     /// The user has no password.
     #[error("no password is set for the user")]
     NoPassword,
@@ -139,6 +151,9 @@ impl From<AuthFailure> for ClientError {
         let user = &failure.user;
         let (code, message) = match failure.reason {
             Reason::NotTrusted => (SqlState::INVALID_AUTHORIZATION, format!("role \"{user}\" does not exist")),
+            Reason::NoCertificate | Reason::UnknownCertificateUser => {
+                (SqlState::INVALID_AUTHORIZATION, format!("certificate authentication failed for user \"{user}\""))
+            }
             Reason::EmptyPassword => (SqlState::INVALID_PASSWORD, "empty password returned by client".to_owned()),
             Reason::InvalidPasswordMessage => (SqlState::PROTOCOL_VIOLATION, "invalid password packet size".to_owned()),
             Reason::Sasl(error) => (SqlState::PROTOCOL_VIOLATION, error.to_string()),
@@ -216,6 +231,10 @@ impl ClientAuth {
         let decoy = match policy.auth_type {
             AuthType::Any => return ClientStep::done(Proven::Nothing),
             AuthType::Trust => return trust(user, account),
+            // That is checked where TLS is known.
+            AuthType::Cert => {
+                return ClientStep::Failed(AuthFailure::new(user, FailureReason::NoCertificate));
+            }
             AuthType::Plain | AuthType::Md5 => policy.decoy,
             AuthType::ScramSha256 => SecretKind::Scram,
         };

@@ -117,6 +117,14 @@ pub enum ServerAuthError {
     /// A SASL message that isn't one.
     #[error("server sent a malformed authentication message: {0}")]
     Sasl(#[from] SaslError),
+    /// The login must be bound to the TLS connection, and the server doesn't do that.
+    #[error("channel binding is required for user \"{user}\" (channel_binding), but {why}")]
+    NotBound {
+        /// Who logs in.
+        user: UserName,
+        /// What stands against it.
+        why: &'static str,
+    },
     /// The SCRAM exchange failed.
     #[error("SCRAM authentication of user \"{user}\" failed: {error}")]
     Scram {
@@ -137,6 +145,8 @@ pub struct ServerAuth {
 struct Login {
     user: UserName,
     binding: ChannelBinding,
+    /// `channel_binding` is require.
+    must_bind: bool,
 }
 
 enum State {
@@ -178,7 +188,15 @@ impl ServerAuth {
         rng: &mut (impl CryptoRng + ?Sized),
     ) -> Self {
         let user = user.clone();
-        Self { login: Login { user, binding }, state: State::Start(credentials, scram::nonce(rng)) }
+        let login = Login { user, binding, must_bind: false };
+        Self { login, state: State::Start(credentials, scram::nonce(rng)) }
+    }
+
+    /// Has the login fail unless it is bound to the TLS connection.
+    #[must_use]
+    pub fn require_binding(mut self) -> Self {
+        self.login.must_bind = true;
+        self
     }
 
     /// Takes an authentication (`R`) message: its code, and the body after the code. SCRAM with a password derives
@@ -191,6 +209,9 @@ impl ServerAuth {
             return Err(ServerAuthError::Malformed { code });
         }
         let Self { login, state } = self;
+        if login.must_bind && matches!(state, State::Start(..)) && code != code::SASL {
+            return Err(login.not_bound("the server asks for no SCRAM login"));
+        }
         match (state, code) {
             (State::Start(..) | State::PasswordSent, code::OK) => done(None, rest),
             (State::ScramDone(keys), code::OK) => done(Some(keys), rest),
@@ -279,6 +300,12 @@ impl Login {
         rest: &[u8],
     ) -> Result<ServerStep, ServerAuthError> {
         let mechanisms = Mechanisms::parse(rest)?;
+        if self.must_bind && self.binding == ChannelBinding::None {
+            return Err(self.not_bound("there is no TLS, or the server's certificate has no hash for it"));
+        }
+        if self.must_bind && !mechanisms.offers(scram::MECHANISM_PLUS) {
+            return Err(self.not_bound("the server doesn't offer it"));
+        }
         let credentials = match credentials {
             ServerCredentials::Password { password, keys } => ScramCredentials::Password(password, keys),
             ServerCredentials::ScramKeys(keys) => ScramCredentials::Keys(keys),
@@ -298,6 +325,10 @@ impl Login {
 
     fn send(self, body: Vec<u8>, state: State) -> ServerStep {
         ServerStep::Send(body, ServerAuth { login: self, state })
+    }
+
+    fn not_bound(&self, why: &'static str) -> ServerAuthError {
+        ServerAuthError::NotBound { user: self.user.clone(), why }
     }
 
     fn missing(self, method: &'static str, credentials: &ServerCredentials) -> ServerAuthError {

@@ -15,6 +15,7 @@ use crate::names::{ClientId, DatabaseName, UserName};
 use crate::net::Peer;
 use crate::protocol::settings::Settings;
 use crate::server::ServerShared;
+use crate::tls::Cipher;
 use crate::wire::startup::{CancelKey, PROTOCOL_3_2};
 
 /// Bytes of a cancel secret towards protocol 3.2 and later; before it is 4.
@@ -85,6 +86,12 @@ pub mod order {
     pub const END_QUERY: u8 = 8;
     /// See whether the session is to be audited.
     pub const AUDIT: u8 = 16;
+    /// Stand still: send what is there, and read nothing.
+    pub const SUSPEND: u8 = 32;
+    /// No order, but the client's answer: it stands still.
+    pub const STANDS: u8 = 64;
+    /// Send a notice that the client waits.
+    pub const NOTIFY_WAIT: u8 = 128;
 }
 
 /// What others may know of a client, and tell it.
@@ -104,6 +111,8 @@ pub struct ClientShared {
     pub peer: Peer,
     /// Socket's own address.
     pub local: Option<std::net::SocketAddr>,
+    /// Its encryption, if it has any.
+    pub tls: Option<Cipher>,
     /// Since when.
     pub connected: SystemTime,
     /// Its settings, `application_name` among them.
@@ -133,6 +142,8 @@ pub struct Identity {
     pub peer: Peer,
     /// Socket's own address.
     pub local: Option<std::net::SocketAddr>,
+    /// Its encryption, if it has any.
+    pub tls: Option<Cipher>,
     /// Protocol version: decides the cancel key's length.
     pub protocol: u32,
 }
@@ -213,9 +224,19 @@ impl ClientShared {
     /// Gives an order.
     pub fn order(&self, order: u8) {
         self.orders.fetch_or(order, Ordering::AcqRel);
+        self.wake();
+    }
+
+    /// Has its task look at its orders.
+    pub fn wake(&self) {
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
+    }
+
+    /// The client's task says that it stands still.
+    pub fn note_standing(&self) {
+        self.orders.fetch_or(order::STANDS, Ordering::AcqRel);
     }
 
     /// The error to end with.
@@ -324,6 +345,7 @@ impl Registry {
                 kind: identity.kind,
                 peer: identity.peer,
                 local: identity.local,
+                tls: identity.tls,
                 connected: SystemTime::now(),
                 settings: Mutex::new(settings),
                 cancel: Mutex::default(),

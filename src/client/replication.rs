@@ -39,6 +39,7 @@ pub(super) fn login(
     Login {
         target: spec.target.clone(),
         options: spec.options,
+        tls: spec.tls.clone(),
         user,
         database: spec.dbname.clone(),
         credentials,
@@ -47,6 +48,7 @@ pub(super) fn login(
         timeout: spec.connect_timeout,
         max_prepared_statements: 0,
         lifetime: std::time::Duration::ZERO,
+        generation: 0,
     }
 }
 

@@ -6,8 +6,11 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::auth::ChannelBinding;
 use crate::error::{ClientError, SqlState};
 use crate::net::stream::Stream;
+use crate::net::tls;
+use crate::tls::{AcceptTls, SslMode, TlsInfo};
 use crate::wire::frame::{self, Header};
 use crate::wire::startup::{self, CancelKey, Startup, StartupPacket};
 use crate::wire::{backend, frontend};
@@ -22,6 +25,8 @@ pub struct Handshake {
     pub stream: Stream,
     /// Its own address (TCP).
     pub local: Option<SocketAddr>,
+    /// What is known of its encryption, if it has any.
+    pub tls: Option<Box<TlsInfo>>,
     buf: Vec<u8>,
     /// What goes out with whatever is sent next.
     held: Vec<u8>,
@@ -36,6 +41,9 @@ pub enum HandshakeError {
     /// The client is told.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// TLS could not be agreed on; the client was told by an alert, if at all.
+    #[error("TLS handshake failed: {0}")]
+    Tls(io::Error),
 }
 
 /// What a client wants.
@@ -51,7 +59,7 @@ impl Handshake {
     /// For an accepted socket.
     #[must_use]
     pub const fn new(stream: Stream, local: Option<SocketAddr>) -> Self {
-        Self { stream, local, buf: Vec::new(), held: Vec::new() }
+        Self { stream, local, tls: None, buf: Vec::new(), held: Vec::new() }
     }
 
     /// Socket and unread bytes, for the relay.
@@ -68,6 +76,17 @@ impl Handshake {
         let mut bytes = self.held;
         bytes.extend_from_slice(last);
         (self.stream, bytes)
+    }
+
+    /// What a SCRAM login can be bound to.
+    #[must_use]
+    pub fn binding(&self) -> ChannelBinding {
+        match &self.tls {
+            Some(tls) if !tls.server_end_point.is_empty() => {
+                ChannelBinding::TlsServerEndPoint(tls.server_end_point.clone())
+            }
+            _ => ChannelBinding::None,
+        }
     }
 
     /// Keeps bytes to go out with whatever is sent next: one packet less, and the client is woken once.
@@ -96,35 +115,13 @@ impl Handshake {
         Ok(())
     }
 
-    /// Reads packets up to the one that says what the client wants. Encryption is refused politely.
-    ///
-    /// # Errors
-    /// For packets that can't be, and for bytes behind an encryption request: they could only have been
-    /// injected (CVE-2021-3935).
-    pub async fn wish(&mut self) -> Result<Wish, HandshakeError> {
-        let (mut ssl_asked, mut gss_asked) = (false, false);
+    /// The first byte of the connection, left where it is.
+    async fn first_byte(&mut self) -> io::Result<u8> {
         loop {
-            let packet = self.packet().await?;
-            match packet {
-                StartupPacket::Ssl if !ssl_asked => ssl_asked = true,
-                StartupPacket::GssEnc if !gss_asked => gss_asked = true,
-                StartupPacket::Ssl | StartupPacket::GssEnc => {
-                    let text = "repeated encryption request";
-                    return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).into());
-                }
-                StartupPacket::Cancel(key) => return Ok(Wish::Cancel(key)),
-                StartupPacket::Startup(startup) => return Ok(Wish::Session(startup)),
-                StartupPacket::UnsupportedProtocol(version) => {
-                    let (major, minor) = (version >> 16, version & 0xffff);
-                    let text = format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2");
-                    return Err(ClientError::fatal(SqlState::FEATURE_NOT_SUPPORTED, text).into());
-                }
+            if let Some(byte) = self.buf.first() {
+                return Ok(*byte);
             }
-            if !self.buf.is_empty() {
-                let text = "received unencrypted data after encryption request";
-                return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).into());
-            }
-            self.send(b"N").await?;
+            self.fill().await?;
         }
     }
 
@@ -174,6 +171,89 @@ impl Handshake {
             let _ = self.stream.shutdown().await;
         }
     }
+}
+
+/// The first byte of a TLS handshake. No startup packet begins so: it would be hundreds of megabytes long.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Reads packets up to the one that says what the client wants. TLS begins where the client asks for it, or begins it
+/// at once, and `tls` allows it (over TCP only, as PostgreSQL); GSSAPI encryption is refused politely.
+///
+/// # Errors
+/// For packets that can't be, and for bytes behind an encryption request: they could only have been injected
+/// (CVE-2021-3935). The handshake is gone when TLS could not be agreed on.
+pub async fn wish(handshake: &mut Option<Handshake>, tls: &AcceptTls) -> Result<Wish, HandshakeError> {
+    let offered = tls.config.is_some() && matches!(handshake, Some(Handshake { stream: Stream::Tcp(_), .. }));
+    let (mut ssl_asked, mut gss_asked) = (false, false);
+    if offered && present(handshake)?.first_byte().await? == TLS_HANDSHAKE {
+        encrypt(handshake, tls, true).await?;
+        (ssl_asked, gss_asked) = (true, true);
+    }
+    loop {
+        let io = present(handshake)?;
+        let packet = io.packet().await?;
+        match packet {
+            StartupPacket::Ssl if !ssl_asked => ssl_asked = true,
+            StartupPacket::GssEnc if !gss_asked => gss_asked = true,
+            StartupPacket::Ssl | StartupPacket::GssEnc => {
+                let text = "repeated encryption request";
+                return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).into());
+            }
+            StartupPacket::Cancel(key) => return Ok(Wish::Cancel(key)),
+            StartupPacket::Startup(startup) => {
+                check_encryption(io, tls)?;
+                return Ok(Wish::Session(startup));
+            }
+            StartupPacket::UnsupportedProtocol(version) => {
+                let (major, minor) = (version >> 16, version & 0xffff);
+                let text = format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2");
+                return Err(ClientError::fatal(SqlState::FEATURE_NOT_SUPPORTED, text).into());
+            }
+        }
+        if !io.buf.is_empty() {
+            let text = "received unencrypted data after encryption request";
+            return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).into());
+        }
+        if offered && packet == StartupPacket::Ssl {
+            io.send(b"S").await?;
+            encrypt(handshake, tls, false).await?;
+            gss_asked = true;
+        } else {
+            io.send(b"N").await?;
+        }
+    }
+}
+
+fn present(handshake: &mut Option<Handshake>) -> io::Result<&mut Handshake> {
+    handshake.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+}
+
+/// Replaces the socket by TLS over it.
+async fn encrypt(handshake: &mut Option<Handshake>, tls: &AcceptTls, direct: bool) -> Result<(), HandshakeError> {
+    // What an encrypted connection needs can't be said in the clear, so there are no last words if this fails.
+    let (Some(config), Some(io)) = (&tls.config, handshake.take()) else { return Ok(()) };
+    let Handshake { stream: Stream::Tcp(socket), local, buf, .. } = io else { return Ok(()) };
+    let accepted = tls::accept(socket, config, buf, tls.verifies).await;
+    let (mut stream, mut info) = accepted.map_err(HandshakeError::Tls)?;
+    if direct && !stream.has_alpn() {
+        // As PostgreSQL: what isn't meant for this protocol may be somebody's trick on another one (ALPACA).
+        stream.say_goodbye().await;
+        let text = "direct TLS connection without ALPN \"postgresql\"";
+        return Err(HandshakeError::Tls(io::Error::new(io::ErrorKind::InvalidData, text)));
+    }
+    info.server_end_point.clone_from(&tls.server_end_point);
+    let stream = Stream::Tls(Box::new(stream));
+    *handshake = Some(Handshake { tls: Some(Box::new(info)), ..Handshake::new(stream, local) });
+    Ok(())
+}
+
+/// Whether a session may begin without encryption.
+fn check_encryption(io: &Handshake, tls: &AcceptTls) -> Result<(), ClientError> {
+    if tls.mode < SslMode::Require || !matches!(io.stream, Stream::Tcp(_)) {
+        return Ok(());
+    }
+    let error = ClientError::fatal(SqlState::INVALID_AUTHORIZATION, "SSL required");
+    Err(error.hint("Connect with sslmode=require or stricter; see client_tls_sslmode."))
 }
 
 /// The settings that a StartupMessage asks for, in order: parameters other than the well-known ones, and those

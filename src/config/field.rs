@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{AuthType, Host, PoolMode, Secret};
 use crate::names::UserName;
+use crate::tls::{BindingMode, SslMode, SslNegotiation};
 
 /// A setting's value, checked, without the field's own type.
 #[derive(Clone, PartialEq, Debug)]
@@ -91,4 +92,13 @@ field!(PoolMode, Text, |mode| mode.as_str().to_owned(), |word: String| {
 });
 field!(AuthType, Text, |auth| auth.as_str().to_owned(), |word: String| {
     AuthType::ALL.into_iter().find(|auth| auth.as_str() == word)
+});
+field!(SslMode, Text, |mode| mode.as_str().to_owned(), |word: String| {
+    SslMode::ALL.into_iter().find(|mode| mode.as_str() == word)
+});
+field!(SslNegotiation, Text, |way| way.as_str().to_owned(), |word: String| {
+    SslNegotiation::ALL.into_iter().find(|way| way.as_str() == word)
+});
+field!(BindingMode, Text, |mode| mode.as_str().to_owned(), |word: String| {
+    BindingMode::ALL.into_iter().find(|mode| mode.as_str() == word)
 });

@@ -41,6 +41,8 @@ pub(super) enum Kind {
     PoolMode,
     /// An [`AuthType`].
     AuthType,
+    /// One of these words.
+    Word(&'static [&'static str]),
     /// A secret, given here, in the environment or in a file of its own.
     Secret,
 }
@@ -71,6 +73,7 @@ impl Kind {
             Self::Host => host(raw).map(Value::Text),
             Self::PoolMode => word(raw, &PoolMode::ALL.map(PoolMode::as_str), &[]),
             Self::AuthType => word(raw, &AuthType::ALL.map(AuthType::as_str), AuthType::NOT_SUPPORTED),
+            Self::Word(words) => word(raw, words, &[]),
             Self::Secret => secret(raw),
         }
     }

@@ -8,9 +8,12 @@
 //! |---|---|
 //! | `toml_file`, `ini`, `url` | a text to its keys and values, in the order of the file: `document` |
 //! | `userlist` | PgBouncer's `auth_file` |
+//! | `tls` | the files of TLS |
 //! | `settings`, `sections` | the table of every setting: name, kind, default, meaning |
 //! | `foreign` | PgBouncer's settings that have no effect here, or are refused |
 //! | `kind`, `field`, `time` | values: from a file, to a typed field, and back to text |
+//! | `draft` | a configuration as it was read, for SET |
+//! | `plan` | what changes from one configuration to another |
 //! | `build`, `check` | keys and values to a [`Config`], and what must hold between settings |
 //! | `write` | a [`Config`] to TOML, and to the rows of SHOW CONFIG |
 //! | `report` | errors and warnings with their place |
@@ -18,16 +21,19 @@
 mod build;
 mod check;
 mod document;
+mod draft;
 mod field;
 mod foreign;
 mod ini;
 mod kind;
+mod plan;
 mod report;
 mod sections;
 mod settings;
 #[cfg(test)]
 mod tests;
 mod time;
+mod tls;
 mod toml_file;
 mod url;
 mod userlist;
@@ -39,10 +45,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::names::{DatabaseName, UserName};
+use crate::tls::{AcceptTls, BindingMode, SslMode, SslNegotiation};
 
+pub use draft::{Draft, SetError};
+pub use plan::{Change, Plan};
 pub use report::{ConfigError, ConfigErrors};
+pub use tls::ServerTls;
 
-use report::{KeyPath, Report};
+/// A length of time as settings spell it: seconds, or a number with its unit.
+#[must_use]
+pub fn parse_time(text: &str) -> Option<Duration> {
+    time::parse(text).ok()
+}
 
 /// A pool without a size of its own (PgBouncer's 0, `"unlimited"` in TOML).
 pub const UNLIMITED: u32 = u32::MAX;
@@ -100,14 +114,16 @@ pub enum AuthType {
     Md5,
     /// SCRAM-SHA-256.
     ScramSha256,
+    /// A certificate whose common name is the user's name.
+    Cert,
 }
 
 impl AuthType {
     /// All types.
-    pub const ALL: [Self; 5] = [Self::Trust, Self::Any, Self::Plain, Self::Md5, Self::ScramSha256];
+    pub const ALL: [Self; 6] = [Self::Trust, Self::Any, Self::Plain, Self::Md5, Self::ScramSha256, Self::Cert];
 
     /// PgBouncer's types that are not here.
-    const NOT_SUPPORTED: &[&str] = &["cert", "hba", "ldap", "pam", "peer"];
+    const NOT_SUPPORTED: &[&str] = &["hba", "ldap", "pam", "peer"];
 
     /// The word of the configuration.
     #[must_use]
@@ -118,6 +134,7 @@ impl AuthType {
             Self::Plain => "plain",
             Self::Md5 => "md5",
             Self::ScramSha256 => "scram-sha-256",
+            Self::Cert => "cert",
         }
     }
 }
@@ -159,6 +176,10 @@ pub struct Config {
     pub users: BTreeMap<UserName, User>,
     /// The users whose password is the one in `auth_file`.
     pub auth_file_users: BTreeSet<UserName>,
+    /// TLS with clients: the `client_tls_*` settings and the files that they name.
+    pub client_tls: AcceptTls,
+    /// TLS to servers, by database.
+    pub server_tls: ServerTls,
     /// What the file asks for without effect, and what looks wrong; to be logged at start and on reload.
     pub warnings: Vec<String>,
     /// What it was read from.
@@ -185,6 +206,12 @@ pub struct Pooler {
     pub unix_socket_dir: Option<PathBuf>,
     /// Mode of the socket file.
     pub unix_socket_mode: u32,
+    /// The system's group that the socket file belongs to; `None`: the process's.
+    pub unix_socket_group: Option<String>,
+    /// The system's user that the process becomes.
+    pub user: Option<String>,
+    /// The file with the process's number.
+    pub pidfile: Option<PathBuf>,
     /// Where `/metrics`, `/healthz`, `/` are served; off when the port is `None`.
     pub http_addr: String,
     /// See `http_addr`.
@@ -197,6 +224,12 @@ pub struct Pooler {
     pub default_pool_size: u32,
     /// Servers kept open per database even when idle.
     pub min_pool_size: u32,
+    /// Servers on top of a pool's size, for clients that have waited for `reserve_pool_timeout`.
+    pub reserve_pool_size: u32,
+    /// See `reserve_pool_size`; zero: never.
+    pub reserve_pool_timeout: Duration,
+    /// Pools of the `*` database are dropped when nobody used them for this long.
+    pub autodb_idle_timeout: Duration,
     /// Logins to one database's server under way at once (Carpool's own).
     pub max_concurrent_logins: u32,
     /// Client connections in total.
@@ -211,10 +244,42 @@ pub struct Pooler {
     pub auth_type: AuthType,
     /// PgBouncer's userlist file (already merged into `Config::users`).
     pub auth_file: Option<PathBuf>,
+    /// Whether clients may, or must, use TLS.
+    pub client_tls_sslmode: SslMode,
+    /// Private key for TLS with clients.
+    pub client_tls_key_file: Option<PathBuf>,
+    /// Its certificate, and those between it and its authority.
+    pub client_tls_cert_file: Option<PathBuf>,
+    /// Authorities of clients' certificates.
+    pub client_tls_ca_file: Option<PathBuf>,
+    /// Protocol versions with clients.
+    pub client_tls_protocols: String,
+    /// Ciphers of TLS 1.2 with clients.
+    pub client_tls_ciphers: String,
+    /// Ciphers of TLS 1.3 with clients.
+    pub client_tls13_ciphers: String,
+    /// Curves of the key exchange with clients.
+    pub client_tls_ecdhcurve: String,
+    /// Has no effect.
+    pub client_tls_dheparams: String,
     /// Users who may run changing console commands.
     pub admin_users: Vec<UserName>,
     /// Users who may run SHOW on the console.
     pub stats_users: Vec<UserName>,
+    /// Whether servers may, or must, use TLS.
+    pub server_tls_sslmode: SslMode,
+    /// Authorities of servers' certificates.
+    pub server_tls_ca_file: Option<PathBuf>,
+    /// Private key to show to servers.
+    pub server_tls_key_file: Option<PathBuf>,
+    /// Its certificate.
+    pub server_tls_cert_file: Option<PathBuf>,
+    /// Protocol versions to servers.
+    pub server_tls_protocols: String,
+    /// Ciphers of TLS 1.2 to servers.
+    pub server_tls_ciphers: String,
+    /// Ciphers of TLS 1.3 to servers.
+    pub server_tls13_ciphers: String,
     /// Close a server idle for longer.
     pub server_idle_timeout: Duration,
     /// Close a server older than this when it is next idle.
@@ -231,10 +296,16 @@ pub struct Pooler {
     pub server_reset_query: String,
     /// Run it in all modes.
     pub server_reset_query_always: bool,
+    /// Hand out idle servers in turn, not the one used last.
+    pub server_round_robin: bool,
+    /// In session mode, end idle clients whose server is to be closed.
+    pub server_fast_close: bool,
     /// Ask for session state after every transaction that may have changed it out of sight (Carpool's own).
     pub strict_session_state: bool,
     /// A client may wait for a server this long.
     pub query_wait_timeout: Duration,
+    /// A client that has waited for this long gets a notice; whole seconds.
+    pub query_wait_notify: Duration,
     /// A query may run this long.
     pub query_timeout: Duration,
     /// A client may sit idle in a transaction this long.
@@ -249,12 +320,16 @@ pub struct Pooler {
     pub cancel_wait_timeout: Duration,
     /// On SIGTERM, running transactions may take this long (Carpool's own).
     pub shutdown_timeout: Duration,
+    /// On SUSPEND, clients' buffers may take this long to be flushed.
+    pub suspend_timeout: Duration,
     /// Prepared statements kept per server connection; 0 turns tracking off.
     pub max_prepared_statements: u32,
     /// Largest message from a client that must be held whole (Query, Parse, …), bytes.
     pub max_packet_size: u32,
     /// Startup parameters to drop silently.
     pub ignore_startup_parameters: Vec<String>,
+    /// Add the client's address to the `application_name` that it starts with.
+    pub application_name_add_host: bool,
     /// Further parameters that follow the client (reported ones always do).
     pub track_extra_parameters: Vec<String>,
     /// Log connects (and see the next ones).
@@ -269,6 +344,14 @@ pub struct Pooler {
     pub stats_period: Duration,
     /// `-v` count; 0 is info.
     pub verbose: u32,
+    /// Log to this file, too.
+    pub logfile: Option<PathBuf>,
+    /// Log to the system's log, too.
+    pub syslog: bool,
+    /// As what.
+    pub syslog_ident: String,
+    /// Under which facility.
+    pub syslog_facility: String,
     /// Listen queue length.
     pub listen_backlog: u32,
     /// `SO_REUSEPORT` on the listening sockets.
@@ -287,6 +370,8 @@ pub struct Pooler {
     pub tcp_keepcnt: u32,
     /// `TCP_USER_TIMEOUT` in milliseconds (0: system's).
     pub tcp_user_timeout: u32,
+    /// `SO_SNDBUF` and `SO_RCVBUF` in bytes (0: system's).
+    pub tcp_socket_buffer: u32,
 }
 
 /// Where a database's servers are.
@@ -311,10 +396,20 @@ pub struct Database {
     pub user: Option<UserName>,
     /// That user's (or every user's) password towards the server.
     pub password: Option<Secret>,
+    /// Overrides `server_tls_sslmode` (Carpool's own).
+    pub server_tls_sslmode: Option<SslMode>,
+    /// Overrides `server_tls_ca_file` (Carpool's own).
+    pub server_tls_ca_file: Option<PathBuf>,
+    /// How TLS begins (libpq's).
+    pub sslnegotiation: SslNegotiation,
+    /// Whether logins to the server are bound to the TLS connection (libpq's).
+    pub channel_binding: BindingMode,
     /// Hard total of server connections, logins included.
     pub pool_size: u32,
     /// Servers kept open even when idle.
     pub min_pool_size: u32,
+    /// Servers on top of `pool_size`, for clients that have waited for `reserve_pool_timeout`.
+    pub reserve_pool_size: u32,
     /// Cap of one user's share; `None`: the whole pool.
     pub user_pool_size: Option<u32>,
     /// Servers that clients may keep between transactions for session state that can't be moved; 0: none, such
@@ -364,6 +459,7 @@ pub struct User {
 impl Default for Pooler {
     /// The defaults of a `.toml` file. Where they differ from PgBouncer's, transaction mode with one pool of 25
     /// and room for many clients is what Carpool is for.
+    #[expect(clippy::too_many_lines, reason = "one for each setting")]
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self {
@@ -371,12 +467,18 @@ impl Default for Pooler {
             listen_port: 6432,
             unix_socket_dir: None,
             unix_socket_mode: 0o777,
+            unix_socket_group: None,
+            user: None,
+            pidfile: None,
             http_addr: "127.0.0.1".into(),
             http_port: None,
             worker_threads: 0,
             pool_mode: PoolMode::Transaction,
             default_pool_size: 25,
             min_pool_size: 0,
+            reserve_pool_size: 0,
+            reserve_pool_timeout: seconds(5),
+            autodb_idle_timeout: seconds(3600),
             max_concurrent_logins: 4,
             max_client_conn: 10_000,
             max_db_client_connections: 0,
@@ -384,8 +486,24 @@ impl Default for Pooler {
             max_user_connections: 0,
             auth_type: AuthType::ScramSha256,
             auth_file: None,
+            client_tls_sslmode: SslMode::Disable,
+            client_tls_key_file: None,
+            client_tls_cert_file: None,
+            client_tls_ca_file: None,
+            client_tls_protocols: "secure".into(),
+            client_tls_ciphers: "default".into(),
+            client_tls13_ciphers: String::new(),
+            client_tls_ecdhcurve: "auto".into(),
+            client_tls_dheparams: "auto".into(),
             admin_users: Vec::new(),
             stats_users: Vec::new(),
+            server_tls_sslmode: SslMode::Prefer,
+            server_tls_ca_file: None,
+            server_tls_key_file: None,
+            server_tls_cert_file: None,
+            server_tls_protocols: "secure".into(),
+            server_tls_ciphers: "default".into(),
+            server_tls13_ciphers: String::new(),
             server_idle_timeout: seconds(600),
             server_lifetime: seconds(3600),
             server_connect_timeout: seconds(15),
@@ -394,8 +512,11 @@ impl Default for Pooler {
             server_check_delay: seconds(30),
             server_reset_query: "DISCARD ALL".into(),
             server_reset_query_always: false,
+            server_round_robin: false,
+            server_fast_close: false,
             strict_session_state: false,
             query_wait_timeout: seconds(120),
+            query_wait_notify: seconds(5),
             query_timeout: Duration::ZERO,
             idle_transaction_timeout: Duration::ZERO,
             transaction_timeout: Duration::ZERO,
@@ -403,9 +524,11 @@ impl Default for Pooler {
             client_login_timeout: seconds(60),
             cancel_wait_timeout: seconds(10),
             shutdown_timeout: seconds(30),
+            suspend_timeout: seconds(10),
             max_prepared_statements: 200,
             max_packet_size: 0x3fff_ffff,
             ignore_startup_parameters: Vec::new(),
+            application_name_add_host: false,
             track_extra_parameters: Vec::new(),
             log_connections: true,
             log_disconnections: true,
@@ -413,6 +536,10 @@ impl Default for Pooler {
             log_stats: true,
             stats_period: seconds(60),
             verbose: 0,
+            logfile: None,
+            syslog: false,
+            syslog_ident: "carpool".into(),
+            syslog_facility: "daemon".into(),
             listen_backlog: 1024,
             so_reuseport: false,
             pin_notice: false,
@@ -422,6 +549,7 @@ impl Default for Pooler {
             tcp_keepintvl: 0,
             tcp_keepcnt: 0,
             tcp_user_timeout: 0,
+            tcp_socket_buffer: 0,
         }
     }
 }
@@ -435,8 +563,13 @@ impl Default for Database {
             dbname: None,
             user: None,
             password: None,
+            server_tls_sslmode: None,
+            server_tls_ca_file: None,
+            sslnegotiation: SslNegotiation::Postgres,
+            channel_binding: BindingMode::Prefer,
             pool_size: 25,
             min_pool_size: 0,
+            reserve_pool_size: 0,
             user_pool_size: None,
             max_pinned: 20,
             pin_notice: None,
@@ -458,17 +591,7 @@ impl Config {
     /// # Errors
     /// All that is wrong with it, each with its place.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        let mut report = Report::new(path);
-        let (document, format) = match path.extension().and_then(|e| e.to_str()) {
-            Some("toml") => (toml_file::load(path, &mut report), Format::Toml),
-            Some("ini") => (ini::load(path, &mut report), Format::Ini),
-            _ => {
-                report.error(&KeyPath::default(), "the name of a configuration ends in .toml or .ini");
-                (None, Format::Toml)
-            }
-        };
-        let Some(document) = document else { return Err(report.into_errors()) };
-        build::build(document, format, report)
+        Draft::read(path)?.build()
     }
 
     /// One database, from a `postgres://` URL as libpq takes it, with every default. Clients use the name of the
@@ -480,8 +603,8 @@ impl Config {
         url::load(url)
     }
 
-    /// A server user's own cap of servers in one pool, if it has one. `max_user_connections` counts as one: it
-    /// is kept in each pool, not over all of them.
+    /// A server user's own cap of servers in one pool, if it has one: no pool can have more than
+    /// `max_user_connections`, which is kept over all of them.
     #[must_use]
     pub fn user_share(&self, name: &UserName) -> Option<u32> {
         let user = self.users.get(name);

@@ -7,6 +7,7 @@ use super::field::{Field, Value};
 use super::kind::Kind;
 use super::settings::{Setting, setting, write};
 use super::{Database, User};
+use crate::tls::{BindingMode, SslMode, SslNegotiation};
 
 macro_rules! database {
     ($field:ident, $kind:expr, $doc:expr) => {
@@ -42,6 +43,27 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         .unset(""),
     database!(user, Kind::Text, "Log in to the server as this user for everybody.").unset(""),
     database!(password, Kind::Secret, "Password to log in to the server with; without it, the user's own.").unset(""),
+    database!(
+        server_tls_sslmode,
+        Kind::Word(&SslMode::WORDS),
+        "TLS to the server: disable, allow, prefer, require, verify-ca, verify-full."
+    ),
+    database!(
+        server_tls_ca_file,
+        Kind::Path,
+        "Authorities that its certificate must come from; without it, the global ones."
+    )
+    .unset(""),
+    database!(
+        sslnegotiation,
+        Kind::Word(&SslNegotiation::WORDS),
+        "How TLS begins: postgres (asked for), or direct (at once; PostgreSQL 17 and later)."
+    ),
+    database!(
+        channel_binding,
+        Kind::Word(&BindingMode::WORDS),
+        "Bind SCRAM logins to the TLS connection: disable, prefer, require."
+    ),
     database!(pool_size, Kind::Size, "Server connections at most, over all users.")
         .ini_name(Some("max_db_connections"))
         .ini_zero_inherits(),
@@ -49,6 +71,12 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         .unset("0")
         .ini_name(Some("pool_size")),
     database!(min_pool_size, Kind::ANY_NUMBER, "Server connections kept open when idle."),
+    database!(
+        reserve_pool_size,
+        Kind::ANY_NUMBER,
+        "Server connections on top of pool_size while a client has waited for reserve_pool_timeout. 0: none."
+    )
+    .alias("reserve_pool"),
     database!(
         max_pinned,
         Kind::ANY_NUMBER,

@@ -7,7 +7,9 @@ use super::document::Raw;
 use super::field::{Field, Value};
 use super::kind::Kind;
 use super::report::{KeyPath, Report};
-use super::{AuthType, Config, ConfigErrors, Database, Format, Host, Pooler, Secret, User, build, check};
+use super::sections::DATABASE;
+use super::settings::POOLER;
+use super::{AuthType, Config, ConfigErrors, Database, Format, Host, Pooler, Secret, User, build, check, tls};
 use crate::names::{DatabaseName, UserName};
 
 /// What errors call the URL, which they never show.
@@ -16,9 +18,18 @@ const SOURCE: &str = "DATABASE_URL";
 /// Settings that a session starts with.
 const SESSION: [&str; 5] = ["application_name", "client_encoding", "datestyle", "timezone", "search_path"];
 
+/// libpq's parameters about TLS, by the names of the settings that they are here.
+const TLS: [(&str, &str); 6] = [
+    ("channel_binding", "channel_binding"),
+    ("sslmode", "server_tls_sslmode"),
+    ("sslnegotiation", "sslnegotiation"),
+    ("sslrootcert", "server_tls_ca_file"),
+    ("sslcert", "server_tls_cert_file"),
+    ("sslkey", "server_tls_key_file"),
+];
+
 /// libpq's parameters that change nothing between Carpool and a server on whom there is no choice.
-const NO_EFFECT: [&str; 17] = [
-    "channel_binding",
+const NO_EFFECT: [&str; 12] = [
     "connect_timeout",
     "fallback_application_name",
     "gssencmode",
@@ -28,18 +39,13 @@ const NO_EFFECT: [&str; 17] = [
     "keepalives_interval",
     "krbsrvname",
     "load_balance_hosts",
-    "sslcert",
     "sslcompression",
-    "sslkey",
-    "sslnegotiation",
-    "sslrootcert",
     "target_session_attrs",
     "tcp_user_timeout",
 ];
 
 /// Of those, the values that ask for what can't be had.
-const REFUSED: [(&str, &str); 6] = [
-    ("channel_binding", "require"),
+const REFUSED: [(&str, &str); 5] = [
     ("gssencmode", "require"),
     ("target_session_attrs", "read-write"),
     ("target_session_attrs", "read-only"),
@@ -59,6 +65,7 @@ pub(super) fn load(url: &str) -> Result<Config, ConfigErrors> {
     }
     let mut config = parts.into_config(&mut report);
     check::check(&config, &mut report);
+    tls::load(&mut config, &mut report);
     config.warnings = report.finish()?;
     Ok(config)
 }
@@ -72,6 +79,7 @@ struct Parts {
     password: String,
     dbname: String,
     session: BTreeMap<String, String>,
+    tls: BTreeMap<String, String>,
 }
 
 impl Parts {
@@ -107,19 +115,16 @@ impl Parts {
                 Some(settings) => self.session.extend(settings),
                 None => report.error(&path, "expected -c name=value or --name=value"),
             },
-            "sslmode" => match value.as_str() {
-                "disable" | "allow" | "prefer" => {}
-                "require" | "verify-ca" | "verify-full" => {
-                    report.error(&path, "TLS to servers is not supported yet; it may be disable, allow or prefer");
-                }
-                _ => report.error(&path, "expected disable, allow or prefer"),
-            },
+            name if TLS.iter().any(|(parameter, _)| *parameter == name) => {
+                self.tls.insert(name.to_owned(), value);
+            }
             name if SESSION.contains(&name) => drop(self.session.insert(name.to_owned(), value)),
             name if REFUSED.contains(&(name, value.as_str())) => report.error(&path, "is not supported yet"),
             name if NO_EFFECT.contains(&name) => report.warn(&path, "has no effect"),
             name => {
-                let known = ["host", "port", "user", "password", "dbname", "options", "sslmode"];
-                let near = build::nearest(name, known.into_iter().chain(SESSION));
+                let known = ["host", "port", "user", "password", "dbname", "options"];
+                let tls = TLS.iter().map(|(parameter, _)| *parameter);
+                let near = build::nearest(name, known.into_iter().chain(SESSION).chain(tls));
                 let hint = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
                 report.error(&path, format!("unknown parameter{hint}"));
             }
@@ -148,6 +153,20 @@ impl Parts {
                 Ok(Value::Number(port)) => database.port = u16::try_from(port).unwrap_or(database.port),
                 Ok(_) => {}
                 Err(message) => report.error(&path.join("port"), message),
+            }
+        }
+        for (name, value) in self.tls {
+            let setting = TLS.iter().find(|(parameter, _)| *parameter == name).map_or("", |(_, setting)| setting);
+            let value = Raw::Text(value);
+            let stored = match POOLER.iter().find(|known| known.name == setting) {
+                Some(known) => known.parse(&value, Format::Toml).and_then(|value| known.store(&mut pooler, value)),
+                None => match DATABASE.iter().find(|known| known.name == setting) {
+                    Some(known) => known.parse(&value, Format::Toml).and_then(|v| known.store(&mut database, v)),
+                    None => Ok(()),
+                },
+            };
+            if let Err(message) = stored {
+                report.error(&path.join(&name), message);
             }
         }
         let password = Some(self.password).filter(|password| !password.is_empty());
@@ -295,8 +314,8 @@ mod tests {
             ("postgres://u@[::1]5/d", "DATABASE_URL: expected : and a port behind the ]"),
             ("postgres://u@a,b/d", "DATABASE_URL.host: lists of hosts are not supported yet"),
             ("postgres://u@h:70000/d", "DATABASE_URL.port: 70000 is out of range (1 to 65535)"),
-            ("postgres://u@h/d?sslmode=verify-full", "TLS to servers is not supported yet"),
-            ("postgres://u@h/d?sslmode=on", "DATABASE_URL.sslmode: expected disable, allow or prefer"),
+            ("postgres://u@h/d?sslmode=verify-full", "server_tls_ca_file: must be set"),
+            ("postgres://u@h/d?sslmode=on", "DATABASE_URL.sslmode: \"on\" is not one of disable, allow, prefer"),
             ("postgres://u@h/d?aplication_name=x", "unknown parameter; did you mean application_name?"),
             ("postgres://u@h/d?options=-x", "DATABASE_URL.options: expected -c name=value or --name=value"),
             ("postgres://u@h/d?target_session_attrs=read-write", "is not supported yet"),

@@ -4,8 +4,14 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+use super::tls::TlsStream;
+
+/// What a socket nearly always takes at once, bytes: so much is written without preparing to wait. Where less was
+/// taken than given, waiting needs one more system call.
+const AT_ONCE: usize = 4096;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -14,6 +20,8 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream>),
 }
 
 /// What a look at an idle socket showed.
@@ -28,6 +36,9 @@ pub enum IdleState {
 impl Stream {
     /// Reads what is there into `buf`; 0 bytes is the end.
     pub fn poll_read_into(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if let Self::Tls(stream) = self {
+            return stream.poll_read_into(cx, buf);
+        }
         let mut buf = ReadBuf::new(buf);
         match Pin::new(self).poll_read(cx, &mut buf) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(buf.filled().len())),
@@ -36,26 +47,46 @@ impl Stream {
         }
     }
 
-    /// Writes from `bytes`, as much as the socket takes.
+    /// Whether there may be something to read, without a system call and without having anybody woken. Once a read
+    /// was pending for want of input, the task that it was for is woken when this turns true.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Self::Tls(_) => true,
+        }
+    }
+
+    /// Writes from `bytes`, as much as the socket takes. After `Pending` the next write must begin with the same bytes.
     pub fn poll_write_from(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(self).poll_write(cx, bytes)
+        if bytes.len() > AT_ONCE {
+            return Pin::new(self).poll_write(cx, bytes);
+        }
+        let written = match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+            Self::Tls(stream) => return stream.poll_write_from(cx, bytes),
+        };
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Pin::new(self).poll_write(cx, bytes),
+            written => Poll::Ready(written),
+        }
     }
 
     /// Looks at a socket that nobody reads. Costs no system call while it is quiet: the runtime's cached
     /// readiness tells.
     pub fn idle_state(&mut self) -> IdleState {
-        let mut cx = Context::from_waker(Waker::noop());
-        let ready = match self {
-            Self::Tcp(stream) => stream.poll_read_ready(&mut cx),
-            Self::Unix(stream) => stream.poll_read_ready(&mut cx),
-        };
-        if ready.is_pending() {
-            return IdleState::Quiet;
+        if let Self::Tls(stream) = self {
+            // Records that are for TLS itself disturb nobody.
+            let read = stream.poll_read_into(&mut Context::from_waker(Waker::noop()), &mut [0]);
+            return if read.is_pending() { IdleState::Quiet } else { IdleState::Disturbed };
         }
         let mut byte = [0u8; 1];
         let read = match self {
             Self::Tcp(stream) => stream.try_read(&mut byte),
             Self::Unix(stream) => stream.try_read(&mut byte),
+            Self::Tls(_) => return IdleState::Disturbed,
         };
         match read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => IdleState::Quiet,
@@ -63,13 +94,24 @@ impl Stream {
         }
     }
 
+    /// The system's user at the other end of a unix socket.
+    #[must_use]
+    pub fn peer_uid(&self) -> Option<u32> {
+        match self {
+            Self::Tcp(_) | Self::Tls(_) => None,
+            Self::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
+        }
+    }
+
     /// Addresses of the two ends as SHOW CLIENTS and SHOW SERVERS give them: local, remote.
     #[must_use]
     pub fn addresses(&self) -> (Option<std::net::SocketAddr>, Option<std::net::SocketAddr>) {
-        match self {
-            Self::Tcp(stream) => (stream.local_addr().ok(), stream.peer_addr().ok()),
-            Self::Unix(_) => (None, None),
-        }
+        let stream = match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.socket(),
+            Self::Unix(_) => return (None, None),
+        };
+        (stream.local_addr().ok(), stream.peer_addr().ok())
     }
 }
 
@@ -78,6 +120,14 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => match stream.poll_read_into(cx, buf.initialize_unfilled()) {
+                Poll::Ready(Ok(n)) => {
+                    buf.advance(n);
+                    Poll::Ready(Ok(()))
+                }
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Pending => Poll::Pending,
+            },
         }
     }
 }
@@ -87,6 +137,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => stream.poll_write_from(cx, buf),
         }
     }
 
@@ -98,6 +149,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => stream.poll_shutdown(cx),
         }
     }
 }

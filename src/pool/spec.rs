@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::queue::Limits;
-use crate::config::{Database, Pooler};
+use crate::config::{Config, Database};
 use crate::names::DatabaseName;
 use crate::net::{Target, TcpOptions};
+use crate::tls::ConnectTls;
 
 /// The settings of one pool. Zero durations mean "off".
 #[derive(Clone, PartialEq, Debug)]
@@ -14,10 +15,16 @@ pub struct Spec {
     pub target: Target,
     /// Socket options towards them.
     pub options: TcpOptions,
+    /// TLS towards them.
+    pub tls: ConnectTls,
     /// The database's name there.
     pub dbname: String,
     /// Bounds.
     pub limits: Limits,
+    /// Servers on top, for those who have waited for so long.
+    pub reserve: (u32, Duration),
+    /// `server_fast_close`.
+    pub fast_close: bool,
     /// Servers to keep.
     pub min_size: u32,
     /// Servers that may be pinned at once; 0: none, see [`Database::max_pinned`].
@@ -55,16 +62,21 @@ pub struct Spec {
 impl Spec {
     /// The settings of database `name`.
     #[must_use]
-    pub fn new(name: &DatabaseName, database: &Database, pooler: &Pooler) -> Self {
+    pub fn new(name: &DatabaseName, database: &Database, config: &Config) -> Self {
+        let pooler = &config.pooler;
         Self {
             target: Target { host: database.host.clone(), port: database.port },
             options: TcpOptions::from(pooler),
+            tls: config.server_tls.of(name.as_str()),
             dbname: database.dbname.clone().unwrap_or_else(|| name.as_str().to_owned()),
             limits: Limits {
                 size: database.pool_size,
                 per_user: database.user_pool_size.unwrap_or(u32::MAX),
                 logins: pooler.max_concurrent_logins.max(1),
+                in_turn: pooler.server_round_robin,
             },
+            reserve: (database.reserve_pool_size, pooler.reserve_pool_timeout),
+            fast_close: pooler.server_fast_close,
             min_size: database.min_pool_size.min(database.pool_size),
             max_pinned: database.max_pinned.min(most_pinned(database.pool_size)),
             pin_notice: database.pin_notice.unwrap_or(pooler.pin_notice),

@@ -7,10 +7,12 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::admin::Admin;
+use crate::client::connection::Connection;
 use crate::client::login::{self, Entered};
 use crate::client::registry::Admission;
-use crate::client::startup::{Handshake, HandshakeError, Wish};
-use crate::client::{Context, cancel, relay};
+use crate::client::relay::Session;
+use crate::client::startup::{self, Handshake, HandshakeError, Wish};
+use crate::client::{Context, cancel};
 use crate::error::{ClientError, SqlState};
 use crate::net::listener::{Accepted, Listener};
 use crate::net::timer;
@@ -19,21 +21,28 @@ use crate::net::{Peer, TcpOptions};
 /// The pause after a failure to accept: descriptors have run out, and some must be freed first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until told to stop.
-pub async fn accept(mut listener: Listener, admin: Arc<Admin>, mut stopping: watch::Receiver<bool>) {
+/// Accepts until told to stop by `closing`; `stopping` is what connections see.
+pub async fn accept(
+    mut listener: Listener,
+    admin: Arc<Admin>,
+    mut closing: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
+) {
     let context = Arc::clone(&admin.context);
     let mut failing = false;
     loop {
         let options = TcpOptions::from(&context.config.load().pooler);
         let accepted = tokio::select! {
             accepted = listener.accept(options) => accepted,
-            _ = stopping.wait_for(|stop| *stop) => return,
+            _ = closing.wait_for(|stop| *stop) => return,
         };
         match accepted {
             Ok(accepted) => {
                 failing = false;
+                admin.until_moving().await;
                 // On the heap: a large future is copied several times on its way to becoming a task.
-                tokio::spawn(Box::pin(serve(Arc::clone(&admin), accepted, stopping.clone())));
+                let entering = Box::pin(serve(Arc::clone(&admin), accepted, stopping.clone()));
+                tokio::spawn(Connection::Entering(entering));
             }
             Err(error) => {
                 // One line for a whole spell of failures.
@@ -46,8 +55,8 @@ pub async fn accept(mut listener: Listener, admin: Arc<Admin>, mut stopping: wat
     }
 }
 
-/// One connection, from its first byte on.
-async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<bool>) {
+/// One connection, from its first byte on. Gives the session that it comes to; others are served by other tasks.
+async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<bool>) -> Option<Box<Session>> {
     let context = &admin.context;
     let Accepted { stream, peer, local } = accepted;
     let mut handshake = Some(Handshake::new(stream, local));
@@ -61,8 +70,7 @@ async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<
     };
     match entered {
         Ok(None) => {}
-        // The session goes on as a task of its own, so that this one's memory, large from the login, is freed.
-        Ok(Some(Entered::Session(session))) => relay::spawn(*session),
+        Ok(Some(Entered::Session(session))) => return Some(session),
         Ok(Some(Entered::Replication(replication))) => {
             tokio::spawn(replication.run());
         }
@@ -70,6 +78,7 @@ async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<
             tokio::spawn(crate::admin::console::serve(*console, admin));
         }
         Err(HandshakeError::Io(error)) => debug!(%peer, "connection lost during login: {error}"),
+        Err(error @ HandshakeError::Tls(_)) => info!(%peer, "closing because: {error}"),
         Err(HandshakeError::Client(error)) => {
             info!(%peer, "closing because: {error}");
             if let Some(handshake) = handshake {
@@ -80,6 +89,7 @@ async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<
             }
         }
     }
+    None
 }
 
 fn login_timeout(timeout: Duration) -> ClientError {
@@ -95,8 +105,8 @@ async fn enter(
     peer: Peer,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<Option<Entered>, HandshakeError> {
-    let Some(io) = handshake.as_mut() else { return Ok(None) };
-    let startup = match io.wish().await? {
+    let tls = context.config.load().client_tls.clone();
+    let startup = match startup::wish(handshake, &tls).await? {
         Wish::Cancel(key) => {
             cancel::request(context, &key).await;
             return Ok(None);
@@ -107,12 +117,22 @@ async fn enter(
         let text = "no more connections allowed (max_client_conn)";
         return Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, text).hint("See max_client_conn.").into());
     };
-    // One who isn't in yet has nothing to lose by a stop.
+    // One who isn't in yet has nothing to lose by a stop. Whoever looks after it may come in by the unix socket, which
+    // is open to the end.
+    let database = startup.parameter("database").unwrap_or_default();
+    let local_console = peer == Peer::Unix && login::CONSOLE_DATABASES.contains(&database);
+    let stop = async {
+        match local_console {
+            true => std::future::pending().await,
+            false => stopping.wait_for(|stop| *stop).await.map(drop),
+        }
+    };
     let entered = tokio::select! {
-        entered = login::login(admission, handshake, startup, peer) => entered?,
-        _ = stopping.wait_for(|stop| *stop) => {
+        biased;
+        _ = stop => {
             return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, "Carpool is shutting down").into());
         }
+        entered = login::login(admission, handshake, startup, peer) => entered?,
     };
     if context.config.load().pooler.log_connections {
         log_login(&entered);
@@ -127,5 +147,7 @@ fn log_login(entered: &Entered) {
         Entered::Replication(replication) => replication.registered(),
     };
     let client = &registered.shared;
-    info!(client = %client.id, peer = %client.peer, user = %client.user, database = %client.database, "login");
+    let tls = client.tls.map(|cipher| cipher.to_string());
+    let tls = tls.as_deref().unwrap_or("no");
+    info!(client = %client.id, peer = %client.peer, user = %client.user, database = %client.database, tls, "login");
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::ServerShared;
+use super::encrypt::{self, Way};
 use crate::net::TcpOptions;
+use crate::net::stream::Stream;
 use crate::net::timer;
 use crate::wire::startup;
 
@@ -36,7 +38,7 @@ impl CancelInFlight {
     /// The socket's; `TimedOut`.
     pub async fn send(mut self, options: TcpOptions, timeout: Duration) -> io::Result<()> {
         let request = async {
-            let mut stream = self.server.target.connect(&options).await?;
+            let mut stream = self.connect(&options).await?;
             let mut message = Vec::new();
             startup::put_cancel(&mut message, &self.server.key);
             self.pending = true;
@@ -47,6 +49,16 @@ impl CancelInFlight {
             Ok(())
         };
         timer::timeout(timeout, request).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl CancelInFlight {
+    /// As the server's own connection was made: encrypted, if that is.
+    async fn connect(&self, options: &TcpOptions) -> io::Result<Stream> {
+        let server = &self.server;
+        let Some(encryption) = &server.encryption else { return server.target.connect(options).await };
+        let opened = encrypt::open(&server.target, options, &encryption.tls, Way::Tls).await;
+        opened.map(|(stream, _)| stream).map_err(io::Error::other)
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::AsyncWriteExt;
 
+use super::encrypt::{self, Encryption, OpenError, Way};
 use super::{Outbox, QueryError, Remainder, Server, ServerShared, next_message};
 use crate::auth::scram::{ChannelBinding, ScramKeys};
 use crate::auth::{ServerAuth, ServerAuthError, ServerCredentials, ServerStep};
@@ -17,6 +18,7 @@ use crate::net::{Target, TcpOptions};
 use crate::protocol::ServerState;
 use crate::protocol::settings::{Settings, SettingsTable, follows_client};
 use crate::stats::Counters;
+use crate::tls::{BindingMode, ConnectTls, TlsInfo};
 use crate::wire::backend::{self, tag};
 use crate::wire::frame::{Fields, FrameError};
 use crate::wire::frontend;
@@ -29,6 +31,8 @@ pub struct Login {
     pub target: Target,
     /// Socket options.
     pub options: TcpOptions,
+    /// TLS, or not.
+    pub tls: ConnectTls,
     /// As whom.
     pub user: UserName,
     /// To which database, by its name on the server.
@@ -45,6 +49,8 @@ pub struct Login {
     pub max_prepared_statements: usize,
     /// How long the connection may serve; zero: without end.
     pub lifetime: Duration,
+    /// The pool's generation.
+    pub generation: u32,
 }
 
 /// A logged-in server and what it told about itself.
@@ -68,6 +74,14 @@ pub enum LoginError {
         target: Target,
         /// What the system said.
         error: io::Error,
+    },
+    /// TLS is wanted, and can't be had, or not from this server.
+    #[error("no TLS with server {target}: {error}")]
+    Tls {
+        /// Where.
+        target: Target,
+        /// Why.
+        error: OpenError,
     },
     /// It took too long.
     #[error("login to server {target} took longer than {timeout:?} (server_connect_timeout)")]
@@ -112,6 +126,17 @@ impl LoginError {
         match self {
             Self::Refused { code, .. } => code.starts_with("28") || code == "3D000" || code == "42501",
             Self::Auth { .. } => true,
+            Self::Tls { error, .. } => error.is_permanent(),
+            _ => false,
+        }
+    }
+
+    /// Whether the server may let Carpool in with TLS where it was without, or the other way round: libpq's rule for
+    /// sslmode allow and prefer, but for passwords, which aren't tried twice.
+    fn asks_for_other_way(&self) -> bool {
+        match self {
+            Self::Tls { error, .. } => matches!(error, OpenError::Handshake(_) | OpenError::Answer(_)),
+            Self::Refused { code, .. } => code == "28000",
             _ => false,
         }
     }
@@ -140,19 +165,38 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 /// See [`LoginError`]; the socket is closed by then.
 pub async fn login(login: &Login, settings: &SettingsTable) -> Result<LoggedIn, LoginError> {
     let steps = async {
-        let stream = login.target.connect(&login.options).await.map_err(|error| io_error(login, error))?;
-        let mut session = Session::new(login, stream);
-        session.start().await?;
-        session.authenticate().await?;
-        let mut logged_in = session.until_ready(settings).await?;
-        if let Some(sql) = &login.connect_query {
-            let run = logged_in.server.query(sql, settings, login.timeout).await;
-            run.map_err(|error| query_error(login, error))?;
+        let mut ways = encrypt::ways(&login.target, &login.tls).iter().peekable();
+        loop {
+            let way = ways.next().copied().unwrap_or(Way::Plain);
+            match log_in(login, way, settings).await {
+                Err(error) if ways.peek().is_some() && error.asks_for_other_way() => {}
+                ended => return ended,
+            }
         }
-        Ok(logged_in)
     };
     let late = || LoginError::Timeout { target: login.target.clone(), timeout: login.timeout };
     timer::timeout(login.timeout, steps).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn log_in(login: &Login, way: Way, settings: &SettingsTable) -> Result<LoggedIn, LoginError> {
+    let opened = encrypt::open(&login.target, &login.options, &login.tls, way).await;
+    let (stream, tls) = opened.map_err(|error| open_error(login, error))?;
+    let mut session = Session { login, stream, tls, buf: Vec::new(), keys: None };
+    session.start().await?;
+    session.authenticate().await?;
+    let mut logged_in = session.until_ready(settings).await?;
+    if let Some(sql) = &login.connect_query {
+        let run = logged_in.server.query(sql, settings, login.timeout).await;
+        run.map_err(|error| query_error(login, error))?;
+    }
+    Ok(logged_in)
+}
+
+fn open_error(login: &Login, error: OpenError) -> LoginError {
+    match error {
+        OpenError::Io(error) => io_error(login, error),
+        error => LoginError::Tls { target: login.target.clone(), error },
+    }
 }
 
 fn io_error(login: &Login, error: io::Error) -> LoginError {
@@ -170,13 +214,21 @@ fn query_error(login: &Login, error: QueryError) -> LoginError {
 struct Session<'a> {
     login: &'a Login,
     stream: crate::net::stream::Stream,
+    tls: Option<TlsInfo>,
     buf: Vec<u8>,
     keys: Option<ScramKeys>,
 }
 
-impl<'a> Session<'a> {
-    const fn new(login: &'a Login, stream: crate::net::stream::Stream) -> Self {
-        Self { login, stream, buf: Vec::new(), keys: None }
+impl Session<'_> {
+    /// What a login is bound to.
+    fn binding(&self) -> ChannelBinding {
+        let wanted = self.login.tls.settings.binding != BindingMode::Disable;
+        match &self.tls {
+            Some(tls) if wanted && !tls.server_end_point.is_empty() => {
+                ChannelBinding::TlsServerEndPoint(tls.server_end_point.clone())
+            }
+            _ => ChannelBinding::None,
+        }
     }
 
     async fn start(&mut self) -> Result<(), LoginError> {
@@ -221,7 +273,10 @@ impl<'a> Session<'a> {
 
     async fn authenticate(&mut self) -> Result<(), LoginError> {
         let (user, credentials) = (&self.login.user, self.login.credentials.clone());
-        let mut auth = ServerAuth::new(user, credentials, ChannelBinding::None, &mut rand::rng());
+        let mut auth = ServerAuth::new(user, credentials, self.binding(), &mut rand::rng());
+        if self.login.tls.settings.binding == BindingMode::Require {
+            auth = auth.require_binding();
+        }
         loop {
             let (message, body) = self.next().await?;
             if message != tag::AUTHENTICATION {
@@ -276,6 +331,7 @@ impl<'a> Session<'a> {
 
     fn into_server(self, settings: Arc<Settings>, key: CancelKey) -> Server {
         let login = self.login;
+        let encryption = self.tls.map(|tls| Encryption { cipher: tls.cipher, tls: login.tls.clone() });
         let mut state = ServerState::new(settings, login.max_prepared_statements);
         state.pid = key.pid;
         let shared = ServerShared {
@@ -284,7 +340,9 @@ impl<'a> Session<'a> {
             user: login.user.clone(),
             key,
             addresses: self.stream.addresses(),
+            encryption,
             connected: SystemTime::now(),
+            generation: login.generation,
             counters: Counters::default(),
             prepared: AtomicU32::new(0),
             cancels: 0.into(),

@@ -5,6 +5,7 @@
 
 pub mod cancel;
 pub mod connect;
+pub mod encrypt;
 pub mod pins;
 
 use std::io;
@@ -45,8 +46,12 @@ pub struct ServerShared {
     pub key: CancelKey,
     /// Local and remote address (TCP).
     pub addresses: (Option<std::net::SocketAddr>, Option<std::net::SocketAddr>),
+    /// Its encryption, if it has any.
+    pub encryption: Option<encrypt::Encryption>,
     /// When it was logged in.
     pub connected: SystemTime,
+    /// The pool's generation in which its login began: when that is over it closes as soon as it comes free.
+    pub generation: u32,
     /// Statistics.
     pub counters: Counters,
     /// Named statements that it has.

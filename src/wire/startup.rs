@@ -109,6 +109,11 @@ pub fn put_startup<'a>(out: &mut Vec<u8>, protocol: u32, parameters: impl IntoIt
     });
 }
 
+/// Appends an SSLRequest.
+pub fn put_ssl_request(out: &mut Vec<u8>) {
+    frame::untagged(out, |b| b.extend_from_slice(&SSL_REQUEST.to_be_bytes()));
+}
+
 /// Appends a CancelRequest.
 pub fn put_cancel(out: &mut Vec<u8>, key: &CancelKey) {
     frame::untagged(out, |b| {

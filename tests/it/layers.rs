@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The layers, lowest first. Within layer 0 a module may use those that stand before it; elsewhere modules of
 /// one layer don't know each other.
 const LAYERS: [&[&str]; 10] = [
-    &["error", "names", "config", "stats"],
+    &["error", "names", "tls", "config", "stats"],
     &["wire"],
     &["protocol", "auth"],
     &["net"],
