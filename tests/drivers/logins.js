@@ -19,14 +19,19 @@ async function outcome(of) {
     host: '127.0.0.1', port, user, password: of.password ?? '', database, ssl: tls(of), connectionTimeoutMillis: 30_000,
   })
   client.on('error', () => {}) // what comes behind a failed login
+  // connect() itself doesn't notice when the server hangs up in the handshake of TLS.
+  const hungUp = new Promise((_, reject) => client.once('end', () => reject(new Error('the server hung up'))))
+  hungUp.catch(() => {})
   try {
-    await client.connect()
+    await Promise.race([client.connect(), hungUp])
     const { rows } = await client.query('SELECT current_user')
-    return `${rows[0].current_user} ${client.connection.stream.encrypted ? 'tls' : 'plain'}`
+    const seen = `${rows[0].current_user} ${client.connection.stream.encrypted ? 'tls' : 'plain'}`
+    await client.end()
+    return seen
   } catch (error) {
+    // Its end() would wait for ever for a connection that never came about.
+    client.connection.stream.destroy()
     return SQLSTATE.test(error.code ?? '') && error.severity ? error.code : 'client'
-  } finally {
-    await client.end().catch(() => {})
   }
 }
 

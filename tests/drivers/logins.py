@@ -26,12 +26,6 @@ def libpq_parameters(case):
     return CONSTANT | {name: value for name, value in case.items() if value is not None and name != "driver"}
 
 
-def state_of(message):
-    """SQLSTATE of an error that libpq reports at connection: only the text is left of it. It must be verbose."""
-    found = re.search(r"(?:FATAL|ERROR):\s+([0-9A-Z]{5}):", message)
-    return found.group(1) if found else "client"
-
-
 def psql(case):
     parameters = " ".join(f"{name}='{value}'" for name, value in libpq_parameters(case).items())
     command = ["psql", "-XAtq", "-v", "VERBOSITY=verbose", "-c", r"\conninfo", "-c", WHO, parameters]
@@ -46,8 +40,8 @@ def psql(case):
 TEXTS = {
     "28P01": ["password authentication failed", "empty password returned"],
     "28000": ["no pg_hba.conf entry", "does not exist", "certificate authentication failed", "valid client certificate",
-              "rejects connection"],
-    "08P01": ["protocol", "SSL required"],
+              "rejects connection", "SSL required"],
+    "08P01": ["protocol"],
 }
 
 
@@ -70,22 +64,6 @@ def psycopg(case):
             return f"{user} {'tls' if connection.pgconn.ssl_in_use else 'plain'}"
     except psycopg.OperationalError as error:
         return error.sqlstate or text_to_state(str(error))
-
-
-def psycopg2(case):
-    import psycopg2
-
-    try:
-        connection = psycopg2.connect(**libpq_parameters(case))
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(WHO)
-                user = cursor.fetchone()[0]
-            return f"{user} {'tls' if connection.info.ssl_in_use else 'plain'}"
-        finally:
-            connection.close()
-    except psycopg2.OperationalError as error:
-        return error.pgcode or text_to_state(str(error))
 
 
 def asyncpg_tls(case):
@@ -143,7 +121,7 @@ def main():
     if driver == "asyncpg":
         outcomes = asyncpg(cases)
     else:
-        one = {"psql": psql, "psycopg": psycopg, "psycopg2": psycopg2}[driver]
+        one = {"psql": psql, "psycopg": psycopg}[driver]
         with ThreadPoolExecutor(AT_ONCE) as threads:
             outcomes = list(threads.map(one, cases))
     json.dump(outcomes, sys.stdout)

@@ -22,6 +22,7 @@ mod harness;
 mod isolation;
 mod layers;
 mod listen;
+mod logins;
 mod modes;
 mod names;
 mod operations;
