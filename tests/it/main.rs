@@ -24,6 +24,7 @@ mod hba;
 mod isolation;
 mod layers;
 mod listen;
+mod logins;
 mod modes;
 mod names;
 mod operations;
