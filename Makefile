@@ -40,6 +40,11 @@ build:
 	cargo build --release
 
 # The axum app that the sharing test runs; a crate of its own, so that its dependencies aren't Carpool's.
+# A Debian package (cargo-deb must be installed).
+deb: build
+	target/release/carpool generate target
+	cargo deb --no-build
+
 axum:
 	CARGO_TARGET_DIR=target/apps cargo build --release --manifest-path $(AXUM)/Cargo.toml
 
