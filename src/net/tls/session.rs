@@ -129,12 +129,18 @@ pub(super) trait Encrypt {
 
 impl<Data> Encrypt for WriteTraffic<'_, Data> {
     fn encrypt(&mut self, plain: &[u8], outgoing: &mut Vec<u8>) -> io::Result<()> {
-        append(outgoing, plain.len() + OVERHEAD, |out| WriteTraffic::encrypt(self, plain, out).map_err(needed))
+        append(outgoing, encrypted_len(plain.len()), |out| WriteTraffic::encrypt(self, plain, out).map_err(needed))
     }
 
     fn close(&mut self, outgoing: &mut Vec<u8>) -> io::Result<()> {
         append(outgoing, OVERHEAD, |out| self.queue_close_notify(out).map_err(needed))
     }
+}
+
+/// Room for the records of so much plaintext: 22 bytes are added to each 16 KiB. Where something else is to go out
+/// first, more is asked for.
+const fn encrypted_len(plain: usize) -> usize {
+    plain + plain / 256 + 64
 }
 
 fn needed(error: EncryptError) -> Option<usize> {
