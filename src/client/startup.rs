@@ -247,8 +247,16 @@ async fn encrypt(handshake: &mut Option<Handshake>, tls: &AcceptTls, direct: boo
     Ok(())
 }
 
-/// Whether a session may begin without encryption.
+/// Whether a session may begin without encryption, or without a certificate.
 fn check_encryption(io: &Handshake, tls: &AcceptTls) -> Result<(), ClientError> {
+    if let Some(info) = &io.tls {
+        if tls.mode.verifies() && !info.peer.as_ref().is_some_and(|peer| peer.verified) {
+            let text = "connection requires a valid client certificate";
+            let error = ClientError::fatal(SqlState::INVALID_AUTHORIZATION, text);
+            return Err(error.hint("See client_tls_sslmode and client_tls_ca_file."));
+        }
+        return Ok(());
+    }
     if tls.mode < SslMode::Require || !matches!(io.stream, Stream::Tcp(_)) {
         return Ok(());
     }

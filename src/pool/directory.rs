@@ -114,6 +114,18 @@ impl Directory {
         was
     }
 
+    /// Removes a pool of the fallback that never had a server: anybody can ask for any name, so what nothing is behind
+    /// must not stay.
+    pub fn forget_unreached(&self, name: &str, config: &Config) {
+        if config.databases.contains_key(name) {
+            return;
+        }
+        let unreached = |_: &DatabaseName, pool: &Arc<Pool>| !pool.was_reached() && pool.slots() == 0;
+        if let Some((_, pool)) = self.pools.remove_if(name, unreached) {
+            pool.retire();
+        }
+    }
+
     /// All pools, by name.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Pool>> {
