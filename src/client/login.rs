@@ -15,7 +15,9 @@ use super::relay::Session;
 use super::secrets::{self, Known};
 use super::startup::{Handshake, HandshakeError, requested_settings};
 use super::{Context, access, cert};
-use crate::auth::{self, AuthFailure, ClientAuth, ClientStep, Policy, Proven, ServerCredentials, StoredSecret};
+use crate::auth::{
+    self, AuthFailure, ClientAuth, ClientStep, FailureReason, Policy, Proven, ServerCredentials, StoredSecret,
+};
 use crate::config::{AuthType, Config, Database, PoolMode};
 use crate::error::{ClientError, Severity, SqlState};
 use crate::names::{DatabaseName, UserName};
@@ -255,7 +257,15 @@ async fn authenticate(
                     other => other,
                 };
             }
-            ClientStep::Failed(failure) => return Err(refused(request, failure)),
+            ClientStep::Failed(failure) => {
+                if failure.reason() == FailureReason::NotTrusted {
+                    // As PostgreSQL, which asks for nothing, and only then looks for the role. Drivers that try several
+                    // kinds of connections stop at what comes behind it.
+                    backend::put_authentication(&mut message, &[0; 4]);
+                    io.hold(&message);
+                }
+                return Err(refused(request, failure));
+            }
         }
     }
 }

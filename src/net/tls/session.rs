@@ -88,21 +88,25 @@ impl Session {
                 }
                 Ok(Step::Done) => return Ok(progress),
                 Err(error) => {
-                    self.take_alert(outgoing);
+                    self.take_alert(&mut input[progress.consumed..], outgoing);
                     return Err(error);
                 }
             }
         }
     }
 
-    /// What the other side is to be told about an error.
-    fn take_alert(&mut self, outgoing: &mut Vec<u8>) {
+    /// What the other side is to be told about an error. rustls wants to see the same bytes again: it knows whole
+    /// messages by where they stand.
+    fn take_alert(&mut self, input: &mut [u8], outgoing: &mut Vec<u8>) {
         let no_write = &mut |_: &mut dyn Encrypt, _: &mut Vec<u8>| Ok(());
+        let mut at = 0;
         loop {
-            let (_, step) = match &mut self.connection {
-                Connection::Accepted(c) => take_step(c.process_tls_records(&mut []), &mut |_| {}, outgoing, no_write),
-                Connection::Connected(c) => take_step(c.process_tls_records(&mut []), &mut |_| {}, outgoing, no_write),
+            let rest = &mut input[at..];
+            let (consumed, step) = match &mut self.connection {
+                Connection::Accepted(c) => take_step(c.process_tls_records(rest), &mut |_| {}, outgoing, no_write),
+                Connection::Connected(c) => take_step(c.process_tls_records(rest), &mut |_| {}, outgoing, no_write),
             };
+            at += consumed;
             if !matches!(step, Ok(Step::More)) {
                 return;
             }
