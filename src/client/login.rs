@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::info;
 
+use super::access::{Asked, Decided};
 use super::registry::{Admission, ClientKind, Identity, Registered, Registry};
 use super::relay::Session;
+use super::secrets::{self, Known};
 use super::startup::{Handshake, HandshakeError, requested_settings};
-use super::{Context, cert};
+use super::{Context, access, cert};
 use crate::auth::{
-    self, Account, AuthFailure, ClientAuth, ClientStep, Policy, Proven, ServerCredentials, StoredSecret,
+    self, AuthFailure, ClientAuth, ClientStep, FailureReason, Policy, Proven, ServerCredentials, StoredSecret,
 };
 use crate::config::{AuthType, Config, Database, PoolMode};
 use crate::error::{ClientError, Severity, SqlState};
@@ -89,6 +91,13 @@ impl Request {
         Ok(Self { startup, user, database, peer })
     }
 
+    /// What is asked for, as `auth_hba_file` sees it. The console has one name there, whichever the client used.
+    fn asked(&self) -> Asked<'_> {
+        let database = if self.is_console() { CONSOLE_DATABASES[0] } else { self.database.as_str() };
+        let replication = replication_mode(&self.startup).is_some_and(|mode| mode != "database");
+        Asked { user: &self.user, database, physical_replication: replication, peer: self.peer }
+    }
+
     fn is_console(&self) -> bool {
         CONSOLE_DATABASES.contains(&self.database.as_str())
     }
@@ -111,9 +120,12 @@ pub async fn login(
         return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
     };
     negotiate(io, &request.startup).await?;
-    let (proven, secret) = authenticate(io, &context, &config, &request).await?;
+    if request.is_console() && is_own_user(io, &request.user) {
+        return console(admission, handshake, &config, request, true).await;
+    }
+    let (proven, known) = authenticate(io, &context, &config, &request).await?;
     if request.is_console() {
-        return console(admission, handshake, &config, request).await;
+        return console(admission, handshake, &config, request, false).await;
     }
     let database = crate::pool::directory::find(&config, request.database.as_str());
     let pool = context.pools.get(request.database.as_str(), &config);
@@ -123,11 +135,26 @@ pub async fn login(
             .hint("It is not in the configuration's databases, and there is no \"*\" among them.")
             .into());
     };
+    if pool.is_disabled() {
+        let text = format!("database \"{}\" is disabled", request.database);
+        return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, text)
+            .hint("DISABLE was issued on the console; ENABLE lets clients in.")
+            .into());
+    }
     check_limits(&context, &config, database, &request)?;
-    let (server_user, credentials) = server_login(&config, database, &request.user, secret.as_ref(), &proven);
-    let settings = startup_settings(&config, database, &request.startup)?;
+    let (server_user, credentials) = server_login(&config, database, &request.user, known.secret(), &proven);
+    let mut settings = startup_settings(&config, database, &request.startup)?;
+    if config.pooler.application_name_add_host {
+        add_host(&mut settings, request.peer);
+    }
     check_own_settings(&settings)?;
     if let Some(replication) = replication_mode(&request.startup) {
+        if pool.is_paused() {
+            let text = format!("database \"{}\" is paused", request.database);
+            return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, text)
+                .hint("RESUME on the console ends the pause.")
+                .into());
+        }
         let login = super::replication::login(&pool, server_user, credentials, replication, settings);
         let logical = replication == "database";
         let kind = if logical { ClientKind::LogicalReplication } else { ClientKind::PhysicalReplication };
@@ -136,7 +163,12 @@ pub async fn login(
     }
     let share = config.user_share(&server_user);
     let user = pool.user(&server_user, credentials, share);
-    let start = start_of(&pool, &user, settings).await?;
+    let start = start_of(&pool, &user, settings).await.inspect_err(|error| {
+        // The server may have another password by now.
+        if error.code.0.starts_with("28") {
+            known.doubt(&context);
+        }
+    })?;
     let identity = identity(&request, io, ClientKind::Pooled);
     let registered = Registry::register(admission, identity, Arc::clone(&start.settings));
     pool.count_client_login();
@@ -175,28 +207,34 @@ async fn negotiate(io: &mut Handshake, startup: &Startup) -> Result<(), Handshak
 /// Checks the password. Gives what was learned and what is stored.
 async fn authenticate(
     io: &mut Handshake,
-    context: &Context,
+    context: &Arc<Context>,
     config: &Config,
     request: &Request,
-) -> Result<(Proven, Option<StoredSecret>), HandshakeError> {
-    let known = config.users.get(&request.user);
-    let secret = known.and_then(|u| u.password.as_ref()).map(StoredSecret::parse);
-    let account = if known.is_some() { Account::Known(secret.as_ref()) } else { Account::Unknown };
-    if config.pooler.auth_type == AuthType::Cert {
-        let checked =
-            cert::check(io.tls.as_deref(), &request.user, account, |p| cert::is_common_name(p, &request.user));
-        return checked.map(|()| (Proven::Nothing, secret.clone())).map_err(|failure| refused(request, failure));
+) -> Result<(Proven, Known), HandshakeError> {
+    let auth_type = match access::decide(io, context, config, &request.asked()).await? {
+        Decided::Proven(proven) => return Ok((proven, Known::configured(config, &request.user))),
+        Decided::Stored(auth_type) => auth_type,
+    };
+    let mut known = secrets::find(context, config, &request.user, &request.database).await?;
+    if auth_type == AuthType::Cert {
+        let names = |peer: &_| cert::is_common_name(peer, &request.user);
+        let checked = cert::check(io.tls.as_deref(), &request.user, known.account(), names);
+        return checked.map(|()| (Proven::Nothing, known)).map_err(|failure| refused(request, failure));
     }
-    let policy = Policy { binding: io.binding(), ..Policy::from(config.pooler.auth_type) };
-    let mut step = ClientAuth::start(&policy, &request.user, account, &context.verifiers, &mut rand::rng());
-    let mut message = Vec::new();
+    let decoy = context.secrets.decoy(config, request.database.as_str());
+    let policy = Policy { auth_type, decoy, binding: io.binding() };
+    let start = |known: &Known| {
+        ClientAuth::start(&policy, &request.user, known.account(), &context.verifiers, &mut rand::rng())
+    };
+    let mut step = start(&known);
+    let (mut message, mut answer) = (Vec::new(), Vec::new());
     loop {
         message.clear();
         match step {
             ClientStep::Send(body, auth) => {
                 backend::put_authentication(&mut message, &body);
                 io.send(&message).await?;
-                let answer = io.password(auth::MAX_PASSWORD_MESSAGE).await?;
+                answer = io.password(auth::MAX_PASSWORD_MESSAGE).await?;
                 step = auth.step(&answer);
             }
             ClientStep::Done { last_message, proven } => {
@@ -204,9 +242,30 @@ async fn authenticate(
                     backend::put_authentication(&mut message, &body);
                     io.hold(&message);
                 }
-                return Ok((proven, secret));
+                return Ok((proven, known));
             }
-            ClientStep::Failed(failure) => return Err(refused(request, failure)),
+            // A password in plain can be held against the newest secret. Other exchanges can't be taken up again; the
+            // next login gets it.
+            ClientStep::Failed(failure)
+                if failure.reason().is_of_the_secret()
+                    && known.doubt(context)
+                    && policy.auth_type == AuthType::Plain =>
+            {
+                known = secrets::find(context, config, &request.user, &request.database).await?;
+                step = match start(&known) {
+                    ClientStep::Send(_, auth) => auth.step(&answer),
+                    other => other,
+                };
+            }
+            ClientStep::Failed(failure) => {
+                if failure.reason() == FailureReason::NotTrusted {
+                    // As PostgreSQL, which asks for nothing, and only then looks for the role. Drivers that try several
+                    // kinds of connections stop at what comes behind it.
+                    backend::put_authentication(&mut message, &[0; 4]);
+                    io.hold(&message);
+                }
+                return Err(refused(request, failure));
+            }
         }
     }
 }
@@ -280,6 +339,17 @@ fn startup_settings(
     let given = database.startup_parameters.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
     let wanted = given.chain(requested_settings(startup)?);
     Ok(wanted.filter(|(name, _)| !ignored.iter().any(|i| i.eq_ignore_ascii_case(name))).collect())
+}
+
+/// `application_name_add_host`: as PgBouncer spells it.
+fn add_host(settings: &mut Vec<(String, String)>, peer: Peer) {
+    let at = settings.iter().rposition(|(name, _)| name == APPLICATION_NAME);
+    let given = at.map(|at| settings.remove(at).1).unwrap_or_else(|| "app".to_owned());
+    let host = match peer {
+        Peer::Tcp(addr) => std::net::SocketAddr::new(addr.ip().to_canonical(), addr.port()).to_string(),
+        Peer::Unix => "unix".to_owned(),
+    };
+    settings.push((APPLICATION_NAME.to_owned(), format!("{given} - {host}")));
 }
 
 /// PostgreSQL would take any value for these.
@@ -418,13 +488,21 @@ pub(super) fn finish_greeting(message: &mut Vec<u8>, registered: &Registered) {
     backend::put_ready(message, TransactionStatus::Idle);
 }
 
+/// Whether it is the system's user as whom Carpool runs, by the unix socket: who could read its secrets anyway needs
+/// none.
+fn is_own_user(io: &Handshake, user: &UserName) -> bool {
+    let own = nix::unistd::getuid().as_raw();
+    CONSOLE_DATABASES.contains(&user.as_str()) && io.stream.peer_uid() == Some(own)
+}
+
 async fn console(
     admission: Admission,
     handshake: &mut Option<Handshake>,
     config: &Config,
     request: Request,
+    is_own: bool,
 ) -> Result<Entered, HandshakeError> {
-    let is_admin = config.pooler.admin_users.contains(&request.user);
+    let is_admin = is_own || config.pooler.admin_users.contains(&request.user);
     if !is_admin && !config.pooler.stats_users.contains(&request.user) {
         return Err(ClientError::fatal(SqlState::INSUFFICIENT_PRIVILEGE, "not allowed to use the admin console")
             .hint("See admin_users and stats_users.")

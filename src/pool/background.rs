@@ -67,7 +67,7 @@ impl Drop for SlotGuard {
 /// Closes a server and frees its slot once it is gone.
 pub(super) fn close(pooled: Box<Pooled>, kind: Slot) {
     let Pooled { server, pool, user, .. } = *pooled;
-    pool.forget_server(&server);
+    pool.books.strike(&server.shared);
     let guard = SlotGuard { pool, index: user.index, kind };
     spawn(async move {
         server.close().await;
@@ -78,7 +78,7 @@ pub(super) fn close(pooled: Box<Pooled>, kind: Slot) {
 /// Closes a server and logs another one in, in the same slot, for `client`.
 pub(super) fn renew(pooled: Box<Pooled>, client: ClientId, grant: Giver<Grant>) {
     let Pooled { server, pool, user, .. } = *pooled;
-    pool.forget_server(&server);
+    pool.books.strike(&server.shared);
     let guard = SlotGuard { pool: Arc::clone(&pool), index: user.index, kind: Slot::Loan };
     spawn(async move {
         server.close().await;
@@ -163,7 +163,9 @@ impl Abandoned {
     /// terminated meanwhile: a waiting client would get it without a further look.
     fn offer(mut self) {
         let fit = |pooled: &mut Box<Pooled>| {
-            pooled.server.is_at_boundary() && pooled.server.stream.idle_state() == IdleState::Quiet
+            pooled.server.is_at_boundary()
+                && pooled.server.stream.idle_state() == IdleState::Quiet
+                && !pooled.pool.is_outdated(&pooled.server.shared)
         };
         if self.0.as_mut().is_some_and(fit) {
             if let Some(pooled) = self.0.take() {
@@ -243,17 +245,23 @@ impl Pool {
             user: user.name.clone(),
             database: spec.dbname.clone(),
             credentials: user.credentials.lock().clone(),
-            parameters: Vec::new(),
+            parameters: user.startup_parameters(),
             connect_query: spec.connect_query.clone(),
             timeout: spec.connect_timeout,
             max_prepared_statements: spec.max_prepared_statements,
             lifetime: spec.lifetime,
+            generation: self.control.generation(),
         }
     }
 
     fn logged_in(self: &Arc<Self>, user: Arc<PoolUser>, logged_in: LoggedIn) {
         let pooled = self.welcome(user, logged_in);
-        Self::offer(pooled, Instant::now(), true);
+        if self.is_outdated(&pooled.server.shared) {
+            self.queue.lock().login_outdated(pooled.user.index);
+            close(pooled, Slot::Loan);
+        } else {
+            Self::offer(pooled, Instant::now(), true);
+        }
         self.pump();
     }
 
@@ -268,8 +276,7 @@ impl Pool {
         }
         let baseline = Arc::clone(&server.state.settings);
         user.welcome.store(Some(Arc::new(Welcome { parameters, baseline })));
-        self.servers.lock().insert(server.shared.id, Arc::clone(&server.shared));
-        self.past.lock().server_logins += 1;
+        self.books.enter(&server.shared);
         info!(server = %server.shared.id, database = %self.name, user = %user.name, target = %server.shared.target, "new connection to server");
         Box::new(Pooled { server, pool: Arc::clone(self), user, lent: Instant::now() })
     }
@@ -278,26 +285,24 @@ impl Pool {
         warn!(database = %self.name, user = %user.name, "{error}");
         let error = Arc::new(error);
         let longest = self.spec.load().login_retry.max(FIRST_RETRY);
-        let mut backoff = self.backoff.lock();
-        backoff.failures += 1;
-        backoff.last = Some(Arc::clone(&error));
-        let pause = FIRST_RETRY.saturating_mul(1 << backoff.failures.min(16).saturating_sub(1)).min(longest);
-        backoff.until = Some(Instant::now() + pause.mul_f64(rand::random_range(0.75..=1.0)));
-        drop(backoff);
         // Waiting can't help those who would log in the same way, unless others of the user are served.
         let mut queue = self.queue.lock();
         let hopeless = error.is_permanent() && queue.established(user.index) == 0;
         let told = if hopeless { queue.take_waiting(user.index) } else { Vec::new() };
         drop(queue);
+        let mut backoff = self.backoff.lock();
+        backoff.failures += 1;
+        backoff.last = Some(Arc::clone(&error));
+        let pause = FIRST_RETRY.saturating_mul(1 << backoff.failures.min(16).saturating_sub(1)).min(longest);
+        let until = Some(Instant::now() + pause.mul_f64(rand::random_range(0.75..=1.0)));
+        // One user's wrong password holds up no other user.
+        match hopeless {
+            true => *user.rests_until.lock() = until,
+            false => backoff.until = until,
+        }
+        drop(backoff);
         for ticket in told {
             drop(ticket.grant.give(Err(error.client_error())));
-        }
-    }
-
-    fn forget_server(&self, server: &crate::server::Server) {
-        let mut servers = self.servers.lock();
-        if servers.remove(&server.shared.id).is_some() {
-            self.past.lock().count(&server.shared.counters);
         }
     }
 }

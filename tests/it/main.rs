@@ -11,6 +11,7 @@
 )]
 
 mod audit;
+mod auth_query;
 mod basics;
 mod cancel;
 mod console;
@@ -19,17 +20,23 @@ mod drivers;
 mod faults;
 mod functions;
 mod harness;
+mod hba;
 mod isolation;
 mod layers;
 mod listen;
+mod logins;
 mod modes;
 mod names;
+mod operations;
 mod pins;
 mod process;
 mod saturation;
 mod sequences;
+mod service;
+mod settings;
 mod sharing;
 mod startup;
 mod stopping;
 mod tls;
+mod unix;
 mod versions;
