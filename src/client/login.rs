@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::info;
+use zeroize::Zeroizing;
 
+use super::door::Waiting;
 use super::registry::{Admission, ClientKind, Identity, Registered, Registry};
 use super::relay::Session;
 use super::secrets::{self, Known};
@@ -95,7 +97,7 @@ impl Request {
 /// # Errors
 /// The client is to be told; see [`Handshake::refuse`].
 pub async fn login(
-    admission: Admission,
+    mut admission: Admission,
     handshake: &mut Option<Handshake>,
     startup: Startup,
     peer: Peer,
@@ -107,7 +109,9 @@ pub async fn login(
         return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
     };
     negotiate(io, &request.startup).await?;
-    let (proven, known) = authenticate(io, &context, &config, &request).await?;
+    let waiting = admission.waiting();
+    let (proven, known) = authenticate(io, &context, &config, &request, waiting.as_deref()).await?;
+    admission.proved()?;
     if request.is_console() {
         return console(admission, handshake, &config, request).await;
     }
@@ -180,8 +184,11 @@ async fn authenticate(
     context: &Arc<Context>,
     config: &Config,
     request: &Request,
+    waiting: Option<&Waiting>,
 ) -> Result<(Proven, Known), HandshakeError> {
+    let busy = waiting.map(Waiting::busy);
     let mut known = secrets::find(context, config, &request.user, &request.database).await?;
+    drop(busy);
     if config.pooler.auth_type == AuthType::Cert {
         let is_own = |presented: &_| cert::is_common_name(presented, &request.user);
         let checked = cert::check(io.tls.as_deref(), &request.user, known.account(), is_own);
@@ -193,14 +200,14 @@ async fn authenticate(
         ClientAuth::start(&policy, &request.user, known.account(), &context.verifiers, &mut rand::rng())
     };
     let mut step = start(&known);
-    let (mut message, mut answer) = (Vec::new(), Vec::new());
+    let (mut message, mut answer) = (Vec::new(), Zeroizing::new(Vec::new()));
     loop {
         message.clear();
         match step {
             ClientStep::Send(body, auth) => {
                 backend::put_authentication(&mut message, &body);
                 io.send(&message).await?;
-                answer = io.password(auth::MAX_PASSWORD_MESSAGE).await?;
+                answer = Zeroizing::new(io.password(auth::MAX_PASSWORD_MESSAGE).await?);
                 step = auth.step(&answer);
             }
             ClientStep::Done { last_message, proven } => {

@@ -2,6 +2,7 @@
 
 pub mod cancel;
 pub mod cert;
+pub mod door;
 pub mod login;
 pub mod registry;
 pub mod relay;
@@ -26,6 +27,8 @@ pub struct Context {
     pub config: ArcSwap<Config>,
     /// The pools.
     pub pools: Directory,
+    /// Connections that have not logged in.
+    pub door: door::Door,
     /// The clients.
     pub registry: Registry,
     /// Users who were looked up in a database.
@@ -44,6 +47,7 @@ impl Context {
     pub fn new(config: Config) -> Self {
         let context = Self {
             pools: Directory::default(),
+            door: door::Door::default(),
             registry: Registry::default(),
             secrets: secrets::Secrets::default(),
             verifiers: Verifiers::new(&mut rand::rng()),

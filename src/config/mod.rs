@@ -2,7 +2,7 @@
 //!
 //! A [`Config`] can't be invalid: every value is typed, in range and consistent with the others. Files
 //! (`.toml`, `.ini`) become one through the submodules, which report ALL errors with their key path.
-//! No I/O beyond reading the named files, no clock.
+//! No I/O beyond reading the named files and running the commands that print secrets, no clock.
 //!
 //! | module | owns |
 //! |---|---|
@@ -11,6 +11,7 @@
 //! | `tls` | the files of TLS |
 //! | `settings`, `sections` | the table of every setting: name, kind, default, meaning |
 //! | `foreign` | PgBouncer's settings that have no effect here, or are refused |
+//! | `secret` | secrets, and where they come from |
 //! | `kind`, `field`, `time` | values: from a file, to a typed field, and back to text |
 //! | `build`, `check` | keys and values to a [`Config`], and what must hold between settings |
 //! | `write` | a [`Config`] to TOML, and to the rows of SHOW CONFIG |
@@ -24,6 +25,7 @@ mod foreign;
 mod ini;
 mod kind;
 mod report;
+mod secret;
 mod sections;
 mod settings;
 #[cfg(test)]
@@ -37,13 +39,13 @@ mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::names::{DatabaseName, UserName};
 use crate::tls::{AcceptTls, BindingMode, SslMode, SslNegotiation};
 
 pub use report::{ConfigError, ConfigErrors};
+pub use secret::Secret;
 pub use tls::ServerTls;
 
 use report::{KeyPath, Report};
@@ -130,30 +132,6 @@ impl AuthType {
             Self::ScramSha256 => "scram-sha-256",
             Self::Cert => "cert",
         }
-    }
-}
-
-/// A secret as the configuration holds it. `Debug` never shows the value.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Arc<str>);
-
-impl Secret {
-    /// Wraps a secret value.
-    #[must_use]
-    pub fn new(value: &str) -> Self {
-        Self(value.into())
-    }
-
-    /// The value itself: a plain password, `md5…`, or `SCRAM-SHA-256$…`.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(***)")
     }
 }
 

@@ -116,12 +116,13 @@ async fn handle_orders(
     loop {
         tokio::select! {
             // What went wrong is in the log already.
-            _ = hangup.recv() => drop(reload::reload(context, source)),
+            _ = hangup.recv() => drop(tokio::spawn(reload::reload(Arc::clone(context), source.clone()))),
             Some(request) = orders.recv() => {
                 let how = match request.order {
                     Order::Reload => {
+                        let reload = reload::reload(Arc::clone(context), source.clone());
                         // The console may have gone meanwhile.
-                        drop(request.outcome.send(reload::reload(context, source)));
+                        tokio::spawn(async move { drop(request.outcome.send(reload.await)) });
                         continue;
                     }
                     Order::StopAfterTransactions => stop::How::AfterTransactions,

@@ -15,18 +15,26 @@ use crate::pool::directory;
 ///
 /// # Errors
 /// What was logged.
-pub fn reload(context: &Arc<Context>, source: &Source) -> Result<(), String> {
+pub async fn reload(context: Arc<Context>, source: Source) -> Result<(), String> {
+    /// One after the other.
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _turn = TURN.lock().await;
     let Origin::File(path) = &source.origin else {
         let text = "nothing to reload: the configuration came from the environment";
         info!("{text}");
         return Err(text.into());
     };
-    match source.load() {
+    // Files are read and commands run, which may take their time.
+    let reading = source.clone();
+    let Ok(loaded) = tokio::task::spawn_blocking(move || reading.load()).await else {
+        return Err("the configuration could not be read".into());
+    };
+    match loaded {
         Ok(config) => {
             for warning in &config.warnings {
                 warn!("{warning}");
             }
-            apply(context, config);
+            apply(&context, config);
             info!("reloaded {}", path.display());
             Ok(())
         }

@@ -16,6 +16,7 @@ mod basics;
 mod cancel;
 mod console;
 mod differential;
+mod door;
 mod drivers;
 mod faults;
 mod functions;
