@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 AXUM := docker/apps/axum
 AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 
-.PHONY: run test bench conformance build axum clean
+.PHONY: run test bench conformance deny fuzz showdown compose-test build axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -16,6 +16,7 @@ test: setup axum
 	cargo clippy --all-targets -- -D warnings
 	CARPOOL_TEST_AXUM=$(AXUM_BIN) cargo test
 	$(PYTHON) -m unittest discover --quiet --start-directory tests/conformance
+	$(PYTHON) -m unittest discover --quiet --start-directory tests/showdown
 	$(PYTHON) tests/conformance --quick --carpool target/debug/carpool
 
 # Against PgBouncer, in interleaved rounds. Options: make bench BENCH="--quick"
@@ -25,6 +26,24 @@ bench: setup build
 # PostgreSQL's and drivers' own test suites, directly and through Carpool. Options: make conformance CONFORMANCE="--help"
 conformance: setup build
 	$(PYTHON) tests/conformance $(CONFORMANCE)
+
+# The demo applications on one pool, with a report in target/showdown. Options: make showdown SHOWDOWN="--help"
+showdown: build axum
+	@tests/showdown/setup.sh
+	.cache/showdown/bin/python tests/showdown $(SHOWDOWN)
+
+# The compose stack for real, with Docker. Options: make compose-test COMPOSE_TEST="--prebuilt"
+compose-test:
+	docker/test.py $(COMPOSE_TEST)
+
+# Licences, advisories and bans of the dependencies (deny.toml). Builds cargo-deny the first time, so it isn't part of `make test`.
+deny:
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --all-features check
+
+# Fuzzes every reader of foreign bytes. Options: make fuzz FUZZ="SECONDS [TARGET…]"
+fuzz:
+	fuzz/run.sh $(FUZZ)
 
 build:
 	cargo build --release

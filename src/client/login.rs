@@ -23,6 +23,7 @@ use crate::names::{DatabaseName, UserName};
 use crate::net::Peer;
 use crate::net::stream::Stream;
 use crate::net::timer;
+use crate::pool::start::Start;
 use crate::pool::{Checkout, Judged, Lease, Pool, PoolUser, Welcome};
 use crate::protocol::ClientState;
 use crate::protocol::own;
@@ -33,6 +34,8 @@ use crate::wire::startup::{PROTOCOL_3_2, Startup};
 
 /// The longest name of a user or database, bytes: PostgreSQL's `NAMEDATALEN - 1`.
 const NAME_LIMIT: usize = 63;
+/// What the greeting has besides the parameters, bytes: enough for a long cancel key.
+const GREETING_ENDS: usize = 64;
 /// How long an error on its way to a client that doesn't read is kept up.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -109,11 +112,14 @@ pub async fn login(
         return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
     };
     negotiate(io, &request.startup).await?;
+    if request.is_console() && is_own_user(io, &request.user) {
+        return console(admission, handshake, &config, request, true).await;
+    }
     let waiting = admission.waiting();
     let (proven, known) = authenticate(io, &context, &config, &request, waiting.as_deref()).await?;
     admission.proved()?;
     if request.is_console() {
-        return console(admission, handshake, &config, request).await;
+        return console(admission, handshake, &config, request, false).await;
     }
     let database = crate::pool::directory::find(&config, request.database.as_str());
     let pool = context.pools.get(request.database.as_str(), &config);
@@ -123,11 +129,26 @@ pub async fn login(
             .hint("It is not in the configuration's databases, and there is no \"*\" among them.")
             .into());
     };
+    if pool.is_disabled() {
+        let text = format!("database \"{}\" is disabled", request.database);
+        return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, text)
+            .hint("DISABLE was issued on the console; ENABLE lets clients in.")
+            .into());
+    }
     check_limits(&context, &config, database, &request)?;
     let (server_user, credentials) = server_login(&config, database, &request.user, known.secret(), &proven);
-    let settings = startup_settings(&config, database, &request.startup)?;
+    let mut settings = startup_settings(&config, database, &request.startup)?;
+    if config.pooler.application_name_add_host {
+        add_host(&mut settings, request.peer);
+    }
     check_own_settings(&settings)?;
     if let Some(replication) = replication_mode(&request.startup) {
+        if pool.is_paused() {
+            let text = format!("database \"{}\" is paused", request.database);
+            return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, text)
+                .hint("RESUME on the console ends the pause.")
+                .into());
+        }
         let login = super::replication::login(&pool, server_user, credentials, replication, settings);
         let logical = replication == "database";
         let kind = if logical { ClientKind::LogicalReplication } else { ClientKind::PhysicalReplication };
@@ -136,20 +157,19 @@ pub async fn login(
     }
     let share = config.user_share(&server_user);
     let user = pool.user(&server_user, credentials, share);
-    let judged = initial_settings(&pool, &user, settings).await;
-    let (welcome, Judged { settings, notices }) = judged.inspect_err(|error| {
+    let start = start_of(&pool, &user, settings).await.inspect_err(|error| {
         // The server may have another password by now.
         if error.code.0.starts_with("28") {
             known.doubt(&context);
         }
     })?;
     let identity = identity(&request, io, ClientKind::Pooled);
-    let registered = Registry::register(admission, identity, Arc::clone(&settings));
+    let registered = Registry::register(admission, identity, Arc::clone(&start.settings));
     pool.count_client_login();
-    io.send(&greeting(&welcome, &settings, &notices, &registered)).await?;
+    io.send(&greeting(&start, &registered)).await?;
     let Some(io) = handshake.take() else { return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()) };
     let (stream, unread) = io.into_parts();
-    let state = ClientState::new(settings, &pool.tables.settings);
+    let state = ClientState::starting(Arc::clone(&start.settings), Arc::clone(&start.context));
     let mode = pool_mode(&config, database, &request.user);
     let max_packet_size = config.pooler.max_packet_size as usize;
     Ok(Entered::Session(Box::new(Session { stream, unread, registered, pool, user, state, mode, max_packet_size })))
@@ -306,10 +326,36 @@ fn startup_settings(
     Ok(wanted.filter(|(name, _)| !ignored.iter().any(|i| i.eq_ignore_ascii_case(name))).collect())
 }
 
+/// `application_name_add_host`: as PgBouncer spells it.
+fn add_host(settings: &mut Vec<(String, String)>, peer: Peer) {
+    let at = settings.iter().rposition(|(name, _)| name == APPLICATION_NAME);
+    let given = at.map(|at| settings.remove(at).1).unwrap_or_else(|| "app".to_owned());
+    let host = match peer {
+        Peer::Tcp(addr) => std::net::SocketAddr::new(addr.ip().to_canonical(), addr.port()).to_string(),
+        Peer::Unix => "unix".to_owned(),
+    };
+    settings.push((APPLICATION_NAME.to_owned(), format!("{given} - {host}")));
+}
+
 /// PostgreSQL would take any value for these.
 fn check_own_settings(settings: &[(String, String)]) -> Result<(), ClientError> {
     let refusal = settings.iter().find_map(|(name, value)| own::refusal(name, value));
     refusal.map_or(Ok(()), |refusal| Err(ClientError { severity: Severity::Fatal, ..refusal.into() }))
+}
+
+/// What the session starts with.
+async fn start_of(
+    pool: &Arc<Pool>,
+    user: &Arc<PoolUser>,
+    wanted: Vec<(String, String)>,
+) -> Result<Arc<Start>, ClientError> {
+    if let Some(start) = user.last_start(&wanted) {
+        return Ok(start);
+    }
+    let (welcome, judged) = initial_settings(pool, user, wanted.clone()).await?;
+    let start = Arc::new(Start::new(wanted, welcome, &judged, &pool.tables.settings));
+    user.note_start(&start);
+    Ok(start)
 }
 
 /// What the client is told of the server, and the settings that it starts with. A plain `application_name`
@@ -413,14 +459,10 @@ fn startup_parameter_error(error: QueryError) -> ClientError {
 }
 
 /// AuthenticationOk, notices about what the client asked for, the parameters, the cancel key, ReadyForQuery.
-fn greeting(welcome: &Welcome, settings: &Settings, notices: &[u8], registered: &Registered) -> Vec<u8> {
-    let mut message = Vec::new();
+fn greeting(start: &Start, registered: &Registered) -> Vec<u8> {
+    let mut message = Vec::with_capacity(start.greeting.len() + GREETING_ENDS);
     backend::put_authentication(&mut message, &[0; 4]);
-    message.extend_from_slice(notices);
-    for (name, value) in &welcome.parameters {
-        let value = settings.get(name).unwrap_or(value);
-        backend::put_parameter_status(&mut message, name.as_bytes(), value.as_bytes());
-    }
+    message.extend_from_slice(&start.greeting);
     finish_greeting(&mut message, registered);
     message
 }
@@ -431,13 +473,21 @@ pub(super) fn finish_greeting(message: &mut Vec<u8>, registered: &Registered) {
     backend::put_ready(message, TransactionStatus::Idle);
 }
 
+/// Whether it is the system's user as whom Carpool runs, by the unix socket: who could read its secrets anyway needs
+/// none.
+fn is_own_user(io: &Handshake, user: &UserName) -> bool {
+    let own = nix::unistd::getuid().as_raw();
+    CONSOLE_DATABASES.contains(&user.as_str()) && io.stream.peer_uid() == Some(own)
+}
+
 async fn console(
     admission: Admission,
     handshake: &mut Option<Handshake>,
     config: &Config,
     request: Request,
+    is_own: bool,
 ) -> Result<Entered, HandshakeError> {
-    let is_admin = config.pooler.admin_users.contains(&request.user);
+    let is_admin = is_own || config.pooler.admin_users.contains(&request.user);
     if !is_admin && !config.pooler.stats_users.contains(&request.user) {
         return Err(ClientError::fatal(SqlState::INSUFFICIENT_PRIVILEGE, "not allowed to use the admin console")
             .hint("See admin_users and stats_users.")

@@ -2,6 +2,7 @@
 
 pub mod cancel;
 pub mod cert;
+pub mod connection;
 pub mod door;
 pub mod login;
 pub mod registry;
@@ -10,6 +11,7 @@ pub mod replication;
 pub mod secrets;
 pub mod startup;
 
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -39,6 +41,8 @@ pub struct Context {
     pub audit: Audit,
     /// When the process began to serve.
     pub started: Instant,
+    /// SUSPEND: everything stands still.
+    pub suspended: AtomicBool,
 }
 
 impl Context {
@@ -53,6 +57,7 @@ impl Context {
             verifiers: Verifiers::new(&mut rand::rng()),
             audit: Audit::default(),
             started: Instant::now(),
+            suspended: AtomicBool::new(false),
             config: ArcSwap::from_pointee(config),
         };
         context.pools.apply(&context.config.load());

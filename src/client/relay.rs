@@ -8,14 +8,16 @@
 mod audit;
 mod listen;
 mod pins;
+mod wait;
 
 use std::cell::RefCell;
 use std::num::NonZero;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Instant;
 
-use tokio::sync::oneshot;
+use tokio::task::coop;
 use tracing::{debug, info};
 
 use super::Context;
@@ -24,6 +26,7 @@ use super::registry::{CancelSlot, ClientShared, Phase, Registered, micros_since,
 use crate::config::PoolMode;
 use crate::error::{ClientError, SqlState};
 use crate::net::stream::Stream;
+use crate::pool::place::Place;
 use crate::pool::{Checkout, Grant, Lease, Pool, PoolUser};
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::reply::{self, Events, ServerPath};
@@ -40,6 +43,10 @@ use pins::Pin;
 const MOST_REQUESTS: usize = 2048;
 /// What a worker thread reads into, bytes.
 const READ_BUFFER: usize = 64 * 1024;
+/// How many small buffers a worker thread keeps for what can't be taken yet.
+const SPARE: usize = 64;
+/// How large they may be, bytes.
+const SPARE_SIZE: usize = 1024;
 /// How much a client may send ahead while it waits for a server, bytes.
 const READ_AHEAD: usize = 64 * 1024;
 
@@ -55,6 +62,8 @@ struct Outputs {
     to_client: Output,
     /// Carpool's own answers to the client, and what is sent to the server again.
     own: Vec<u8>,
+    /// Memory for what clients have sent that can't be taken yet.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Outputs {
@@ -62,6 +71,24 @@ impl Outputs {
         self.to_server.clear();
         self.to_client.clear();
         self.own.clear();
+    }
+
+    /// A copy of `bytes`.
+    fn keep(&mut self, bytes: &[u8]) -> Vec<u8> {
+        if bytes.is_empty() {
+            return Vec::new();
+        }
+        let mut kept = self.spare.pop().unwrap_or_default();
+        kept.extend_from_slice(bytes);
+        kept
+    }
+
+    /// Takes back the memory of such a copy.
+    fn recycle(&mut self, mut kept: Vec<u8>) {
+        if kept.capacity() <= SPARE_SIZE && self.spare.len() < SPARE {
+            kept.clear();
+            self.spare.push(kept);
+        }
     }
 }
 
@@ -86,14 +113,15 @@ enum Work {
 
 #[derive(Debug)]
 struct Waiting {
-    granted: oneshot::Receiver<Grant>,
+    granted: Place<Grant>,
     since: Moment,
 }
 
 #[derive(Debug)]
 struct Active {
     lease: Lease,
-    since: Moment,
+    /// Since when there is a transaction, or the client has the server for one.
+    since: Option<NonZero<Moment>>,
     /// Since when a query runs.
     query_since: Option<NonZero<Moment>>,
     /// The server takes nothing any more; what it still says is passed on.
@@ -108,14 +136,14 @@ enum End {
     /// The client left.
     Left(&'static str),
     /// The client is told why.
-    Error(ClientError),
+    Error(Box<ClientError>),
     /// The server was lost, and the client was told by it.
     ServerFatal,
 }
 
 impl From<ClientError> for End {
     fn from(error: ClientError) -> Self {
-        Self::Error(error)
+        Self::Error(Box::new(error))
     }
 }
 
@@ -162,6 +190,8 @@ pub struct Relay {
     /// These are of Carpool's own requests, which make the server ready for it: on another one they would be needed
     /// again, and clients could trade servers for ever.
     expects: bool,
+    /// A read from the client was pending: this task is woken when there is something.
+    heeded: bool,
     /// The client has said goodbye behind requests that are still running: they run to their end, as they would
     /// on a connection of its own.
     leaving: bool,
@@ -192,12 +222,24 @@ impl Relay {
             starved: false,
             blocked: false,
             expects: false,
+            heeded: false,
             leaving: false,
             pin: None,
             audit: None,
         };
         relay.set_audit();
+        if relay.context().suspended.load(Ordering::Relaxed) {
+            relay.shared().order(order::SUSPEND);
+        }
         relay
+    }
+
+    /// Has what is left for the client be sent, by a task of its own.
+    pub fn spawn_last_words(self) {
+        let Self { stream, out, .. } = self;
+        if !out.is_empty() {
+            tokio::spawn(super::login::last_words(stream, out.pending().to_vec()));
+        }
     }
 
     fn shared(&self) -> &Arc<ClientShared> {
@@ -223,6 +265,9 @@ impl Relay {
             if self.shared().orders() != 0 {
                 if let Some(end) = self.obey() {
                     return Poll::Ready(end);
+                }
+                if self.stands_still(cx) {
+                    return Poll::Pending;
                 }
             }
             if self.flush(cx).is_err() {
@@ -275,12 +320,23 @@ impl Relay {
         self.poll_client(cx, scratch)
     }
 
+    /// Reads from the client. As long as it has nothing to say, asking costs next to nothing.
+    fn poll_read(&mut self, cx: &mut TaskContext<'_>, buf: &mut [u8]) -> Poll<std::io::Result<usize>> {
+        if self.heeded && !self.stream.is_readable() {
+            return Poll::Pending;
+        }
+        let read = self.stream.poll_read_into(cx, buf);
+        // One that has only had its share of this turn isn't heeded, but called again.
+        self.heeded = read.is_pending() && coop::has_budget_remaining();
+        read
+    }
+
     /// Takes bytes from the client: those kept from before, or new ones.
     fn poll_client(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
         if !self.carry.is_empty() && !self.starved {
             return Poll::Ready(self.take_carry(cx, &mut scratch.out));
         }
-        let n = match ready!(self.stream.poll_read_into(cx, &mut scratch.read)) {
+        let n = match ready!(self.poll_read(cx, &mut scratch.read)) {
             Ok(0) => return Poll::Ready(Err(End::Left("client close request"))),
             Ok(n) => n,
             Err(_) => return Poll::Ready(Err(End::Left("client connection lost"))),
@@ -288,7 +344,7 @@ impl Relay {
         if self.carry.is_empty() {
             let input = &scratch.read[..n];
             let taken = self.take_bytes(cx, input, &mut scratch.out);
-            return Poll::Ready(taken.map(|at| self.carry = input[at..].to_vec()));
+            return Poll::Ready(taken.map(|at| self.carry = scratch.out.keep(&input[at..])));
         }
         self.carry.extend_from_slice(&scratch.read[..n]);
         Poll::Ready(self.take_carry(cx, &mut scratch.out))
@@ -300,6 +356,8 @@ impl Relay {
         if at < input.len() {
             input.drain(..at);
             self.carry = input;
+        } else {
+            out.recycle(input);
         }
         Ok(())
     }
@@ -325,16 +383,22 @@ impl Relay {
     fn begin_query(&mut self, now: Moment) {
         if let Work::Active(active) = &mut self.work {
             active.query_since = NonZero::new(now);
+            if active.since.is_none() {
+                active.since = NonZero::new(now);
+                self.registered.shared.begin_transaction(now);
+            }
             self.set_phase(Phase::Active, now);
         }
     }
 
     fn take_messages(&mut self, input: &[u8], out: &mut Outputs) -> Result<usize, End> {
         let mut at = self.remainder.bytes.min(input.len());
-        if self.remainder.forward {
-            out.to_server.forward(input, 0..at);
+        if at > 0 {
+            if self.remainder.forward {
+                out.to_server.forward(input, 0..at);
+            }
+            self.remainder.bytes -= at;
         }
-        self.remainder.bytes -= at;
         while at < input.len() {
             let active = match &mut self.work {
                 Work::Active(active) => active,
@@ -385,7 +449,10 @@ impl Relay {
                     self.blocked = true;
                     return Ok(at);
                 }
-                step @ (request::Step::Pins | request::Step::PinsToListen | request::Step::Listens) => {
+                step @ (request::Step::Pins
+                | request::Step::PinsToListen
+                | request::Step::Fresh
+                | request::Step::Listens) => {
                     if !self.may_go_on(step, input, out) {
                         return Ok(at);
                     }
@@ -398,15 +465,16 @@ impl Relay {
 
     /// Has the server, or the right to keep it, be what the request at hand needs. Says whether it may go on.
     fn may_go_on(&mut self, step: request::Step, input: &[u8], out: &mut Outputs) -> bool {
-        let listens = step == request::Step::Listens;
+        let expects = matches!(step, request::Step::Listens | request::Step::Fresh);
         let goes_on = match step {
             request::Step::Listens => self.listen_here(input, out),
+            request::Step::Fresh => self.change_server(),
             request::Step::PinsToListen if self.listens_briefly() || self.listens_in_transaction() => true,
             _ => self.allow_pin(),
         };
         if !goes_on {
-            // What is sent ahead so that the server listens is for this request.
-            (self.blocked, self.expects) = (true, listens);
+            // What is sent ahead is for this request.
+            (self.blocked, self.expects) = (true, expects);
         }
         goes_on
     }
@@ -480,7 +548,8 @@ impl Relay {
         self.set_phase(Phase::Active, now);
         self.shared().begin_transaction(now);
         let (broken, fatal) = (false, false);
-        self.work = Work::Active(Active { lease, since: now, query_since: NonZero::new(now), broken, fatal });
+        self.work =
+            Work::Active(Active { lease, since: NonZero::new(now), query_since: NonZero::new(now), broken, fatal });
     }
 
     fn poll_waiting(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
@@ -504,13 +573,22 @@ impl Relay {
     /// Reads from a client whose messages can't be taken yet: one who leaves is noticed, and what is sent ahead is
     /// kept, within bounds.
     fn poll_ahead(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
-        if self.carry.len() >= READ_AHEAD {
+        if self.carry.len() >= READ_AHEAD || self.leaving {
             return Poll::Pending;
         }
-        match ready!(self.stream.poll_read_into(cx, &mut scratch.read)) {
+        match ready!(self.poll_read(cx, &mut scratch.read)) {
+            // It has said goodbye behind requests that wait for a server: they run, as on a connection of its own.
+            Ok(0) if matches!(self.work, Work::Waiting(_)) && self.carry.ends_with(&wait::GOODBYE) => {
+                self.leaving = true;
+                Poll::Ready(Ok(()))
+            }
             Ok(0) | Err(_) => Poll::Ready(Err(End::Left("client gone while waiting"))),
             Ok(n) => {
-                self.carry.extend_from_slice(&scratch.read[..n]);
+                if self.carry.is_empty() {
+                    self.carry = scratch.out.keep(&scratch.read[..n]);
+                } else {
+                    self.carry.extend_from_slice(&scratch.read[..n]);
+                }
                 Poll::Ready(Ok(()))
             }
         }
@@ -523,9 +601,11 @@ impl Relay {
         since: Moment,
         out: &mut Outputs,
     ) -> Result<(), End> {
-        let (instant, now) = self.now();
+        // It was given a moment ago.
+        let instant = lease.since().unwrap_or_else(Instant::now);
+        let now = micros_since(self.context().started, instant).max(since);
         if let Some(server) = lease.server() {
-            server.shared.counters.wait_time.add(now.saturating_sub(since));
+            server.shared.counters.wait_time.add(now - since);
         }
         if self.state.own.pin && !self.may_pin_by_hand()? {
             self.work = Work::Idle;
@@ -533,6 +613,8 @@ impl Relay {
             return Ok(());
         }
         out.clear();
+        // Its goodbye is among what it has sent.
+        self.leaving = false;
         let input = std::mem::take(&mut self.carry);
         self.activate(lease, now, &input, out);
         // The thread's buffer stays with the thread.
@@ -601,10 +683,9 @@ impl Relay {
         }
         let why = error.map_or_else(|| "it closed the connection".to_owned(), |e| e.to_string());
         let text = "server closed the connection unexpectedly";
-        End::Error(
-            ClientError::fatal(SqlState::CONNECTION_FAILURE, text)
-                .detail(format!("The server connection was lost: {why}.")),
-        )
+        ClientError::fatal(SqlState::CONNECTION_FAILURE, text)
+            .detail(format!("The server connection was lost: {why}."))
+            .into()
     }
 
     /// Takes the server's messages from `input`, gives the server back if it is free, and sends on what is the
@@ -623,7 +704,7 @@ impl Relay {
                 active.broken = true;
                 // What came before goes out, in front of the reason for the end.
                 self.out.push(out.to_client.bytes(input));
-                return Err(End::Error(error));
+                return Err(error.into());
             }
         };
         server.carry.extend_from_slice(&input[at..]);
@@ -736,6 +817,9 @@ impl Relay {
         let Some(since) = active.query_since.take() else { return };
         let Some(server) = active.lease.server() else { return };
         server.shared.counters.query_time.add(now.saturating_sub(since.get()));
+        if let Some(since) = active.since.take_if(|_| !in_block) {
+            server.shared.counters.transaction_time.add(now.saturating_sub(since.get()));
+        }
         let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
         self.set_phase(phase, now);
     }
@@ -745,7 +829,9 @@ impl Relay {
         let (instant, now) = self.now();
         if let Some(server) = active.lease.server() {
             let counters = &server.shared.counters;
-            counters.transaction_time.add(now.saturating_sub(active.since));
+            if let Some(since) = active.since {
+                counters.transaction_time.add(now.saturating_sub(since.get()));
+            }
             if let Some(since) = active.query_since {
                 counters.query_time.add(now.saturating_sub(since.get()));
             }
@@ -785,25 +871,61 @@ impl Relay {
             || (orders & order::END_IDLE != 0 && idle)
             || (orders & order::END_QUERY != 0 && answered);
         if due {
-            return self.shared().end_error().map(End::Error);
+            return self.shared().end_error().map(End::from);
         }
         if orders & order::AUDIT != 0 {
             self.shared().clear_order(order::AUDIT);
             self.set_audit();
         }
+        if orders & order::NOTIFY_WAIT != 0 {
+            self.shared().clear_order(order::NOTIFY_WAIT);
+            if matches!(self.work, Work::Waiting(_)) {
+                wait::put_notice(self.out.buffer(), &self.pool);
+            }
+        }
         if orders & order::CANCEL_WAIT != 0 {
             self.shared().clear_order(order::CANCEL_WAIT);
             if matches!(self.work, Work::Waiting(_)) || (matches!(self.work, Work::Idle) && self.waits_for_pin()) {
                 self.cancel_wait();
+            } else {
+                self.cancel_late();
             }
         }
         None
+    }
+
+    /// Whether it is to stand still. Sends what waits, and says so when that is done.
+    fn stands_still(&mut self, cx: &mut TaskContext<'_>) -> bool {
+        if self.shared().orders() & order::SUSPEND == 0 {
+            return false;
+        }
+        let lost = self.flush(cx).is_err();
+        let sent = match &mut self.work {
+            Work::Active(active) => {
+                active.flush(cx);
+                active.broken || active.can_take()
+            }
+            _ => true,
+        };
+        if lost || (sent && self.out.is_empty()) {
+            self.shared().note_standing();
+        }
+        true
     }
 
     fn is_idle_session(&mut self) -> bool {
         match &mut self.work {
             Work::Active(active) => active.lease.server().is_some_and(|s| s.state.pipeline.is_idle()),
             _ => true,
+        }
+    }
+
+    /// The query that was to be cancelled while it waited has got its server just now: it is cancelled there.
+    fn cancel_late(&self) {
+        match &mut *self.shared().cancel.lock() {
+            CancelSlot::Running(server) => cancel::spawn(self.context(), server),
+            CancelSlot::Replaying { wanted, .. } => *wanted = true,
+            CancelSlot::Idle | CancelSlot::Waiting => {}
         }
     }
 
@@ -896,10 +1018,12 @@ fn take_server_messages(
     events: &mut Events,
 ) -> Result<usize, ClientError> {
     let mut at = server.remainder.bytes.min(input.len());
-    if server.remainder.forward {
-        out.to_client.forward(input, 0..at);
+    if at > 0 {
+        if server.remainder.forward {
+            out.to_client.forward(input, 0..at);
+        }
+        server.remainder.bytes -= at;
     }
-    server.remainder.bytes -= at;
     let mut path = ServerPath {
         client,
         server: &mut server.state,
@@ -913,7 +1037,7 @@ fn take_server_messages(
         ClientError::fatal(SqlState::CONNECTION_FAILURE, text).detail("It was closed.")
     };
     while at < input.len() {
-        at = path.rows(input, at).map_err(fault)?;
+        at = path.results(input, at).map_err(fault)?;
         match path.message(input, at).map_err(fault)? {
             reply::Step::Taken { consumed, remaining, forward } => {
                 at += consumed;
@@ -993,18 +1117,6 @@ impl Future for Relay {
     }
 }
 
-/// Runs a session to its end, its last words included.
-pub fn spawn(session: Session) {
-    let mut relay = Relay::new(session);
-    tokio::spawn(async move {
-        (&mut relay).await;
-        if !relay.out.is_empty() {
-            let Relay { stream, out, .. } = relay;
-            tokio::spawn(super::login::last_words(stream, out.pending().to_vec()));
-        }
-    });
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -1013,7 +1125,7 @@ mod tests {
     fn an_idle_client_is_small() {
         // The task's future is the relay and little more; buffers belong to the worker thread.
         let (relay, shared) = (size_of::<Relay>(), size_of::<ClientShared>());
-        assert!(relay <= 312, "a Relay has {relay} bytes");
+        assert!(relay <= 320, "a Relay has {relay} bytes");
         assert!(shared <= 352, "a ClientShared has {shared} bytes");
     }
 }

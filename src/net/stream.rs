@@ -4,10 +4,14 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::tls::TlsStream;
+
+/// What a socket nearly always takes at once, bytes: so much is written without preparing to wait. Where less was
+/// taken than given, waiting needs one more system call.
+const AT_ONCE: usize = 4096;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -43,26 +47,40 @@ impl Stream {
         }
     }
 
+    /// Whether there may be something to read, without a system call and without having anybody woken. Once a read
+    /// was pending for want of input, the task that it was for is woken when this turns true.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Self::Tls(_) => true,
+        }
+    }
+
     /// Writes from `bytes`, as much as the socket takes. After `Pending` the next write must begin with the same bytes.
     pub fn poll_write_from(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(self).poll_write(cx, bytes)
+        if bytes.len() > AT_ONCE {
+            return Pin::new(self).poll_write(cx, bytes);
+        }
+        let written = match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+            Self::Tls(stream) => return stream.poll_write_from(cx, bytes),
+        };
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Pin::new(self).poll_write(cx, bytes),
+            written => Poll::Ready(written),
+        }
     }
 
     /// Looks at a socket that nobody reads. Costs no system call while it is quiet: the runtime's cached
     /// readiness tells.
     pub fn idle_state(&mut self) -> IdleState {
-        let mut cx = Context::from_waker(Waker::noop());
-        let ready = match self {
-            Self::Tcp(stream) => stream.poll_read_ready(&mut cx),
-            Self::Unix(stream) => stream.poll_read_ready(&mut cx),
+        if let Self::Tls(stream) = self {
             // Records that are for TLS itself disturb nobody.
-            Self::Tls(stream) => match stream.poll_read_into(&mut cx, &mut [0]) {
-                Poll::Pending => return IdleState::Quiet,
-                Poll::Ready(_) => return IdleState::Disturbed,
-            },
-        };
-        if ready.is_pending() {
-            return IdleState::Quiet;
+            let read = stream.poll_read_into(&mut Context::from_waker(Waker::noop()), &mut [0]);
+            return if read.is_pending() { IdleState::Quiet } else { IdleState::Disturbed };
         }
         let mut byte = [0u8; 1];
         let read = match self {
@@ -73,6 +91,15 @@ impl Stream {
         match read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => IdleState::Quiet,
             _ => IdleState::Disturbed,
+        }
+    }
+
+    /// The system's user at the other end of a unix socket.
+    #[must_use]
+    pub fn peer_uid(&self) -> Option<u32> {
+        match self {
+            Self::Tcp(_) | Self::Tls(_) => None,
+            Self::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
         }
     }
 

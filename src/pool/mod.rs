@@ -5,13 +5,19 @@
 //! queue counts is owned by exactly one of: an idle server, a lease, a background task of this module.
 
 mod background;
+mod books;
+pub mod control;
 pub mod directory;
 pub mod listening;
 pub mod lookup;
 pub mod pins;
+pub mod place;
 pub mod queue;
+pub mod quota;
 pub mod spec;
+pub mod start;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +25,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
 use crate::auth::ServerCredentials;
 use crate::error::{ClientError, SqlState};
@@ -30,22 +35,37 @@ use crate::protocol::settings::Settings;
 use crate::server::connect::LoginError;
 use crate::server::{Holder, Server, ServerShared};
 use crate::stats::Totals;
+use books::Books;
+use control::Control;
+use place::{Giver, Place, Recycled, Spare};
 use queue::{Counts, Plan, Queue, Released, UserIndex, Waiter};
+use quota::Quotas;
 use spec::Spec;
+use start::Start;
 
 /// What a client gets for waiting.
 pub type Grant = Result<Lease, ClientError>;
 
-/// A place in the queue.
+thread_local! {
+    static SPARE: RefCell<Spare<Grant>> = const { Spare::new() };
+}
+
+impl Recycled for Grant {
+    fn with_spare<R>(f: impl FnOnce(&mut Spare<Self>) -> R) -> Option<R> {
+        SPARE.try_with(|spare| spare.try_borrow_mut().ok().map(|mut spare| f(&mut spare))).ok().flatten()
+    }
+}
+
+/// One who stands in the queue.
 #[derive(Debug)]
 pub struct Ticket {
     client: ClientId,
-    grant: oneshot::Sender<Grant>,
+    grant: Giver<Grant>,
 }
 
 impl Waiter for Ticket {
     fn is_waiting(&self) -> bool {
-        !self.grant.is_closed()
+        !self.grant.is_left()
     }
 }
 
@@ -56,6 +76,8 @@ pub struct Pooled {
     pub server: Server,
     pool: Arc<Pool>,
     user: Arc<PoolUser>,
+    /// Since when it is on loan, if it is.
+    lent: Instant,
 }
 
 /// A server on loan.
@@ -63,7 +85,8 @@ pub struct Pooled {
 pub struct Lease(Option<Box<Pooled>>);
 
 impl Lease {
-    fn new(pooled: Box<Pooled>, client: ClientId, since: Instant) -> Self {
+    fn new(mut pooled: Box<Pooled>, client: ClientId, since: Instant) -> Self {
+        pooled.lent = since;
         *pooled.server.shared.holder.lock() = Some(Holder { client, since });
         Self(Some(pooled))
     }
@@ -73,11 +96,27 @@ impl Lease {
         self.0.as_mut().map(|pooled| &mut pooled.server)
     }
 
+    /// Since when it is on loan.
+    #[must_use]
+    pub fn since(&self) -> Option<Instant> {
+        self.0.as_ref().map(|pooled| pooled.lent)
+    }
+
     /// Gives the server back at `now`. As dropping, without a look at the clock.
     pub fn give_back(mut self, now: Instant) {
         if let Some(pooled) = self.0.take() {
             Pool::take_back(pooled, now);
         }
+    }
+
+    /// Has a new server come in the place of this one, for the same client.
+    #[must_use]
+    pub fn renew(mut self, client: ClientId) -> Place<Grant> {
+        let (grant, granted) = place::place();
+        if let Some(pooled) = self.0.take() {
+            background::renew(pooled, client, grant);
+        }
+        granted
     }
 
     /// Closes the connection: it can't be trusted.
@@ -121,6 +160,7 @@ pub struct PoolUser {
     pub welcome: ArcSwapOption<Welcome>,
     /// What startup parameters, as clients spell them, come to.
     canonical: Mutex<Canonical>,
+    start: ArcSwapOption<Start>,
 }
 
 /// What startup parameters come to.
@@ -201,8 +241,9 @@ pub struct Pool {
     queue: Mutex<Queue<Box<Pooled>, Ticket>>,
     users: Mutex<Users>,
     backoff: Mutex<Backoff>,
-    servers: Mutex<HashMap<ServerId, Arc<ServerShared>>>,
-    past: Mutex<Totals>,
+    books: Arc<Books>,
+    control: Control,
+    quotas: Arc<Quotas>,
     retired: AtomicBool,
     pins: pins::Budget,
     /// Who listens, by one connection for all.
@@ -215,27 +256,40 @@ pub enum Checkout {
     /// A server at once.
     Now(Lease),
     /// A place in the queue.
-    Wait(oneshot::Receiver<Grant>),
+    Wait(Place<Grant>),
 }
 
 impl Pool {
     /// A pool without servers.
     #[must_use]
-    pub fn new(name: DatabaseName, spec: Spec) -> Arc<Self> {
+    pub(super) fn new(name: DatabaseName, spec: Spec, quotas: &Arc<Quotas>) -> Arc<Self> {
+        Self::with(name, spec, Arc::default(), Control::default(), quotas)
+    }
+
+    /// The pool that takes the place of this one, which is to be retired: what was counted goes on, and it is paused
+    /// or disabled as this one is.
+    #[must_use]
+    pub fn successor(&self, spec: Spec) -> Arc<Self> {
+        Self::with(self.name.clone(), spec, Arc::clone(&self.books), self.control.inherit(), &self.quotas)
+    }
+
+    fn with(name: DatabaseName, spec: Spec, books: Arc<Books>, control: Control, quotas: &Arc<Quotas>) -> Arc<Self> {
+        let quotas = Arc::clone(quotas);
         let tables = Tables::default();
         tables.set_strict(spec.strict_session_state);
         Arc::new(Self {
             listening: listening::Shared::new(name.as_str()),
             name,
             tables,
-            queue: Mutex::new(Queue::new(spec.limits)),
+            queue: Mutex::new(Queue::new(control.limits(&spec))),
             pins: pins::Budget::new(spec.max_pinned),
             hot: Hot::new(&spec),
             spec: ArcSwap::from_pointee(spec),
             users: Mutex::default(),
             backoff: Mutex::default(),
-            servers: Mutex::default(),
-            past: Mutex::default(),
+            books,
+            control,
+            quotas,
             retired: AtomicBool::new(false),
         })
     }
@@ -264,12 +318,13 @@ impl Pool {
     ) -> Arc<PoolUser> {
         Arc::new(PoolUser {
             name: name.clone(),
-            index: self.queue.lock().add_user(share),
+            index: self.queue.lock().add_user(share, Some(self.quotas.of(name))),
             looks_up,
             rests_until: Mutex::default(),
             credentials: Mutex::new(credentials),
             welcome: ArcSwapOption::empty(),
             canonical: Mutex::default(),
+            start: ArcSwapOption::empty(),
         })
     }
 
@@ -287,7 +342,7 @@ impl Pool {
             #[expect(clippy::borrowed_box, reason = "what the queue holds")]
             let suits = |pooled: &Box<Pooled>| settings.is_some_and(|s| Arc::ptr_eq(&pooled.server.state.settings, s));
             let Some((mut pooled, since)) = queue.take_idle(user.index, suits) else {
-                let (grant, granted) = oneshot::channel();
+                let (grant, granted) = place::place();
                 let ticket = Ticket { client, grant };
                 match client {
                     ClientId::LISTENER => queue.wait_in_front(user.index, ticket, now),
@@ -316,7 +371,8 @@ impl Pool {
     fn take_back(pooled: Box<Pooled>, now: Instant) {
         *pooled.server.shared.holder.lock() = None;
         let server = &pooled.server;
-        let worn_out = server.expires.is_some_and(|at| at <= now) || pooled.pool.retired.load(Ordering::Relaxed);
+        // Those of a retired pool are outdated.
+        let worn_out = server.expires.is_some_and(|at| at <= now) || pooled.pool.is_outdated(&server.shared);
         // Who cancels marks a doomed server before it takes its count back, so in this order nothing is missed.
         let awaits_cancel = server.shared.cancels.load(Ordering::Acquire) > 0;
         if awaits_cancel || server.shared.doomed.load(Ordering::Acquire) {
@@ -339,7 +395,7 @@ impl Pool {
             Released::Handed(ticket, pooled) => {
                 drop(queue);
                 // Should the client have gone meanwhile, the lease comes back and is dropped, and so offered again.
-                drop(ticket.grant.send(Ok(Lease::new(pooled, ticket.client, now))));
+                drop(ticket.grant.give(Ok(Lease::new(pooled, ticket.client, now))));
             }
             Released::Kept => {
                 let others_wait = queue.has_waiting();
@@ -382,22 +438,31 @@ impl Pool {
                 let overdue = self.queue.lock().take_overdue(deadline);
                 for ticket in overdue {
                     let error = self.wait_timeout_error(spec.wait_timeout, now);
-                    drop(ticket.grant.send(Err(error)));
+                    drop(ticket.grant.give(Err(error)));
                 }
             }
         }
-        let retired = self.retired.load(Ordering::Relaxed);
-        let expired = |pooled: &Pooled, since: Instant| {
+        // What is outdated became idle at the moment that it was outdated, and goes whatever the minimum.
+        let outdated = |pooled: &Pooled, _: Instant| self.is_outdated(&pooled.server.shared);
+        let mut expired = self.queue.lock().take_expired(0, |pooled, since| outdated(pooled, since));
+        let over = |pooled: &Pooled, since: Instant| {
             let idle = !spec.idle_timeout.is_zero() && now.duration_since(since) > spec.idle_timeout;
-            idle || retired || pooled.server.expires.is_some_and(|at| at <= now)
+            idle || pooled.server.expires.is_some_and(|at| at <= now)
         };
-        let keep = if retired { 0 } else { spec.min_size };
-        let expired = self.queue.lock().take_expired(keep, |pooled, since| expired(pooled, since));
+        expired.extend(self.queue.lock().take_expired(spec.min_size, |pooled, since| over(pooled, since)));
         for (_, pooled) in expired {
             background::close(pooled, background::Slot::Closing);
         }
+        self.stretch(&spec, now);
         self.keep_minimum(spec.min_size, now);
         self.pump();
+    }
+
+    /// Closes the server of a user that has been idle for longest, if one is idle: another pool needs its place.
+    fn make_room(self: &Arc<Self>, user: &UserName) -> bool {
+        let Some(user) = self.users.lock().by_name.get(user).cloned() else { return false };
+        let oldest = self.queue.lock().take_oldest(user.index);
+        oldest.map(|pooled| background::close(pooled, background::Slot::Closing)).is_some()
     }
 
     fn keep_minimum(self: &Arc<Self>, min_size: u32, now: Instant) {
@@ -416,8 +481,11 @@ impl Pool {
     }
 
     fn wait_timeout_error(&self, waited: Duration, now: Instant) -> ClientError {
-        let error = ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout")
-            .hint("See query_wait_timeout and pool_size.");
+        let error =
+            ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout").hint(match self.is_paused() {
+                true => "RESUME on the console ends the pause; see query_wait_timeout.",
+                false => "See query_wait_timeout and pool_size.",
+            });
         let waited = format!("No server connection of database \"{}\" came free within {waited:?}.", self.name);
         error.detail(format!("{waited} {}", self.why_waiting(now)))
     }
@@ -426,7 +494,11 @@ impl Pool {
     #[must_use]
     pub fn why_waiting(&self, now: Instant) -> String {
         let mut holders: Vec<_> =
-            self.servers.lock().values().filter_map(|s| Some((s.holder.lock().clone()?, s.user.clone()))).collect();
+            self.servers().iter().filter_map(|s| Some((s.holder.lock().clone()?, s.user.clone()))).collect();
+        if let Some(paused) = self.paused_for(now) {
+            let seconds = paused.as_secs_f64();
+            return format!("It has been paused for {seconds:.1} s, by PAUSE or KILL on the console, until RESUME.");
+        }
         if let (true, Some(error)) = (holders.is_empty(), &self.backoff.lock().last) {
             return format!("The last login failed: {error}.");
         }
@@ -435,12 +507,29 @@ impl Pool {
         let held = |holder: &Holder| now.saturating_duration_since(holder.since);
         let longest = holders.iter().take(pins::NAMED);
         let longest: Vec<_> = longest.map(|(holder, user)| pins::who(holder, user, held(holder))).collect();
-        format!("{} of {size} are in use, longest by: {}.{}", holders.len(), longest.join(", "), self.why_pinned())
+        let used = match longest.is_empty() {
+            true => format!("None of {size} is in use."),
+            false => format!("{} of {size} are in use, longest by: {}.", holders.len(), longest.join(", ")),
+        };
+        format!("{used}{}{}", self.why_pinned(), self.why_limited())
+    }
+
+    /// A sentence about users who have all that they may have of all pools; empty for none.
+    fn why_limited(&self) -> String {
+        let waits = |counts: &Counts| counts.waiting > 0;
+        let limited =
+            self.counts().into_iter().filter(|(name, counts)| waits(counts) && !self.quotas.of(name).has_room());
+        let names: Vec<_> = limited.map(|(name, _)| format!("\"{name}\"")).collect();
+        match names.is_empty() {
+            true => String::new(),
+            false => format!(" All of max_user_connections are in use, over all databases, of: {}.", names.join(", ")),
+        }
     }
 
     /// Ends the pool: nothing is lent any more, servers close as they come back.
     pub fn retire(self: &Arc<Self>) {
         self.retired.store(true, Ordering::Relaxed);
+        self.end();
         let users = self.users.lock().list.clone();
         let waiting: Vec<_> = users.iter().flat_map(|u| self.queue.lock().take_waiting(u.index)).collect();
         // They find out that their ticket is void and look for the pool that has taken over, if any.
@@ -457,11 +546,13 @@ impl Pool {
 
     /// Takes over a changed configuration.
     pub fn reconfigure(self: &Arc<Self>, spec: Spec) {
-        self.queue.lock().set_limits(spec.limits);
         self.pins.resize(self.spec.load().max_pinned, spec.max_pinned);
         self.tables.set_strict(spec.strict_session_state);
         self.hot.set(&spec);
+        let mut queue = self.queue.lock();
+        queue.set_limits(self.control.limits(&spec));
         self.spec.store(Arc::new(spec));
+        drop(queue);
         self.listening.look();
         self.pump();
     }
@@ -483,12 +574,10 @@ impl Pool {
         sums.into_iter().collect()
     }
 
-    /// Its servers, for SHOW SERVERS.
+    /// Its servers, for SHOW SERVERS; those of a pool whose place it has taken included.
     #[must_use]
     pub fn servers(&self) -> Vec<Arc<ServerShared>> {
-        let mut servers: Vec<_> = self.servers.lock().values().cloned().collect();
-        servers.sort_by_key(|s| s.id);
-        servers
+        self.books.servers()
     }
 
     /// Its idle servers, and since when they are.
@@ -499,16 +588,13 @@ impl Pool {
 
     /// Counts a client that has logged in.
     pub fn count_client_login(&self) {
-        self.past.lock().client_logins += 1;
+        self.books.count_client_login();
     }
 
-    /// Its statistics since the start.
+    /// Its statistics since the start, those of pools whose place it has taken included.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        let servers = self.servers.lock();
-        let mut totals = *self.past.lock();
-        servers.values().for_each(|s| totals.count(&s.counters));
-        totals
+        self.books.totals()
     }
 
     /// The last failed login, if none has succeeded since.

@@ -7,11 +7,13 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
 use crate::admin::Admin;
+use crate::client::connection::Connection;
 use crate::client::door::{self, Entrant};
 use crate::client::login::{self, Entered};
 use crate::client::registry::Admission;
+use crate::client::relay::Session;
 use crate::client::startup::{self, Handshake, HandshakeError, Wish};
-use crate::client::{Context, cancel, relay};
+use crate::client::{Context, cancel};
 use crate::error::{ClientError, SqlState};
 use crate::net::listener::{Accepted, Listener};
 use crate::net::stream::Stream;
@@ -24,27 +26,34 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How many that are turned away are told why, at a time.
 const MOST_LEAVING: usize = 64;
 
-/// Accepts until told to stop.
-pub async fn accept(mut listener: Listener, admin: Arc<Admin>, mut stopping: watch::Receiver<bool>) {
+/// Accepts until told to stop by `closing`; `stopping` is what connections see.
+pub async fn accept(
+    mut listener: Listener,
+    admin: Arc<Admin>,
+    mut closing: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
+) {
     let context = Arc::clone(&admin.context);
     let mut failing = false;
     loop {
         let options = TcpOptions::from(&context.config.load().pooler);
         let accepted = tokio::select! {
             accepted = listener.accept(options) => accepted,
-            _ = stopping.wait_for(|stop| *stop) => return,
+            _ = closing.wait_for(|stop| *stop) => return,
         };
         match accepted {
             Ok(accepted) => {
                 failing = false;
                 let entered = tokio::select! {
                     entered = door::enter(&context, accepted.peer) => entered,
-                    _ = stopping.wait_for(|stop| *stop) => return,
+                    _ = closing.wait_for(|stop| *stop) => return,
                 };
+                admin.until_moving().await;
                 match entered {
-                    // On the heap: a large future is copied several times on its way to becoming a task.
                     Ok(entrant) => {
-                        drop(tokio::spawn(Box::pin(serve(Arc::clone(&admin), accepted, entrant, stopping.clone()))))
+                        // On the heap: a large future is copied several times on its way to becoming a task.
+                        let entering = Box::pin(serve(Arc::clone(&admin), accepted, entrant, stopping.clone()));
+                        tokio::spawn(Connection::Entering(entering));
                     }
                     Err(error) => turn_away(accepted.stream, accepted.peer, Vec::new(), &error),
                 }
@@ -73,8 +82,13 @@ fn turn_away(stream: Stream, peer: Peer, held: Vec<u8>, error: &ClientError) {
     });
 }
 
-/// One connection, from its first byte on.
-async fn serve(admin: Arc<Admin>, accepted: Accepted, entrant: Entrant, stopping: watch::Receiver<bool>) {
+/// One connection, from its first byte on. Gives the session that it comes to; others are served by other tasks.
+async fn serve(
+    admin: Arc<Admin>,
+    accepted: Accepted,
+    entrant: Entrant,
+    stopping: watch::Receiver<bool>,
+) -> Option<Box<Session>> {
     let context = &admin.context;
     let Accepted { stream, peer, local } = accepted;
     let mut handshake = Some(Handshake::new(stream, local));
@@ -97,12 +111,11 @@ async fn serve(admin: Arc<Admin>, accepted: Accepted, entrant: Entrant, stopping
             let (stream, held) = handshake.with_last_words(&[]);
             turn_away(stream, peer, held, &made_room());
         }
-        return;
+        return None;
     };
     match entered {
         Ok(None) => {}
-        // The session goes on as a task of its own, so that this one's memory, large from the login, is freed.
-        Ok(Some(Entered::Session(session))) => relay::spawn(*session),
+        Ok(Some(Entered::Session(session))) => return Some(session),
         Ok(Some(Entered::Replication(replication))) => {
             tokio::spawn(replication.run());
         }
@@ -121,6 +134,7 @@ async fn serve(admin: Arc<Admin>, accepted: Accepted, entrant: Entrant, stopping
             }
         }
     }
+    None
 }
 
 fn made_room() -> ClientError {
@@ -152,13 +166,23 @@ async fn enter(
         Wish::Session(startup) => startup,
     };
     let Some(admission) = Admission::new(entrant) else { return Err(Admission::refusal().into()) };
-    // One who isn't in yet has nothing to lose by a stop.
+    // One who isn't in yet has nothing to lose by a stop. Whoever looks after it may come in by the unix socket, which
+    // is open to the end.
+    let database = startup.parameter("database").unwrap_or_default();
+    let local_console = peer == Peer::Unix && login::CONSOLE_DATABASES.contains(&database);
+    let stop = async {
+        match local_console {
+            true => std::future::pending().await,
+            false => stopping.wait_for(|stop| *stop).await.map(drop),
+        }
+    };
     let entered = tokio::select! {
-        // Apart, so that one who says nothing doesn't hold the memory for it.
-        entered = Box::pin(login::login(admission, handshake, startup, peer)) => entered?,
-        _ = stopping.wait_for(|stop| *stop) => {
+        biased;
+        _ = stop => {
             return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, "Carpool is shutting down").into());
         }
+        // Apart, so that one who says nothing doesn't hold the memory for it.
+        entered = Box::pin(login::login(admission, handshake, startup, peer)) => entered?,
     };
     if context.config.load().pooler.log_connections {
         log_login(&entered);

@@ -61,8 +61,14 @@ impl ClientState {
     /// A client with nothing prepared.
     #[must_use]
     pub fn new(settings: Arc<Settings>, table: &SettingsTable) -> Self {
-        let tenant = sequences::new_tenant();
         let context = table.intern(settings.when_parsing());
+        Self::starting(settings, context)
+    }
+
+    /// As [`ClientState::new`], with the settings among them that matter when a text is parsed.
+    #[must_use]
+    pub fn starting(settings: Arc<Settings>, context: Arc<Settings>) -> Self {
+        let tenant = sequences::new_tenant();
         let (startup, own) = (Arc::clone(&settings), Own::of(&settings));
         let (to_tell, told) = (Taints::NONE, Taints::NONE);
         Self {
@@ -216,6 +222,14 @@ impl ServerState {
             let words = tag.split(u8::is_ascii_digit).next().unwrap_or_default();
             self.last_command.clear();
             self.last_command.push_str(String::from_utf8_lossy(words.trim_ascii()).as_ref());
+        }
+    }
+
+    /// Something was found that ties the client to the server, or has it be reset where nobody may keep one.
+    pub fn found(&mut self, pins: Taints) {
+        match self.keeping {
+            Keeping::Never => self.touched |= pins,
+            _ => self.pins |= pins,
         }
     }
 

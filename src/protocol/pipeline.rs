@@ -243,6 +243,17 @@ enum CopyIn {
     Ended,
 }
 
+/// Replies that can be passed on without a look at the records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Passes {
+    /// None.
+    Nothing,
+    /// Rows.
+    Rows,
+    /// Rows, what describes them and, unless something is to be noted of the command, the end of their command.
+    Results,
+}
+
 /// Requests in flight on one server.
 #[derive(Debug, Default)]
 pub struct Pipeline {
@@ -511,12 +522,19 @@ impl Pipeline {
         }
     }
 
-    /// Rows that come now are the client's and change nothing here.
+    /// Which replies that come now are the client's and change nothing here.
     #[must_use]
-    pub fn passes_rows(&self) -> bool {
-        self.requests.front().is_some_and(|front| {
-            front.fate == Fate::Forward && matches!(front.kind, Kind::Query | Kind::Execute) && self.count.unsent == 0
-        })
+    pub fn passes(&self) -> Passes {
+        match self.requests.front() {
+            Some(front) if front.fate == Fate::Forward && self.count.unsent == 0 => match front.kind {
+                Kind::Query if front.extra.is_none() && self.copy_in == CopyIn::No && self.dropped_syncs == 0 => {
+                    Passes::Results
+                }
+                Kind::Query | Kind::Execute => Passes::Rows,
+                _ => Passes::Nothing,
+            },
+            _ => Passes::Nothing,
+        }
     }
 
     /// A reply other than ErrorResponse, ReadyForQuery and the ones that may come at any time (notices,

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::functions::changes_functions;
-use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Request, ServerUndo, Unexpected};
+use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Passes, Request, ServerUndo, Unexpected};
 use super::request::{OWN, Output, Tables};
 use super::session::{Findings, Taint, Taints};
 use super::settings::{ROLE, SESSION_AUTHORIZATION, Settings, canonical_name, follows_client};
+use super::sql::makes_temporary;
 use super::statements::{DUMMY, SERVER_PREFIX, Told};
-use super::{ClientState, Keeping, ServerState};
+use super::{ClientState, ServerState};
 use crate::error::{ClientError, SqlState};
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
@@ -142,18 +143,26 @@ impl ServerPath<'_> {
         Ok(Step::Taken { consumed, remaining, forward })
     }
 
-    /// Passes on whole messages with rows, from `at` on, as far as they change no records. Gives where they end.
-    pub fn rows(&mut self, input: &[u8], at: usize) -> Result<usize, ServerFault> {
-        if self.server.partial || !self.server.pipeline.passes_rows() {
+    /// Passes on whole messages of results, from `at` on, as far as they change no records. Gives where they end.
+    pub fn results(&mut self, input: &[u8], at: usize) -> Result<usize, ServerFault> {
+        let passes = self.server.pipeline.passes();
+        if self.server.partial || passes == Passes::Nothing {
             return Ok(at);
         }
+        let all = passes == Passes::Results && self.server.left().is_empty();
         let mut end = at;
         while let Some(header) = frame::peek(&input[end..])? {
-            let next = end + header.total_len();
-            if header.tag != tag::DATA_ROW || next > input.len() {
+            let Some(message) = input.get(end..end + header.total_len()) else { break };
+            let passes = match header.tag {
+                tag::DATA_ROW => true,
+                tag::ROW_DESCRIPTION => all,
+                tag::COMMAND_COMPLETE => all && is_of_results(&message[HEADER_LEN..]),
+                _ => false,
+            };
+            if !passes {
                 break;
             }
-            end = next;
+            end += message.len();
         }
         if end > at {
             self.to_client.forward(input, at..end);
@@ -506,11 +515,7 @@ impl ServerPath<'_> {
             self.tables.functions.learn(name, *class, epoch);
             // The rest was asked for as well.
             let left = class.taint(self.tables.strict()).without(Taints::ASKABLE);
-            if self.server.keeping == Keeping::Never {
-                self.server.touched = self.server.touched.or(left);
-            } else {
-                self.server.pins |= left;
-            }
+            self.server.found(left);
             self.tables.sequences_read.fetch_or(class.reads_sequences, Ordering::Relaxed);
         }
     }
@@ -535,6 +540,10 @@ impl ServerPath<'_> {
                 Some(value) if name != ROLE || value != "none" => settings = settings.with(&name, &value),
                 _ => settings = settings.without(&name),
             }
+        }
+        if settings.get("search_path").is_some_and(makes_temporary) {
+            // What it creates is temporary, and nothing in the texts will show it.
+            self.server.found(Taint::Process.into());
         }
         self.adopt(settings);
         self.server.settings = Arc::clone(&self.client.settings);
@@ -651,6 +660,11 @@ fn inspected(header: Header) -> Result<usize, FrameError> {
         | tag::NOTICE_RESPONSE => Ok(0),
         other => Err(FrameError::Body(other)),
     }
+}
+
+/// Whether a command tag is that of a command which reads or writes rows, and does nothing else.
+fn is_of_results(tag: &[u8]) -> bool {
+    matches!(tag.first_chunk::<7>(), Some(b"SELECT " | b"INSERT " | b"UPDATE " | b"DELETE "))
 }
 
 /// The id in one of Carpool's names that stands in an error's text.

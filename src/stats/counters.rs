@@ -54,6 +54,9 @@ pub struct Counters {
 impl Counters {
     /// Adds what the protocol counted, and clears it there.
     pub fn take(&self, counts: &mut StatementCounts) {
+        if *counts == StatementCounts::default() {
+            return;
+        }
         let StatementCounts { client_parses, server_parses, binds } = std::mem::take(counts);
         self.client_parses.add(client_parses.into());
         self.server_parses.add(server_parses.into());

@@ -237,6 +237,28 @@ fn byte_by_byte() {
 }
 
 #[test]
+fn encrypted_on_both_sides() {
+    use crate::harness::tls::{Authority, Files, client_config, postgres, proxy};
+    let (authority, files) = (Authority::new("root"), Files::new());
+    let identity = authority.issue("localhost", &["localhost"]);
+    let bin = crate::harness::postgres::default_bin();
+    // As the shared one, it ends with the process.
+    let postgres: &'static Postgres = Box::leak(Box::new(postgres(&bin, &files, &identity, None)));
+    let database = postgres.new_database();
+    postgres.sql(&database, TABLES);
+    let root = files.write("root.crt", &authority.pem());
+    let pooler = files.pooler(&identity, "allow")
+        + &format!("server_tls_sslmode = \"verify-full\"\nserver_tls_ca_file = \"{root}\"\n");
+    let lines = "host = \"localhost\"\npool_size = 1\nmax_pinned = 0";
+    let mut carpool = Carpool::before(postgres, &database, &Setup::pooler(&pooler).database(lines));
+    carpool.port = proxy(carpool.port, client_config(&authority));
+    let pair = Pair { postgres, carpool };
+    let mut intruder = Intruder::new(&pair.carpool);
+    pair.check("encrypted", &corpus::all(), Cut::Whole, || intruder.intrude());
+    pair.check("encrypted bytes", &corpus::all(), Cut::Bytes, || ());
+}
+
+#[test]
 fn in_odd_pieces_both_ways() {
     let postgres = Postgres::shared();
     let database = postgres.new_database();

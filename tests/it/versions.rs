@@ -10,7 +10,7 @@ use crate::harness::raw::{bind, describe, execute, message, parse, query, sync};
 use crate::harness::{Carpool, Message, Postgres, Raw, Setup, eventually};
 
 /// The server binaries of one major version, where PostgreSQL's user can read them.
-fn binaries(major: u32) -> PathBuf {
+pub fn binaries(major: u32) -> PathBuf {
     let found = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!(".cache/postgres/{major}"));
     let missing = "is missing: `make test` prepares it (tests/setup.sh)";
     assert!(found.join("bin/postgres").exists(), "{} {missing}", found.display());

@@ -119,8 +119,8 @@ impl ServerFirst {
         let client_nonce = read_bare(bare)?;
         let nonce = [client_nonce, self.nonce.as_bytes()].concat();
         let salt = STANDARD.encode(&self.verifier.salt);
-        let parameters = format!(",s={salt},i={}", self.verifier.iterations);
-        let server_first = [b"r=", &nonce[..], parameters.as_bytes()].concat();
+        let iterations = self.verifier.iterations.to_string();
+        let server_first = [b"r=", &nonce[..], b",s=", salt.as_bytes(), b",i=", iterations.as_bytes()].concat();
         let exchange = ServerFinal {
             binding_data: self.binding_data(mechanism, gs2_header),
             nonce,
@@ -227,7 +227,7 @@ impl ServerFinal {
         }
         Ok(Verified {
             keys: self.verifier.with_client_key(client_key),
-            server_final: format!("v={}", STANDARD.encode(signature)).into_bytes(),
+            server_final: [b"v=", STANDARD.encode(signature).as_bytes()].concat(),
         })
     }
 }

@@ -30,6 +30,7 @@ fn with_every_line_active_it_says_the_same() {
     let pooler = &config.pooler;
     let database = Database {
         pin_notice: Some(pooler.pin_notice),
+        server_tls_sslmode: Some(pooler.server_tls_sslmode),
         pool_mode: Some(pooler.pool_mode),
         strict_session_state: Some(pooler.strict_session_state),
         server_lifetime: Some(pooler.server_lifetime),

@@ -248,10 +248,10 @@ v = pool_mode=x
     let expected = [
         "c.ini:2: pgbouncer.listen_port: expected a whole number",
         "c.ini:3: pgbouncer.pool_mode: \"sesion\" is not one of session, transaction, statement",
-        "c.ini:4: pgbouncer.auth_type: pam is not supported yet; it may be trust, any, plain, md5, scram-sha-256",
+        "c.ini:4: pgbouncer.auth_type: pam is not supported yet; it may be trust, any, plain, md5, scram-sha-256, \
+         cert",
         "c.ini:5: pgbouncer.lisen_addr: unknown setting; did you mean listen_addr?",
         "c.ini:6: pgbouncer.auth_dbname: there is no \"x\" in [databases]",
-        "c.ini:7: pgbouncer.client_tls_sslmode: TLS with clients is not supported yet",
         "c.ini:9: databases.a.pol_size: unknown setting; did you mean pool_size?",
         "c.ini:10: databases.b.port: 0 is out of range (1 to 65535)",
         "c.ini:10: databases.b.auth_query: asks for nobody: the user's name is $1",
@@ -261,6 +261,7 @@ v = pool_mode=x
         "c.ini:15: users.u.password: unknown setting",
         "c.ini:16: users.v.pool_mode: \"x\" is not one of session, transaction, statement",
         "c.ini:17: expected key = value, [section], %include or a comment",
+        "c.ini: pgbouncer.client_tls_key_file: must be set for TLS with clients (client_tls_sslmode)",
     ];
     assert_eq!(ini_errors(text), expected);
 }
@@ -294,22 +295,22 @@ fn a_broken_file() {
 
 #[test]
 fn what_has_no_effect_is_a_warning() {
-    let config = ini("[pgbouncer]\nlogfile = /x\npidfile = /y\nserver_round_robin = 1\ndns_max_ttl = 3\npeer_id = 1\n\
+    let config =
+        ini("[pgbouncer]\npkt_buf = 8192\nresolv_conf = /y\ntcp_defer_accept = 0\ndns_max_ttl = 3\npeer_id = 1\n\
                       [databases]\na = reserve_pool=3 load_balance_hosts=disable\n[users]\nu = query_wait_timeout=4\n\
                       [peers]\n1 = host=/tmp/x\n");
     let keys: BTreeSet<_> = config.warnings.iter().map(|warning| warning.split(": ").nth(1).unwrap()).collect();
     let expected = [
-        "pgbouncer.logfile",
-        "pgbouncer.pidfile",
-        "pgbouncer.server_round_robin",
+        "pgbouncer.pkt_buf",
+        "pgbouncer.resolv_conf",
+        "pgbouncer.tcp_defer_accept",
         "pgbouncer.dns_max_ttl",
         "pgbouncer.peer_id",
-        "databases.a.reserve_pool",
         "users.u.query_wait_timeout",
         "peers",
     ];
     assert_eq!(keys, BTreeSet::from(expected));
-    assert!(config.warnings.iter().any(|w| w == "c.ini:2: pgbouncer.logfile: has no effect: the log goes to stderr"));
+    assert!(config.warnings.iter().any(|w| w == "c.ini:2: pgbouncer.pkt_buf: has no effect: buffers fit themselves"));
 }
 
 #[test]

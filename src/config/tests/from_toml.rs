@@ -99,7 +99,7 @@ max_user_client_connections = 2
         "c.toml:4: pooler.query_timeout: \"10 minutes\" isn't a time: a number of seconds, or a number with one of us, \
          ms, s, min, h, d",
         "c.toml:5: pooler.tcp_keepalive: expected true or false, found a text",
-        "c.toml:6: pooler.auth_type: hba is not supported yet; it may be trust, any, plain, md5, scram-sha-256",
+        "c.toml:6: pooler.auth_type: hba is not supported yet; it may be trust, any, plain, md5, scram-sha-256, cert",
         "c.toml:7: pooler.max_client_conn: expected a whole number, found a number with a fraction",
         "c.toml:10: databases.app.pool_size: 0 is out of range (1 to 2147483647)",
         "c.toml:11: databases.app.hots: unknown setting; did you mean host?",
@@ -164,8 +164,7 @@ fn min_pool_size_is_inherited_up_to_the_size() {
 
 #[test]
 fn pgbouncers_settings_are_judged() {
-    let refused = "[pooler]\nauth_query = \"x\"\nauth_hba_file = \"x\"\nclient_tls_sslmode = \"require\"\n\
-                   server_tls_sslmode = \"verify-full\"\ndisable_pqexec = 1\nmax_db_connections = 5\n\
+    let refused = "[pooler]\nauth_query = \"x\"\nauth_hba_file = \"x\"\ndisable_pqexec = 1\nmax_db_connections = 5\n\
                    [databases.a]\nauth_dbname = \"x\"\nmax_db_connections = 5";
     let found = toml_errors(refused);
     let keys: Vec<_> = found.iter().map(|error| error.split(": ").nth(1).unwrap()).collect();
@@ -174,8 +173,6 @@ fn pgbouncers_settings_are_judged() {
         [
             "pooler.auth_query",
             "pooler.auth_hba_file",
-            "pooler.client_tls_sslmode",
-            "pooler.server_tls_sslmode",
             "pooler.disable_pqexec",
             "pooler.max_db_connections",
             "databases.a.auth_dbname",
@@ -183,24 +180,13 @@ fn pgbouncers_settings_are_judged() {
         ]
     );
     let config = toml(
-        "[pooler]\nlogfile = \"x\"\npkt_buf = 8192\nsbuf_loopcnt = 5\nserver_tls_sslmode = \"disable\"\n\
-         client_tls_sslmode = \"prefer\"\n[databases.a]\nreserve_pool_size = 3\n[users.u]\nquery_wait_timeout = 1\n\
+        "[pooler]\nresolv_conf = \"x\"\npkt_buf = 8192\nsbuf_loopcnt = 5\n[databases.a]\nreserve_pool_size = 3\n[users.u]\nquery_wait_timeout = 1\n\
          [peers.1]\nhost = \"x\"",
     );
     let keys: Vec<_> = config.warnings.iter().map(|warning| warning.split(": ").nth(1).unwrap()).collect();
     let mut keys = keys;
     keys.sort_unstable();
-    assert_eq!(
-        keys,
-        [
-            "databases.a.reserve_pool_size",
-            "peers",
-            "pooler.client_tls_sslmode",
-            "pooler.logfile",
-            "pooler.pkt_buf",
-            "users.u.query_wait_timeout",
-        ]
-    );
+    assert_eq!(keys, ["peers", "pooler.pkt_buf", "pooler.resolv_conf", "users.u.query_wait_timeout"]);
 }
 
 /// A reload of one would end every database.
@@ -251,7 +237,10 @@ fn secrets_from_elsewhere() {
         (format!("{{ file = {:?} }}", path("empty")), "empty is empty"),
         ("{ env = \"A\", file = \"B\" }".to_owned(), "a secret from elsewhere is { env = \"NAME\" }, {"),
         ("{ vault = \"A\" }".to_owned(), "a secret from elsewhere is { env = \"NAME\" }, {"),
-        ("5".to_owned(), "expected a text, { env = \"NAME\" }, { file = \"path\" } or { command = \"…\" }, found a number"),
+        (
+            "5".to_owned(),
+            "expected a text, { env = \"NAME\" }, { file = \"path\" } or { command = \"…\" }, found a number",
+        ),
     ] {
         let found = toml_errors(&format!("[users.u]\npassword = {secret}"));
         assert!(found.len() == 1 && found[0].contains(error), "{secret}: {found:?}");

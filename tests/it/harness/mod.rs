@@ -8,6 +8,7 @@ pub mod http;
 pub mod postgres;
 pub mod proxy;
 pub mod raw;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 

@@ -186,6 +186,15 @@ fn unprivileged_user() -> Option<&'static str> {
     root.then_some("nobody")
 }
 
+/// Has a file belong to the user that servers run as.
+pub fn give_to_server(path: &Path) {
+    if let Some(user) = unprivileged_user() {
+        run(Command::new("chown").arg(user).arg(path));
+        // The directory in front of it, too, must let that user through.
+        run(Command::new("chmod").arg("755").arg(path.parent().unwrap()));
+    }
+}
+
 fn as_user(program: &Path) -> Command {
     match unprivileged_user() {
         Some(user) => {

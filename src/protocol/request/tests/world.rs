@@ -257,6 +257,8 @@ impl World {
                 request::Step::Pins | request::Step::PinsToListen => {
                     self.servers[j].state.keeping = if allowed { Keeping::Allowed } else { Keeping::Never };
                 }
+                // Here all servers are the same.
+                request::Step::Fresh => self.servers[j].state.sequences.accept(),
                 request::Step::Listens | request::Step::Terminate => unreachable!(),
             }
         }
@@ -344,7 +346,11 @@ impl World {
         };
         let mut result = Ok(());
         while at < input.len() {
-            match path.message(&input, at) {
+            let taken = path.results(&input, at).and_then(|end| {
+                at = end;
+                path.message(&input, at)
+            });
+            match taken {
                 Ok(reply::Step::Taken { consumed, remaining, forward }) => {
                     at += consumed;
                     server.remainder = (remaining, forward);
