@@ -10,13 +10,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::info;
 use zeroize::Zeroizing;
 
+use super::access::{Asked, Decided};
 use super::door::Waiting;
 use super::registry::{Admission, ClientKind, Identity, Registered, Registry};
 use super::relay::Session;
 use super::secrets::{self, Known};
 use super::startup::{Handshake, HandshakeError, requested_settings};
-use super::{Context, cert};
-use crate::auth::{self, AuthFailure, ClientAuth, ClientStep, Policy, Proven, ServerCredentials, StoredSecret};
+use super::{Context, access, cert};
+use crate::auth::{
+    self, AuthFailure, ClientAuth, ClientStep, FailureReason, Policy, Proven, ServerCredentials, StoredSecret,
+};
 use crate::config::{AuthType, Config, Database, PoolMode};
 use crate::error::{ClientError, Severity, SqlState};
 use crate::names::{DatabaseName, UserName};
@@ -88,6 +91,13 @@ impl Request {
         }
         let database = DatabaseName::from(database);
         Ok(Self { startup, user, database, peer })
+    }
+
+    /// What is asked for, as `auth_hba_file` sees it. The console has one name there, whichever the client used.
+    fn asked(&self) -> Asked<'_> {
+        let database = if self.is_console() { CONSOLE_DATABASES[0] } else { self.database.as_str() };
+        let replication = replication_mode(&self.startup).is_some_and(|mode| mode != "database");
+        Asked { user: &self.user, database, physical_replication: replication, peer: self.peer }
     }
 
     fn is_console(&self) -> bool {
@@ -206,16 +216,20 @@ async fn authenticate(
     request: &Request,
     waiting: Option<&Waiting>,
 ) -> Result<(Proven, Known), HandshakeError> {
+    let auth_type = match access::decide(io, context, config, &request.asked()).await? {
+        Decided::Proven(proven) => return Ok((proven, Known::configured(config, &request.user))),
+        Decided::Stored(auth_type) => auth_type,
+    };
     let busy = waiting.map(Waiting::busy);
     let mut known = secrets::find(context, config, &request.user, &request.database).await?;
     drop(busy);
-    if config.pooler.auth_type == AuthType::Cert {
-        let is_own = |presented: &_| cert::is_common_name(presented, &request.user);
-        let checked = cert::check(io.tls.as_deref(), &request.user, known.account(), is_own);
+    if auth_type == AuthType::Cert {
+        let names = |peer: &_| cert::is_common_name(peer, &request.user);
+        let checked = cert::check(io.tls.as_deref(), &request.user, known.account(), names);
         return checked.map(|()| (Proven::Nothing, known)).map_err(|failure| refused(request, failure));
     }
     let decoy = context.secrets.decoy(config, request.database.as_str());
-    let policy = Policy { auth_type: config.pooler.auth_type, decoy, binding: io.binding() };
+    let policy = Policy { auth_type, decoy, binding: io.binding() };
     let start = |known: &Known| {
         ClientAuth::start(&policy, &request.user, known.account(), &context.verifiers, &mut rand::rng())
     };
@@ -250,7 +264,15 @@ async fn authenticate(
                     other => other,
                 };
             }
-            ClientStep::Failed(failure) => return Err(refused(request, failure)),
+            ClientStep::Failed(failure) => {
+                if failure.reason() == FailureReason::NotTrusted {
+                    // As PostgreSQL, which asks for nothing, and only then looks for the role. Drivers that try several
+                    // kinds of connections stop at what comes behind it.
+                    backend::put_authentication(&mut message, &[0; 4]);
+                    io.hold(&message);
+                }
+                return Err(refused(request, failure));
+            }
         }
     }
 }

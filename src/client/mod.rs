@@ -1,5 +1,6 @@
 //! Layer 7: the application side: startup, login, and the relay between a client and its server.
 
+pub mod access;
 pub mod cancel;
 pub mod cert;
 pub mod connection;
@@ -33,6 +34,8 @@ pub struct Context {
     pub door: door::Door,
     /// The clients.
     pub registry: Registry,
+    /// What logins leave to others.
+    pub outside: access::outside::Outside,
     /// Users who were looked up in a database.
     pub secrets: secrets::Secrets,
     /// What logins check passwords with.
@@ -53,6 +56,7 @@ impl Context {
             pools: Directory::default(),
             door: door::Door::default(),
             registry: Registry::default(),
+            outside: access::outside::Outside::default(),
             secrets: secrets::Secrets::default(),
             verifiers: Verifiers::new(&mut rand::rng()),
             audit: Audit::default(),

@@ -120,6 +120,14 @@ struct LookedUp {
 }
 
 impl Known {
+    /// What the configuration alone says.
+    #[must_use]
+    pub fn configured(config: &Config, user: &UserName) -> Self {
+        let configured = config.users.get(user);
+        let secret = configured.and_then(|u| u.password.as_ref()).map(StoredSecret::parse);
+        Self { is_known: configured.is_some(), secret, looked_up: None }
+    }
+
     /// As authentication takes it.
     #[must_use]
     pub fn account(&self) -> auth::Account<'_> {

@@ -22,7 +22,9 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     }
     lookups(config, report);
     let looks_up = config.pooler.auth_user.is_some() || databases_of(config).any(|(_, d)| d.auth_user.is_some());
-    if config.users.is_empty() && !looks_up && config.pooler.auth_type != AuthType::Any {
+    // Others know who their users are.
+    let needs_none = [AuthType::Any, AuthType::Hba, AuthType::Ldap, AuthType::Pam, AuthType::Jwt];
+    if config.users.is_empty() && !looks_up && !needs_none.contains(&config.pooler.auth_type) {
         report.warn(&KeyPath::default(), "names no user, so nobody can log in");
     }
 }

@@ -79,8 +79,6 @@ const fn refused(name: &'static str, default: &'static str, reason: &'static str
     Foreign { name, default, fate: Fate::Refused, reason }
 }
 
-const AUTH_HBA: &str = "auth_type hba is not supported yet, so its rules would not be kept";
-const AUTH_LDAP: &str = "auth_type ldap is not supported yet";
 const DNS: &str = "the system resolves host names, at each connect";
 const RESERVE: &str = "the database's reserve is for all its users; see reserve_pool_size";
 const PEERS: &str = "cancel requests are not passed on to peers";
@@ -90,9 +88,6 @@ const TOTAL: &str = "here pool_size (default_pool_size) is a database's total, a
 
 /// Of `[pgbouncer]` and `[pooler]`.
 pub(super) static POOLER: &[Foreign] = &[
-    refused("auth_hba_file", "", AUTH_HBA),
-    refused("auth_ident_file", "", AUTH_HBA),
-    refused("auth_ldap_options", "", AUTH_LDAP),
     no_effect("conffile", "", "a reload reads the file that Carpool was started with"),
     refused("disable_pqexec", "0", "simple queries can't be disabled yet"),
     no_effect("dns_max_ttl", "15", DNS),

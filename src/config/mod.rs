@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `toml_file`, `ini`, `url` | a text to its keys and values, in the order of the file: `document` |
 //! | `userlist` | PgBouncer's `auth_file` |
+//! | `hba`, `ldap`, `jwt` | who may connect, and how they show who they are; `access` puts it together |
 //! | `tls` | the files of TLS |
 //! | `settings`, `sections` | the table of every setting: name, kind, default, meaning |
 //! | `foreign` | PgBouncer's settings that have no effect here, or are refused |
@@ -19,6 +20,7 @@
 //! | `write` | a [`Config`] to TOML, and to the rows of SHOW CONFIG |
 //! | `report` | errors and warnings with their place |
 
+pub mod access;
 mod build;
 mod check;
 mod document;
@@ -27,8 +29,11 @@ mod field;
 mod foreign;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+pub mod hba;
 mod ini;
+pub mod jwt;
 mod kind;
+pub mod ldap;
 mod plan;
 mod report;
 mod secret;
@@ -122,16 +127,35 @@ pub enum AuthType {
     Md5,
     /// SCRAM-SHA-256.
     ScramSha256,
+    /// As the line of `auth_hba_file` says that is for the connection.
+    Hba,
+    /// By the user of the operating system at the other end of the unix socket.
+    Peer,
+    /// Clear-text password that an LDAP server knows.
+    Ldap,
+    /// Clear-text password that PAM knows.
+    Pam,
+    /// Signed token in the place of a clear-text password (Carpool's own).
+    Jwt,
     /// A certificate whose common name is the user's name.
     Cert,
 }
 
 impl AuthType {
     /// All types.
-    pub const ALL: [Self; 6] = [Self::Trust, Self::Any, Self::Plain, Self::Md5, Self::ScramSha256, Self::Cert];
-
-    /// PgBouncer's types that are not here.
-    const NOT_SUPPORTED: &[&str] = &["hba", "ldap", "pam", "peer"];
+    pub const ALL: [Self; 11] = [
+        Self::Trust,
+        Self::Any,
+        Self::Plain,
+        Self::Md5,
+        Self::ScramSha256,
+        Self::Hba,
+        Self::Peer,
+        Self::Ldap,
+        Self::Pam,
+        Self::Jwt,
+        Self::Cert,
+    ];
 
     /// The word of the configuration.
     #[must_use]
@@ -142,6 +166,11 @@ impl AuthType {
             Self::Plain => "plain",
             Self::Md5 => "md5",
             Self::ScramSha256 => "scram-sha-256",
+            Self::Hba => "hba",
+            Self::Peer => "peer",
+            Self::Ldap => "ldap",
+            Self::Pam => "pam",
+            Self::Jwt => "jwt",
             Self::Cert => "cert",
         }
     }
@@ -160,6 +189,8 @@ pub struct Config {
     pub users: BTreeMap<UserName, User>,
     /// The users whose password is the one in `auth_file`.
     pub auth_file_users: BTreeSet<UserName>,
+    /// What the files of `auth_hba_file` and the like have.
+    pub access: Arc<access::Access>,
     /// TLS with clients: the `client_tls_*` settings and the files that they name.
     pub client_tls: AcceptTls,
     /// TLS to servers, by database.
@@ -232,6 +263,22 @@ pub struct Pooler {
     pub auth_type: AuthType,
     /// PgBouncer's userlist file (already merged into `Config::users`).
     pub auth_file: Option<PathBuf>,
+    /// Who may connect from where and how, in the format of `pg_hba.conf` (already read into `Config::access`).
+    pub auth_hba_file: Option<PathBuf>,
+    /// The identity maps of its lines, in the format of `pg_ident.conf`.
+    pub auth_ident_file: Option<PathBuf>,
+    /// The LDAP server of `auth_type = ldap`, as options of an hba line; may have a password in it.
+    pub auth_ldap_options: Option<Secret>,
+    /// The keys that tokens are signed with, as a JSON Web Key Set (Carpool's own).
+    pub auth_jwks_file: Option<PathBuf>,
+    /// Who must have issued a token (Carpool's own).
+    pub auth_jwt_issuer: Option<String>,
+    /// For whom a token must be: one of these (Carpool's own).
+    pub auth_jwt_audience: Vec<String>,
+    /// The claim that has the user's name (Carpool's own).
+    pub auth_jwt_user_claim: String,
+    /// How far the clocks of issuer and Carpool may differ (Carpool's own).
+    pub auth_jwt_leeway: Duration,
     /// Default of a database's `auth_user`: who looks up users without a secret here.
     pub auth_user: Option<UserName>,
     /// Default of a database's `auth_query`: what it asks.
@@ -340,8 +387,6 @@ pub struct Pooler {
     pub stats_period: Duration,
     /// `-v` count; 0 is info.
     pub verbose: u32,
-    /// Let the system write core dumps, which hold secrets (Carpool's own).
-    pub core_dumps: bool,
     /// Log to this file, too.
     pub logfile: Option<PathBuf>,
     /// Log to the system's log, too.
@@ -350,6 +395,8 @@ pub struct Pooler {
     pub syslog_ident: String,
     /// Under which facility.
     pub syslog_facility: String,
+    /// Let the system write core dumps, which hold secrets (Carpool's own).
+    pub core_dumps: bool,
     /// Listen queue length.
     pub listen_backlog: u32,
     /// `SO_REUSEPORT` on the listening sockets.
@@ -492,6 +539,14 @@ impl Default for Pooler {
             max_user_connections: 0,
             auth_type: AuthType::ScramSha256,
             auth_file: None,
+            auth_hba_file: None,
+            auth_ident_file: None,
+            auth_ldap_options: None,
+            auth_jwks_file: None,
+            auth_jwt_issuer: None,
+            auth_jwt_audience: Vec::new(),
+            auth_jwt_user_claim: "sub".into(),
+            auth_jwt_leeway: seconds(30),
             auth_user: None,
             auth_query: DEFAULT_AUTH_QUERY.into(),
             auth_dbname: None,
@@ -546,11 +601,11 @@ impl Default for Pooler {
             log_stats: true,
             stats_period: seconds(60),
             verbose: 0,
-            core_dumps: false,
             logfile: None,
             syslog: false,
             syslog_ident: "carpool".into(),
             syslog_facility: "daemon".into(),
+            core_dumps: false,
             listen_backlog: 1024,
             so_reuseport: false,
             pin_notice: false,

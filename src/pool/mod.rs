@@ -316,9 +316,11 @@ impl Pool {
         share: Option<u32>,
         looks_up: bool,
     ) -> Arc<PoolUser> {
+        // Lookups let users in whatever the role that does them has: it must never wait for itself.
+        let quota = (!looks_up).then(|| self.quotas.of(name));
         Arc::new(PoolUser {
             name: name.clone(),
-            index: self.queue.lock().add_user(share, Some(self.quotas.of(name))),
+            index: self.queue.lock().add_user(share, quota),
             looks_up,
             rests_until: Mutex::default(),
             credentials: Mutex::new(credentials),
@@ -516,9 +518,7 @@ impl Pool {
 
     /// A sentence about users who have all that they may have of all pools; empty for none.
     fn why_limited(&self) -> String {
-        let waits = |counts: &Counts| counts.waiting > 0;
-        let limited =
-            self.counts().into_iter().filter(|(name, counts)| waits(counts) && !self.quotas.of(name).has_room());
+        let limited = self.counts().into_iter().filter(|(name, _)| !self.quotas.of(name).has_room());
         let names: Vec<_> = limited.map(|(name, _)| format!("\"{name}\"")).collect();
         match names.is_empty() {
             true => String::new(),

@@ -140,21 +140,24 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         bench = Bench(machine, postgres, axum, oha, options.seconds, options.clients)
         alone = [[kind] for kind in stack.KINDS if kind.key in options.apps]
         groups = alone + ([together(options)] if together(options) else [])
-        looks_into_it = not options.no_why and "carpool" in options.poolers
+        looks_into_it = not options.no_why
         cells = len(options.poolers) * len(groups) + (2 * len(why.steps()) if looks_into_it else 0)
         display = Display(cells, options.seconds)
         results = {"about": about(options, postgres), "cells": [], "why": {}}
-        for name in options.poolers:
-            pooler = start(name, machine, postgres, options)
-            for kinds in groups:
-                what = kinds[0].key if len(kinds) == 1 else ALL
+        # The poolers in turns, so that what else the machine does hits all of them alike; each time a new one.
+        for kinds in groups:
+            what = kinds[0].key if len(kinds) == 1 else ALL
+            for name in options.poolers:
+                pooler = start(name, machine, postgres, options)
                 measured = bench.measure(kinds, pooler, display.cell(f"{pooler.name}: {what}"))
+                machine.stop(pooler.processes)
                 display.done(summary(measured))
                 results["cells"].append(
                     {"pooler": name, "pooler_name": pooler.name, "note": pooler.note, "cell": what, **measured}
                 )
-            if name == "carpool" and looks_into_it:
-                results["why"] = why.analyse(bench, pooler, display.cell)
+        if looks_into_it:
+            pooler = start("carpool", machine, postgres, options)
+            results["why"] = why.analyse(bench, pooler, display.cell, display.done)
             machine.stop(pooler.processes)
         return results
 

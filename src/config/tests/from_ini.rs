@@ -230,7 +230,7 @@ fn all_errors_at_once_each_with_its_place() {
     let text = "[pgbouncer]
 listen_port = x
 pool_mode = sesion
-auth_type = pam
+auth_type = kerberos
 lisen_addr = *
 auth_dbname = x
 client_tls_sslmode = require
@@ -248,8 +248,8 @@ v = pool_mode=x
     let expected = [
         "c.ini:2: pgbouncer.listen_port: expected a whole number",
         "c.ini:3: pgbouncer.pool_mode: \"sesion\" is not one of session, transaction, statement",
-        "c.ini:4: pgbouncer.auth_type: pam is not supported yet; it may be trust, any, plain, md5, scram-sha-256, \
-         cert",
+        "c.ini:4: pgbouncer.auth_type: \"kerberos\" is not one of trust, any, plain, md5, scram-sha-256, hba, \
+         peer, ldap, pam, jwt, cert",
         "c.ini:5: pgbouncer.lisen_addr: unknown setting; did you mean listen_addr?",
         "c.ini:6: pgbouncer.auth_dbname: there is no \"x\" in [databases]",
         "c.ini:9: databases.a.pol_size: unknown setting; did you mean pool_size?",

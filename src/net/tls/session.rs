@@ -88,21 +88,25 @@ impl Session {
                 }
                 Ok(Step::Done) => return Ok(progress),
                 Err(error) => {
-                    self.take_alert(outgoing);
+                    self.take_alert(&mut input[progress.consumed..], outgoing);
                     return Err(error);
                 }
             }
         }
     }
 
-    /// What the other side is to be told about an error.
-    fn take_alert(&mut self, outgoing: &mut Vec<u8>) {
+    /// What the other side is to be told about an error. rustls wants to see the same bytes again: it knows whole
+    /// messages by where they stand.
+    fn take_alert(&mut self, input: &mut [u8], outgoing: &mut Vec<u8>) {
         let no_write = &mut |_: &mut dyn Encrypt, _: &mut Vec<u8>| Ok(());
+        let mut at = 0;
         loop {
-            let (_, step) = match &mut self.connection {
-                Connection::Accepted(c) => take_step(c.process_tls_records(&mut []), &mut |_| {}, outgoing, no_write),
-                Connection::Connected(c) => take_step(c.process_tls_records(&mut []), &mut |_| {}, outgoing, no_write),
+            let rest = &mut input[at..];
+            let (consumed, step) = match &mut self.connection {
+                Connection::Accepted(c) => take_step(c.process_tls_records(rest), &mut |_| {}, outgoing, no_write),
+                Connection::Connected(c) => take_step(c.process_tls_records(rest), &mut |_| {}, outgoing, no_write),
             };
+            at += consumed;
             if !matches!(step, Ok(Step::More)) {
                 return;
             }
@@ -129,12 +133,18 @@ pub(super) trait Encrypt {
 
 impl<Data> Encrypt for WriteTraffic<'_, Data> {
     fn encrypt(&mut self, plain: &[u8], outgoing: &mut Vec<u8>) -> io::Result<()> {
-        append(outgoing, plain.len() + OVERHEAD, |out| WriteTraffic::encrypt(self, plain, out).map_err(needed))
+        append(outgoing, encrypted_len(plain.len()), |out| WriteTraffic::encrypt(self, plain, out).map_err(needed))
     }
 
     fn close(&mut self, outgoing: &mut Vec<u8>) -> io::Result<()> {
         append(outgoing, OVERHEAD, |out| self.queue_close_notify(out).map_err(needed))
     }
+}
+
+/// Room for the records of so much plaintext: 22 bytes are added to each 16 KiB. Where something else is to go out
+/// first, more is asked for.
+const fn encrypted_len(plain: usize) -> usize {
+    plain + plain / 256 + 64
 }
 
 fn needed(error: EncryptError) -> Option<usize> {
