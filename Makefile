@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 AXUM := docker/apps/axum
 AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 
-.PHONY: run test bench conformance showdown compose-test build deb axum clean
+.PHONY: run test bench conformance deny fuzz showdown compose-test build deb axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -35,6 +35,15 @@ showdown: build axum
 # The compose stack for real, with Docker. Options: make compose-test COMPOSE_TEST="--prebuilt"
 compose-test:
 	docker/test.py $(COMPOSE_TEST)
+
+# Licences, advisories and bans of the dependencies (deny.toml). Builds cargo-deny the first time, so it isn't part of `make test`.
+deny:
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --all-features check
+
+# Fuzzes every reader of foreign bytes. Options: make fuzz FUZZ="SECONDS [TARGET…]"
+fuzz:
+	fuzz/run.sh $(FUZZ)
 
 build:
 	cargo build --release

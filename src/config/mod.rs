@@ -2,7 +2,7 @@
 //!
 //! A [`Config`] can't be invalid: every value is typed, in range and consistent with the others. Files
 //! (`.toml`, `.ini`) become one through the submodules, which report ALL errors with their key path.
-//! No I/O beyond reading the named files, no clock.
+//! No I/O beyond reading the named files and running the commands that print secrets, no clock.
 //!
 //! | module | owns |
 //! |---|---|
@@ -12,6 +12,7 @@
 //! | `tls` | the files of TLS |
 //! | `settings`, `sections` | the table of every setting: name, kind, default, meaning |
 //! | `foreign` | PgBouncer's settings that have no effect here, or are refused |
+//! | `secret` | secrets, and where they come from |
 //! | `kind`, `field`, `time` | values: from a file, to a typed field, and back to text |
 //! | `draft` | a configuration as it was read, for SET |
 //! | `plan` | what changes from one configuration to another |
@@ -26,6 +27,8 @@ mod document;
 mod draft;
 mod field;
 mod foreign;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub mod hba;
 mod ini;
 pub mod jwt;
@@ -33,6 +36,7 @@ mod kind;
 pub mod ldap;
 mod plan;
 mod report;
+mod secret;
 mod sections;
 mod settings;
 #[cfg(test)]
@@ -46,7 +50,6 @@ mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::names::{DatabaseName, UserName};
@@ -55,6 +58,7 @@ use crate::tls::{AcceptTls, BindingMode, SslMode, SslNegotiation};
 pub use draft::{Draft, SetError};
 pub use plan::{Change, Plan};
 pub use report::{ConfigError, ConfigErrors};
+pub use secret::Secret;
 pub use tls::ServerTls;
 
 /// A length of time as settings spell it: seconds, or a number with its unit.
@@ -169,30 +173,6 @@ impl AuthType {
             Self::Jwt => "jwt",
             Self::Cert => "cert",
         }
-    }
-}
-
-/// A secret as the configuration holds it. `Debug` never shows the value.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Arc<str>);
-
-impl Secret {
-    /// Wraps a secret value.
-    #[must_use]
-    pub fn new(value: &str) -> Self {
-        Self(value.into())
-    }
-
-    /// The value itself: a plain password, `md5…`, or `SCRAM-SHA-256$…`.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(***)")
     }
 }
 
