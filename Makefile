@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 AXUM := docker/apps/axum
 AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 
-.PHONY: run test bench conformance showdown compose-test build axum clean
+.PHONY: run test bench conformance showdown compose-test build deb axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -40,6 +40,11 @@ build:
 	cargo build --release
 
 # The axum app that the sharing test runs; a crate of its own, so that its dependencies aren't Carpool's.
+# A Debian package (cargo-deb must be installed).
+deb: build
+	target/release/carpool generate target
+	cargo deb --no-build
+
 axum:
 	CARGO_TARGET_DIR=target/apps cargo build --release --manifest-path $(AXUM)/Cargo.toml
 
