@@ -451,3 +451,23 @@ fn what_acts_on_channels() {
     assert_eq!(read_text("listen a").taint, Taint::Listen.into());
     assert!(read_text("unlisten a").ends.has(Taint::Listen));
 }
+
+#[test]
+fn what_runs_statements_by_name() {
+    for (text, want) in [
+        ("execute s(1)", Some("s")),
+        ("explain (analyze) execute \"S\"", Some("S")),
+        ("create table t as execute s", Some("s")),
+        ("create temp table t (a) on commit drop as execute S (1) with no data", Some("s")),
+        ("create view v as select 1 as execute_s", None),
+        ("create trigger a before insert on t for each row execute function f()", None),
+        ("create trigger a before insert on t for each row when (x is null) execute procedure f()", None),
+        ("create table t as select 1; execute s", Some("s")),
+        ("select 1 as a", None),
+    ] {
+        let reading = read_text(text);
+        let named: Vec<_> = reading.mentions.iter().filter_map(|m| m.name.as_deref()).collect();
+        let want: Vec<_> = want.iter().map(|name| name.as_bytes()).collect();
+        assert_eq!(named, want, "{text}");
+    }
+}
