@@ -155,11 +155,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 results["cells"].append(
                     {"pooler": name, "pooler_name": pooler.name, "note": pooler.note, "cell": what, **measured}
                 )
+                # What is there already stays when it ends early, for --render.
+                save(results, options.output)
         if looks_into_it:
             pooler = start("carpool", machine, postgres, options)
             results["why"] = why.analyse(bench, pooler, display.cell, display.done)
             machine.stop(pooler.processes)
         return results
+
+
+def save(results: dict[str, Any], directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "results.json").write_text(json.dumps(results), encoding="utf-8")
 
 
 def about(options: argparse.Namespace, postgres: stack.Postgres) -> dict[str, Any]:
@@ -199,8 +206,7 @@ def main() -> None:
         raise SystemExit("\nshowdown: interrupted, everything is stopped") from None
     except Failed as failure:
         raise SystemExit(f"\nshowdown: {failure}") from None
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    save(results, options.output)
     report.write(results, options.output)
     minutes = (time.monotonic() - began) / 60
     print(f"showdown: {options.output / 'report.html'} and report.md, after {minutes:.0f} min")
