@@ -64,6 +64,7 @@ impl Context {
             suspended: AtomicBool::new(false),
             config: ArcSwap::from_pointee(config),
         };
+        context.verifiers.set_iterations(context.config.load().pooler.scram_iterations);
         context.pools.apply(&context.config.load());
         context
     }

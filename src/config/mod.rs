@@ -261,6 +261,8 @@ pub struct Pooler {
     pub max_user_connections: u32,
     /// How clients log in.
     pub auth_type: AuthType,
+    /// SCRAM iterations of users whose secret is a plain password.
+    pub scram_iterations: u32,
     /// PgBouncer's userlist file (already merged into `Config::users`).
     pub auth_file: Option<PathBuf>,
     /// Who may connect from where and how, in the format of `pg_hba.conf` (already read into `Config::access`).
@@ -538,6 +540,7 @@ impl Default for Pooler {
             max_user_client_connections: 0,
             max_user_connections: 0,
             auth_type: AuthType::ScramSha256,
+            scram_iterations: 4096,
             auth_file: None,
             auth_hba_file: None,
             auth_ident_file: None,

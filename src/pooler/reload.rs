@@ -92,6 +92,7 @@ impl Keeper {
 fn apply(context: &Arc<Context>, config: Config) {
     let before = context.config.swap(Arc::new(config));
     let config = context.config.load_full();
+    context.verifiers.set_iterations(config.pooler.scram_iterations);
     context.pools.apply(&config);
     context.secrets.forget_all();
     let audit_changed = before.pooler.audit != config.pooler.audit;
