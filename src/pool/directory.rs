@@ -60,11 +60,9 @@ impl Directory {
         let _changing = self.changing();
         self.pools.retain(|name, pool| {
             let named = config.databases.contains_key(name);
-            let gone = !named && pool.unused_for(now, is_used(name)).is_some_and(|unused| unused >= limit);
-            if gone {
-                pool.retire();
-            }
-            !gone
+            let unused = !named && pool.unused_for(now, is_used(name)).is_some_and(|unused| unused >= limit);
+            // Nobody can come by it just now, so when it is in no other hands it never will be again.
+            !(unused && Arc::strong_count(pool) == 1)
         });
     }
 

@@ -227,7 +227,8 @@ impl TlsStream {
     fn advance_partial(&mut self) -> io::Result<Progress> {
         let Self { session, partial, plain, outgoing, .. } = self;
         let keep = &mut |bytes: &[u8]| plain.bytes.extend_from_slice(bytes);
-        let progress = session.advance(partial, keep, &mut outgoing.bytes, &mut nothing_to_write)?;
+        let advanced = session.advance(partial, keep, &mut outgoing.bytes, &mut nothing_to_write);
+        let progress = advanced.inspect_err(|_| self.end = End::Broken)?;
         partial.drain(..progress.consumed);
         if partial.is_empty() {
             *partial = Vec::new();
@@ -354,7 +355,8 @@ impl TlsStream {
     fn encrypt(&mut self, outgoing: &mut Vec<u8>, write: &mut Write<'_>) -> io::Result<()> {
         let Self { session, partial, plain, .. } = self;
         let keep = &mut |bytes: &[u8]| plain.bytes.extend_from_slice(bytes);
-        let progress = session.advance(partial, keep, outgoing, write)?;
+        let advanced = session.advance(partial, keep, outgoing, write);
+        let progress = advanced.inspect_err(|_| self.end = End::Broken)?;
         partial.drain(..progress.consumed);
         if progress.established { Ok(()) } else { Err(io::ErrorKind::NotConnected.into()) }
     }
