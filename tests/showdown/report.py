@@ -86,10 +86,12 @@ def beside_the_article(cells: list[dict[str, Any]], poolers: dict[str, str]) -> 
     return table
 
 
-ALONE_NOTE = """\
-CPU is in percent of one core, of the application with all its processes, the highest mean of a second. Memory is the \
-sum of resident sizes, as psrecord gives it: what processes share counts for each of them; in the next table \
-*own memory* counts it once. `axum` is as one would write it at first, `axum-fast` as the section on it below finds best."""
+ALONE_NOTE = (
+    "CPU is in percent of one core, of the application with all its processes, the highest mean of a second. Memory is "
+    "the sum of resident sizes, as psrecord gives it: what processes share counts for each of them; in the next table "
+    "*own memory* counts it once. `axum` is as one would write it at first, `axum-fast` as the section on it below "
+    "finds best."
+)
 
 
 def details(cells: list[dict[str, Any]]) -> Table:
