@@ -111,7 +111,7 @@ impl ClientPath<'_> {
                     return Some(dummy);
                 }
             }
-            (Use::Run, Some(named)) => return Some(named.statement.server_name()),
+            (Use::Run, Some(named)) => return Some(named.statement.server_name().to_vec()),
             (Use::Make, Some(_)) if gone.names.is_empty() => {
                 extra.error.get_or_insert_with(|| ErrorText::Name(name.into()));
                 return Some(self.prepare_dummy(input, 0));
