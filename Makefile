@@ -4,7 +4,11 @@ PYTHON := .venv/bin/python
 AXUM := docker/apps/axum
 AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 
+<<<<<<< HEAD
 .PHONY: run test bench bench-check conformance build axum clean
+=======
+.PHONY: run test bench conformance showdown compose-test build axum clean
+>>>>>>> main
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -16,6 +20,7 @@ test: setup axum
 	cargo clippy --all-targets -- -D warnings
 	CARPOOL_TEST_AXUM=$(AXUM_BIN) cargo test
 	$(PYTHON) -m unittest discover --quiet --start-directory tests/conformance
+	$(PYTHON) -m unittest discover --quiet --start-directory tests/showdown
 	$(PYTHON) tests/conformance --quick --carpool target/debug/carpool
 
 # Against PgBouncer, in interleaved rounds. Options: make bench BENCH="--quick"
@@ -30,6 +35,15 @@ bench-check: setup build
 # PostgreSQL's and drivers' own test suites, directly and through Carpool. Options: make conformance CONFORMANCE="--help"
 conformance: setup build
 	$(PYTHON) tests/conformance $(CONFORMANCE)
+
+# The demo applications on one pool, with a report in target/showdown. Options: make showdown SHOWDOWN="--help"
+showdown: build axum
+	@tests/showdown/setup.sh
+	.cache/showdown/bin/python tests/showdown $(SHOWDOWN)
+
+# The compose stack for real, with Docker. Options: make compose-test COMPOSE_TEST="--prebuilt"
+compose-test:
+	docker/test.py $(COMPOSE_TEST)
 
 build:
 	cargo build --release

@@ -4,10 +4,10 @@
 //!
 //! | layer | modules | own |
 //! |---|---|---|
-//! | 0 vocabulary | [`error`], [`names`], [`config`], [`stats`] | words, counters and rows that all others use; pure |
+//! | 0 vocabulary | [`error`], [`names`], [`tls`], [`config`], [`stats`] | words, counters and rows that all others use; pure |
 //! | 1 wire | [`wire`] | bytes ↔ messages; pure |
 //! | 2 protocol | [`protocol`], [`auth`] | what messages mean; authentication as state machines; pure |
-//! | 3 net | [`net`] | sockets |
+//! | 3 net | [`net`] | sockets, TLS |
 //! | 4 server | [`server`] | one PostgreSQL connection |
 //! | 5 pool | [`pool`] | the servers of a database, lent to clients |
 //! | 7 client | [`client`] | login, registry, and the relay that sees both sides |

@@ -1,15 +1,15 @@
 //! The `carpool` binary: command line in, exit code out.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use carpool::config::{Config, ConfigErrors, Pooler};
+use carpool::config::{Config, ConfigErrors, Plan, Pooler};
 use carpool::net::timer;
-use carpool::pooler::{self, Origin, Overrides, Source};
+use carpool::pooler::log::{self, LogControl, Wanted};
+use carpool::pooler::process::{self, PidFile};
+use carpool::pooler::{self, Loaded, Origin, Overrides, Source};
 use clap::{Parser, Subcommand};
 use tracing::{error, warn};
-use tracing_subscriber::EnvFilter;
 
 /// The exit code for a bad configuration, `EX_USAGE` of sysexits.h.
 const BAD_CONFIG: u8 = 64;
@@ -22,12 +22,21 @@ const MOST_WORKERS: usize = 4;
 struct Arguments {
     /// The configuration: .toml, or PgBouncer's .ini. Without it ./carpool.toml, else `DATABASE_URL`.
     config: Option<PathBuf>,
-    /// Log errors only.
+    /// Run in the background; needs pidfile, and logfile or syslog.
+    #[arg(short, long)]
+    daemon: bool,
+    /// Log errors only; with logfile or syslog, log nothing to stderr.
     #[arg(short, long)]
     quiet: bool,
     /// Log more; twice for everything.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// Become this user of the system, whatever the configuration says.
+    #[arg(short, long, value_name = "USERNAME")]
+    user: Option<String>,
+    /// PgBouncer's online restart, which Carpool doesn't have.
+    #[arg(short = 'R', long, hide = true)]
+    reboot: bool,
     /// Listen on this port, whatever the configuration says.
     #[arg(long, value_name = "PORT")]
     listen_port: Option<u16>,
@@ -43,7 +52,11 @@ enum Command {
     /// Validate a configuration and print all that is wrong with it.
     Check {
         /// The configuration.
-        config: PathBuf,
+        #[arg(required_unless_present = "diff")]
+        config: Option<PathBuf>,
+        /// Print what a reload changes that puts the second one in the place of the first.
+        #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with = "config")]
+        diff: Option<Vec<PathBuf>>,
     },
     /// Print a pgbouncer.ini as TOML.
     Convert {
@@ -55,7 +68,11 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match &arguments.command {
-        Some(Command::Check { config }) => report(Config::load(config), || println!("{}: ok", config.display())),
+        Some(Command::Check { diff: Some(files), .. }) => diff(files),
+        Some(Command::Check { config, .. }) => {
+            let config = config.clone().unwrap_or_default();
+            report(Config::load(&config), || println!("{}: ok", config.display()))
+        }
         Some(Command::Convert { file }) => convert(file),
         None => serve(&arguments),
     }
@@ -88,27 +105,61 @@ fn convert(file: &Path) -> ExitCode {
     report(loaded, || print!("{toml}"))
 }
 
+/// Prints what a reload would change.
+fn diff(files: &[PathBuf]) -> ExitCode {
+    let loaded: Vec<_> = files.iter().map(|file| Config::load(file)).collect();
+    match loaded.as_slice() {
+        [Ok(old), Ok(new)] => {
+            print_warnings(new);
+            println!("{}", Plan::new(old, new));
+            ExitCode::SUCCESS
+        }
+        others => {
+            others.iter().filter_map(|loaded| loaded.as_ref().err()).for_each(|errors| eprintln!("{errors}"));
+            ExitCode::from(BAD_CONFIG)
+        }
+    }
+}
+
 fn serve(arguments: &Arguments) -> ExitCode {
-    let loaded = find_source(arguments).and_then(|source| {
-        let config = source.load().map_err(|errors| errors.to_string())?;
-        Ok((config, source))
+    if arguments.reboot {
+        eprintln!(
+            "-R is not supported: connections cannot be taken over from a running process; start the new one beside it \
+             (so_reuseport) and end the old one by SHUTDOWN WAIT_FOR_CLIENTS"
+        );
+        return ExitCode::from(BAD_CONFIG);
+    }
+    let found = find_source(arguments).and_then(|source| {
+        let loaded = source.load().map_err(|errors| errors.to_string())?;
+        Ok((loaded, source))
     });
-    let (config, source) = match loaded {
+    let (loaded, source) = match found {
         Ok(found) => found,
         Err(message) => {
             eprintln!("{message}");
             return ExitCode::from(BAD_CONFIG);
         }
     };
-    start_log(arguments, &config.pooler);
-    for warning in &config.warnings {
+    let pooler = &loaded.config.pooler;
+    let pid_file = match prepare(arguments, pooler) {
+        Ok(pid_file) => pid_file,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let wanted = Wanted { quiet: arguments.quiet, verbose: arguments.verbose.into(), in_background: arguments.daemon };
+    let log = log::start(pooler, wanted);
+    for warning in &loaded.config.warnings {
         warn!("{warning}");
     }
     // As many descriptors as the system lets us have; what is missing shows when they run out.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         error!("cannot raise the limit of open files: {error}");
     }
-    match run(config, source) {
+    let result = run(loaded, source, log);
+    drop(pid_file);
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error}");
@@ -131,25 +182,30 @@ fn find_source(arguments: &Arguments) -> Result<Source, String> {
     Ok(Source { origin, overrides })
 }
 
-fn start_log(arguments: &Arguments, pooler: &Pooler) {
-    let level = match (arguments.quiet, u32::from(arguments.verbose).max(pooler.verbose)) {
-        (true, _) => "error",
-        (false, 0) => "info",
-        (false, 1) => "debug",
-        (false, _) => "trace",
-    };
-    let filter = EnvFilter::try_from_env("CARPOOL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+/// Becomes the user and goes into the background as asked for, and writes the pid file.
+fn prepare(arguments: &Arguments, pooler: &Pooler) -> std::io::Result<Option<PidFile>> {
+    if let Some(user) = arguments.user.as_ref().or(pooler.user.as_ref()) {
+        process::become_user(user)?;
+    }
+    if let Some(path) = &pooler.pidfile {
+        PidFile::check(path)?;
+    }
+    if arguments.daemon {
+        let missing = |what| Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, what));
+        if pooler.pidfile.is_none() {
+            return missing("daemon needs pidfile configured");
+        }
+        if pooler.logfile.is_none() && !pooler.syslog {
+            return missing("daemon needs logfile or syslog configured");
+        }
+        process::daemonize()?;
+    }
+    pooler.pidfile.as_deref().map(PidFile::write).transpose()
 }
 
-fn run(config: Config, source: Source) -> std::io::Result<()> {
+fn run(loaded: Loaded, source: Source, log: LogControl) -> std::io::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = match config.pooler.worker_threads {
+    let workers = match loaded.config.pooler.worker_threads {
         0 => (cores / 2).clamp(1, MOST_WORKERS),
         set => set,
     };
@@ -161,7 +217,7 @@ fn run(config: Config, source: Source) -> std::io::Result<()> {
     let runtime = builder.worker_threads(workers).enable_io().build()?;
     let result = runtime.block_on(async {
         timer::start()?;
-        pooler::run(config, source).await
+        pooler::run(loaded, source, log).await
     });
     // What is still closing is not waited for.
     runtime.shutdown_background();

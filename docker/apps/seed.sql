@@ -33,25 +33,25 @@ SELECT n,
        CASE WHEN n % 97 = 0 THEN repeat('A long story of recipe ' || n || '. ', 1500) ELSE 'What recipe ' || n || ' is about: ' || md5('d' || n) END,
        1 + n % 8,
        timestamptz '2021-01-01' + n * interval '21:53:07.000231'
-FROM generate_series(1, 2000) n;
+FROM generate_series(1, 3000) n;
 
 INSERT INTO ingredients (recipe_id, position, name, quantity, unit)
 SELECT r, p,
        (ARRAY['flour', 'sugar', 'butter', 'jalapeño', 'salt', 'crème fraîche', 'rice', 'miso'])[1 + (r + p * 3) % 8],
        CASE WHEN (r + p) % 7 <> 0 THEN ((r * 31 + p * 17) % 997) / 8.0 + (r % 10) / 10.0 END,
        (ARRAY['g', 'ml', 'cup', NULL])[1 + (r + p) % 4]
-FROM generate_series(1, 2000) r, generate_series(1, 10) p
+FROM generate_series(1, 3000) r, generate_series(1, 10) p
 WHERE p <= 4 + r % 7
 ORDER BY 1, 2;
 
 INSERT INTO sections (id, recipe_id, position, title)
 SELECT r * 3 + p, r, p, (ARRAY['Prepare', 'Cook', 'Serve'])[p] || ' ' || r
-FROM generate_series(1, 2000) r, generate_series(1, 3) p
+FROM generate_series(1, 3000) r, generate_series(1, 3) p
 WHERE p <= 1 + r % 3;
 
 INSERT INTO steps (recipe_id, section_id, position, body, minutes)
 SELECT r, r * 3 + 1 + (p - 1) % (1 + r % 3), p, 'Step ' || p || ' of ' || r || ': ' || md5(r || ' ' || p), 1 + (r + p) % 45
-FROM generate_series(1, 2000) r, generate_series(1, 8) p
+FROM generate_series(1, 3000) r, generate_series(1, 8) p
 WHERE p <= 3 + r % 6
 ORDER BY 1, 3;
 
@@ -59,7 +59,7 @@ ORDER BY 1, 3;
 INSERT INTO notes (id, recipe_id, author_id, body, created_at)
 SELECT r * 3 + p, r, 1 + (r * 11 + p * 53) % 200, 'Note ' || p || ' on ' || r || ': it''s ' || md5('n' || r * 3 + p),
        timestamptz '2022-03-01' + (r * 3 + p) * interval '05:31:17.000007'
-FROM generate_series(1, 2000) r, generate_series(0, 2) p
+FROM generate_series(1, 3000) r, generate_series(0, 2) p
 WHERE p < r % 4;
 
 INSERT INTO reactions (recipe_id, note_id, user_id, emoji, created_at)
@@ -72,7 +72,7 @@ ORDER BY notes.id, k;
 INSERT INTO timeline_events (recipe_id, kind, happened_at)
 SELECT r, (ARRAY['created', 'cooked', 'shared', 'edited', 'printed', 'starred'])[p],
        timestamptz '2021-01-01' + r * interval '21:53:07.000231' + (p - 1) * interval '1201:10:03.25'
-FROM generate_series(1, 2000) r, generate_series(1, 6) p
+FROM generate_series(1, 3000) r, generate_series(1, 6) p
 WHERE p <= 2 + r % 5
 ORDER BY 1, 3;
 

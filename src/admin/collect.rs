@@ -4,8 +4,8 @@
 //! log uses. `pool_size` of SHOW DATABASES is what one user can have, `max_connections` the total, which users
 //! share. `sv_used` are idle servers past `server_check_delay`, as in PgBouncer, though Carpool checks them only
 //! when they are next wanted. A cancel request is passed on at once, so none waits, and each counts as one
-//! client's and one server's connection. `wait` is 0 for a client that has its server. Reserve pools, pausing,
-//! peers and load balancing don't exist: their columns are 0 or NULL.
+//! client's and one server's connection. `wait` is 0 for a client that has its server. Reserve pools, peers and load
+//! balancing don't exist: their columns are 0 or NULL.
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem::size_of;
@@ -20,6 +20,7 @@ use crate::client::relay::Relay;
 use crate::config::{Config, Database, Host, PoolMode, User};
 use crate::names::{ClientId, ServerId};
 use crate::net::Peer;
+use crate::pool::control::Pauser;
 use crate::pool::{Pool, PoolUser, directory, listening};
 use crate::server::{Server, ServerShared};
 use crate::stats::rows::{End, PoolRow, SocketRow};
@@ -223,6 +224,7 @@ impl<'a> View<'a> {
             id: client.id.0,
             pinned,
             pinned_seconds,
+            close_needed: false,
         }
     }
 
@@ -244,6 +246,7 @@ impl<'a> View<'a> {
                 let name = settings.and_then(|s| s.get("application_name")).unwrap_or_default();
                 let name = if listens { listening::NAME } else { name };
                 rows.push(SocketRow {
+                    close_needed: pool.is_outdated(&server),
                     database: pool.name.to_string(),
                     application_name: name.to_owned(),
                     ..self.server(&server, &state)
@@ -338,8 +341,8 @@ impl<'a> View<'a> {
             pool.slots(),
             database.max_client_connections,
             clients,
-            0u32,
-            0u32,
+            pool.is_paused_by(Pauser::Database),
+            pool.is_disabled(),
         ])
     }
 

@@ -1,6 +1,8 @@
 //! Commands of the console, from text. The grammar is PgBouncer's: one word and perhaps one argument, in any
 //! case, with or without a semicolon. Pure.
 
+use std::time::Duration;
+
 use super::show::Show;
 use crate::error::{ClientError, SqlState};
 
@@ -30,8 +32,8 @@ pub enum Command {
     Help,
     /// Set a parameter of the session, which has no effect.
     SetIgnored,
-    /// Set a parameter, by its name.
-    Set(String),
+    /// Set a setting of the configuration, until the next reload.
+    Set(String, String),
     /// Begin a transaction block, with the tag of its answer.
     Begin(&'static str),
     /// End a transaction block, with the tag of its answer.
@@ -44,19 +46,87 @@ pub enum Command {
     Discard,
     /// Read the configuration again.
     Reload,
-    /// Stop; `true`: when transactions have ended.
-    Shutdown(bool),
+    /// Stop.
+    Shutdown(Shutdown),
     /// End a client.
     KillClient(String),
-    /// One of PgBouncer's that Carpool doesn't have.
-    Unsupported(&'static str),
+    /// Something about the servers of one database or, without a name, of all.
+    Operate(Operation, Option<String>),
+}
+
+/// What SHUTDOWN waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shutdown {
+    /// Nothing.
+    Now,
+    /// Transactions.
+    WaitForServers,
+    /// All clients to leave.
+    WaitForClients,
+}
+
+/// See [`Command::Operate`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// Lend no servers, and answer when all have closed; give up, and lend again, after this time.
+    Pause(Option<Duration>),
+    /// Lend servers again.
+    Resume,
+    /// Replace servers as they come free.
+    Reconnect,
+    /// End all clients and servers at once, and pause.
+    Kill,
+    /// Answer when no server is left that is to be replaced.
+    WaitClose,
+    /// Refuse new clients.
+    Disable,
+    /// Take new clients again.
+    Enable,
+    /// Stand still: nothing is read from clients or servers.
+    Suspend,
+}
+
+impl Operation {
+    /// Its name, which is the tag of its answer, too.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pause(_) => "PAUSE",
+            Self::Resume => "RESUME",
+            Self::Reconnect => "RECONNECT",
+            Self::Kill => "KILL",
+            Self::WaitClose => "WAIT_CLOSE",
+            Self::Disable => "DISABLE",
+            Self::Enable => "ENABLE",
+            Self::Suspend => "SUSPEND",
+        }
+    }
+
+    fn named(word: &str) -> Option<Self> {
+        Some(match word {
+            "pause" => Self::Pause(None),
+            "resume" => Self::Resume,
+            "reconnect" => Self::Reconnect,
+            "kill" => Self::Kill,
+            "wait_close" => Self::WaitClose,
+            "disable" => Self::Disable,
+            "enable" => Self::Enable,
+            "suspend" => Self::Suspend,
+            _ => return None,
+        })
+    }
 }
 
 impl Command {
     /// Whether it takes one of `admin_users`.
     #[must_use]
     pub const fn is_for_admins(&self) -> bool {
-        matches!(self, Self::Reload | Self::Shutdown(_) | Self::KillClient(_) | Self::Unsupported(_) | Self::Set(_))
+        match self {
+            // It would show what clients' sockets are good for.
+            Self::Show(show) => matches!(show, Show::Fds),
+            Self::Reload | Self::Shutdown(_) | Self::KillClient(_) | Self::Operate(..) | Self::Set(..) => true,
+            _ => false,
+        }
     }
 }
 
@@ -80,6 +150,14 @@ impl Token {
             Self::Word(word) => Some(word.to_ascii_lowercase()),
             Self::Name(name) => Some(name.clone()),
             _ => None,
+        }
+    }
+
+    /// What a setting is set to.
+    fn value(&self) -> Option<&str> {
+        match self {
+            Self::Word(text) | Self::Name(text) | Self::Text(text) => Some(text),
+            Self::Symbol(_) => None,
         }
     }
 
@@ -125,6 +203,9 @@ pub fn parse(text: &str) -> Result<Command, ClientError> {
     if let Some(command) = of_driver(&word, rest) {
         return Ok(command);
     }
+    if word == "pause" {
+        return pause(rest).ok_or_else(|| invalid(text));
+    }
     let argument = match rest {
         [] => None,
         [one] => Some(one.argument().ok_or_else(|| invalid(text))?),
@@ -133,27 +214,38 @@ pub fn parse(text: &str) -> Result<Command, ClientError> {
     let lower = argument.map(str::to_ascii_lowercase);
     match (word.as_str(), lower.as_deref()) {
         ("show" | "select", Some("help")) => Ok(Command::Help),
-        ("show" | "select", Some(what)) => match what {
-            "fds" => Ok(Command::Unsupported("SHOW FDS")),
-            "sockets" => Ok(Command::Unsupported("SHOW SOCKETS")),
-            "active_sockets" => Ok(Command::Unsupported("SHOW ACTIVE_SOCKETS")),
-            what => Show::named(what).map(Command::Show).ok_or_else(|| invalid(text)),
-        },
+        ("show" | "select", Some(what)) => Show::named(what).map(Command::Show).ok_or_else(|| invalid(text)),
         ("reload", None) => Ok(Command::Reload),
-        ("shutdown", None) => Ok(Command::Shutdown(false)),
-        ("shutdown", Some("wait_for_servers")) => Ok(Command::Shutdown(true)),
-        ("shutdown", Some("wait_for_clients")) => Ok(Command::Unsupported("SHUTDOWN WAIT_FOR_CLIENTS")),
+        ("shutdown", None) => Ok(Command::Shutdown(Shutdown::Now)),
+        ("shutdown", Some("wait_for_servers")) => Ok(Command::Shutdown(Shutdown::WaitForServers)),
+        ("shutdown", Some("wait_for_clients")) => Ok(Command::Shutdown(Shutdown::WaitForClients)),
         ("kill_client", _) => Ok(Command::KillClient(argument.unwrap_or_default().to_owned())),
-        ("pause", _) => Ok(Command::Unsupported("PAUSE")),
-        ("resume", _) => Ok(Command::Unsupported("RESUME")),
-        ("reconnect", _) => Ok(Command::Unsupported("RECONNECT")),
-        ("disable", _) => Ok(Command::Unsupported("DISABLE")),
-        ("enable", _) => Ok(Command::Unsupported("ENABLE")),
-        ("kill", _) => Ok(Command::Unsupported("KILL")),
-        ("suspend", None) => Ok(Command::Unsupported("SUSPEND")),
-        ("wait_close", _) => Ok(Command::Unsupported("WAIT_CLOSE")),
-        _ => Err(invalid(text)),
+        ("suspend", Some(_)) => Err(invalid(text)),
+        (word, _) => {
+            let operation = Operation::named(word).ok_or_else(|| invalid(text))?;
+            Ok(Command::Operate(operation, argument.map(str::to_owned)))
+        }
     }
+}
+
+/// `PAUSE [db]`, as PgBouncer has it, or with a limit: `PAUSE db 5s`, `PAUSE [db] TIMEOUT 5s`.
+fn pause(rest: &[Token]) -> Option<Command> {
+    let is_timeout = |token: &Token| matches!(token, Token::Word(word) if word.eq_ignore_ascii_case("timeout"));
+    let time = |token: &Token| match token {
+        Token::Word(text) | Token::Text(text) => crate::config::parse_time(text).filter(|time| !time.is_zero()),
+        _ => None,
+    };
+    let (database, limit) = match rest {
+        [] => (None, None),
+        [database] => (Some(database), None),
+        [word, limit] if is_timeout(word) => (None, Some(limit)),
+        [database, word, limit] if is_timeout(word) => (Some(database), Some(limit)),
+        [database, limit] => (Some(database), Some(limit)),
+        _ => return None,
+    };
+    let limit = limit.map(|limit| time(limit).ok_or(())).transpose().ok()?;
+    let database = database.map(|token| token.argument().map(str::to_owned).ok_or(())).transpose().ok()?;
+    Some(Command::Operate(Operation::Pause(limit), database))
 }
 
 /// What drivers and their pools send of themselves: settings, transactions around each command, clearing up.
@@ -164,8 +256,13 @@ fn of_driver(word: &str, rest: &[Token]) -> Option<Command> {
         "set" => match rest {
             [name, equals, _, ..] if *equals == Token::Symbol('=') || equals.word().as_deref() == Some("to") => {
                 let name = name.word()?.to_ascii_lowercase();
-                let known = IGNORED.contains(&name.as_str());
-                Some(if known { Command::SetIgnored } else { Command::Set(name) })
+                if IGNORED.contains(&name.as_str()) {
+                    return Some(Command::SetIgnored);
+                }
+                match rest {
+                    [_, _, value] => Some(Command::Set(name, value.value()?.to_owned())),
+                    _ => None,
+                }
             }
             _ => None,
         },
@@ -265,8 +362,36 @@ mod tests {
             assert!(parse(text).unwrap().is_for_admins(), "{text}");
         }
         assert_eq!(parse("kill_client 7").unwrap(), Command::KillClient("7".into()));
-        assert_eq!(parse("shutdown wait_for_servers").unwrap(), Command::Shutdown(true));
+        assert_eq!(parse("shutdown wait_for_servers").unwrap(), Command::Shutdown(Shutdown::WaitForServers));
         assert!(parse("SHUTDOWN soon").is_err());
+        assert!(parse("SHOW FDS").unwrap().is_for_admins());
+        assert!(!parse("SHOW SOCKETS").unwrap().is_for_admins());
+    }
+
+    #[test]
+    fn operations_take_one_database_or_all() {
+        for (text, operation, database) in [
+            ("RESUME", Operation::Resume, None),
+            ("resume \"My db\"", Operation::Resume, Some("My db")),
+            ("RECONNECT app;", Operation::Reconnect, Some("app")),
+            ("kill App", Operation::Kill, Some("App")),
+            ("WAIT_CLOSE", Operation::WaitClose, None),
+            ("DISABLE app", Operation::Disable, Some("app")),
+            ("ENABLE app", Operation::Enable, Some("app")),
+            ("SUSPEND", Operation::Suspend, None),
+            ("PAUSE", Operation::Pause(None), None),
+            ("PAUSE timeout", Operation::Pause(None), Some("timeout")),
+            ("PAUSE app 5s", Operation::Pause(Some(Duration::from_secs(5))), Some("app")),
+            ("pause \"a b\" timeout '1.5'", Operation::Pause(Some(Duration::from_millis(1500))), Some("a b")),
+            ("PAUSE TIMEOUT 200ms", Operation::Pause(Some(Duration::from_millis(200))), None),
+        ] {
+            let want = Command::Operate(operation, database.map(str::to_owned));
+            assert_eq!(parse(text).unwrap(), want, "{text}");
+        }
+        for text in ["PAUSE app soon", "PAUSE app 0", "PAUSE 'app'", "PAUSE a timeout 1s x", "SUSPEND app", "KILL a b"]
+        {
+            assert_eq!(parse(text).unwrap_err().code, SqlState::PROTOCOL_VIOLATION, "{text}");
+        }
     }
 
     #[test]
@@ -284,7 +409,11 @@ mod tests {
             ("DISCARD ALL", Command::Discard),
             ("DEALLOCATE \"Stmt 1\"", Command::Deallocate(Some("Stmt 1".into()))),
             ("DEALLOCATE PREPARE ALL", Command::Deallocate(None)),
-            ("SET pool_mode = session", Command::Set("pool_mode".into())),
+            ("SET pool_mode = session", Command::Set("pool_mode".into(), "session".into())),
+            (
+                "set server_reset_query to 'RESET ALL; x'",
+                Command::Set("server_reset_query".into(), "RESET ALL; x".into()),
+            ),
         ] {
             assert_eq!(parse(text).unwrap(), want, "{text}");
         }

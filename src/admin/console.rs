@@ -53,6 +53,7 @@ pub async fn serve(console: Console, admin: Arc<Admin>) {
     }
     // Its place is free from here on; the last words have a bound of their own.
     drop(registered);
+    admin.console_left();
     if let Some(error) = error {
         let mut message = Vec::new();
         backend::put_error(&mut message, &error);
@@ -67,7 +68,16 @@ async fn converse(link: &mut Link, mut session: Session) -> End {
             Err(end) => return end,
         };
         let mut out = Vec::new();
-        let flow = session.message(tag, &body, &mut out).await;
+        let answered = tokio::select! {
+            biased;
+            flow = session.message(tag, &body, &mut out) => Ok(flow),
+            // PAUSE and others may take long.
+            end = link.end() => Err(end),
+        };
+        let flow = match answered {
+            Ok(flow) => flow,
+            Err(end) => return end,
+        };
         if let Err(end) = link.send(&out).await {
             return end;
         }
@@ -106,6 +116,18 @@ impl Link {
                 return Ok(message);
             }
             self.fill().await?;
+        }
+    }
+
+    /// Waits for the client to leave, or an order to end, while its command runs. What it sends ahead is kept.
+    async fn end(&mut self) -> End {
+        loop {
+            if self.buf.len() > MESSAGE_LIMIT {
+                return End::Error(wait_for_order(&self.shared, ALL).await);
+            }
+            if let Err(end) = self.fill().await {
+                return end;
+            }
         }
     }
 

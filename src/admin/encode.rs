@@ -61,6 +61,7 @@ const fn pg_type(kind: Kind) -> (u32, i16) {
         Kind::Int4 => (23, 4),
         Kind::Int8 => (20, 8),
         Kind::Numeric => (1700, -1),
+        Kind::Bytea => (17, -1),
     }
 }
 
@@ -116,7 +117,7 @@ fn clamp(kind: Kind, n: u64) -> u64 {
     match kind {
         Kind::Int4 => n.min(i32::MAX as u64),
         Kind::Int8 => n.min(i64::MAX as u64),
-        Kind::Text | Kind::Numeric => n,
+        Kind::Text | Kind::Numeric | Kind::Bytea => n,
     }
 }
 
@@ -126,7 +127,7 @@ fn put_binary(out: &mut Vec<u8>, kind: Kind, n: u64) {
         Kind::Int4 => put_value(out, &u32::try_from(n).unwrap_or(u32::MAX).to_be_bytes()),
         Kind::Int8 => put_value(out, &n.to_be_bytes()),
         Kind::Numeric => put_value(out, &numeric(n)),
-        Kind::Text => put_value(out, n.to_string().as_bytes()),
+        Kind::Text | Kind::Bytea => put_value(out, n.to_string().as_bytes()),
     }
 }
 

@@ -1,9 +1,11 @@
-//! HTTP: health for load balancers, `/metrics` for Prometheus, a status page for people. Only reads.
+//! HTTP: health for load balancers, `/metrics` for Prometheus, a status page for people. It only reads, but for
+//! `POST /api/reload`, which is for those on this host.
 //!
 //! Each connection serves one request and has a time limit, and so have all of them together a bound: what
 //! watches Carpool can't burden it.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,9 +19,9 @@ use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-use super::{Admin, audit, metrics};
+use super::{Admin, Failure, Order, audit, local, metrics};
 use crate::net::timer;
 use crate::stats::prometheus;
 
@@ -32,6 +34,8 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause after a failure to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// Where a reload is asked for.
+const RELOAD: &str = "/api/reload";
 const TEXT: &str = "text/plain; charset=utf-8";
 /// The status page. Everything that it needs is in it.
 const PAGE: &str = include_str!("status.html");
@@ -77,10 +81,10 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
         // Never closed, so there always comes one.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let admin = Arc::clone(&admin);
                 connections.spawn(async move {
-                    if timer::timeout(CONNECTION_TIMEOUT, connection(stream, admin)).await.is_err() {
+                    if timer::timeout(CONNECTION_TIMEOUT, connection(stream, peer, admin)).await.is_err() {
                         debug!("http connection took longer than {CONNECTION_TIMEOUT:?}");
                     }
                     drop(place);
@@ -94,10 +98,17 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
     }
 }
 
-async fn connection(stream: TcpStream, admin: Arc<Admin>) {
+async fn connection(stream: TcpStream, peer: SocketAddr, admin: Arc<Admin>) {
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let response = respond(&admin, request.method(), request.uri().path());
-        std::future::ready(Ok::<_, Infallible>(response))
+        let admin = Arc::clone(&admin);
+        async move {
+            let is_local = local::is_local(peer, request.headers());
+            let (method, path) = (request.method(), request.uri().path());
+            Ok::<_, Infallible>(match path {
+                RELOAD => reload(&admin, method, is_local).await,
+                path => respond(&admin, method, path, is_local),
+            })
+        }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(Timers)
@@ -111,23 +122,44 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>) {
     }
 }
 
+/// Has the configuration read again. Answers with what that changes.
+async fn reload(admin: &Admin, method: &Method, is_local: bool) -> Response {
+    if *method != Method::POST {
+        return not_allowed("POST");
+    }
+    if !is_local {
+        let text = "only from this host, directly, and not by another site's page\n";
+        return response(StatusCode::FORBIDDEN, TEXT, text);
+    }
+    info!("POST {RELOAD}");
+    match admin.control.order(Order::Reload).await {
+        Ok(plan) => response(StatusCode::OK, TEXT, format!("{plan}\n")),
+        Err(Failure::Gone) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n"),
+        Err(failure) => response(StatusCode::UNPROCESSABLE_ENTITY, TEXT, format!("{failure}\n")),
+    }
+}
+
+fn not_allowed(allowed: &'static str) -> Response {
+    let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed\n");
+    refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    refused
+}
+
 /// The answer to a request. That to HEAD gets its body taken off on the way out.
-fn respond(admin: &Admin, method: &Method, path: &str) -> Response {
+fn respond(admin: &Admin, method: &Method, path: &str, is_local: bool) -> Response {
     let known = matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit");
     if !known {
         return response(StatusCode::NOT_FOUND, TEXT, "not found\n");
     }
     if !matches!(*method, Method::GET | Method::HEAD) {
-        let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed\n");
-        refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refused;
+        return not_allowed("GET, HEAD");
     }
     match path {
         "/healthz" => response(StatusCode::OK, TEXT, "ok"),
         "/readyz" if admin.is_accepting() => response(StatusCode::OK, TEXT, "ready"),
         "/readyz" => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping"),
         "/metrics" => response(StatusCode::OK, prometheus::CONTENT_TYPE, metrics::prometheus(admin)),
-        "/api/pools" => json(metrics::overview(admin)),
+        "/api/pools" => json(metrics::overview(admin, is_local)),
         "/api/audit" => json(audit::report(admin)),
         _ => {
             let mut page = response(StatusCode::OK, "text/html; charset=utf-8", PAGE);
@@ -164,7 +196,7 @@ mod tests {
     use crate::admin::tests::Stand;
 
     fn status(stand: &Stand, method: Method, path: &str) -> u16 {
-        respond(&stand.admin, &method, path).status().as_u16()
+        respond(&stand.admin, &method, path, false).status().as_u16()
     }
 
     #[test]
@@ -177,6 +209,26 @@ mod tests {
         }
         assert_eq!(status(&stand, Method::GET, "/other"), 404);
         assert_eq!(status(&stand, Method::POST, "/other"), 404);
+    }
+
+    #[tokio::test]
+    async fn only_those_on_this_host_reload() {
+        let mut stand = Stand::new(&[]);
+        assert_eq!(reload(&stand.admin, &Method::POST, false).await.status().as_u16(), 403);
+        assert_eq!(reload(&stand.admin, &Method::GET, true).await.status().as_u16(), 405);
+        assert!(stand.orders.try_recv().is_err());
+        for (outcome, status) in [
+            (Ok(crate::config::Plan::default()), 200),
+            (Err(Failure::Reload("x".into())), 422),
+            (Err(Failure::Gone), 503),
+        ] {
+            let (asked, ()) = tokio::join!(reload(&stand.admin, &Method::POST, true), async {
+                let request = stand.orders.recv().await.unwrap();
+                assert_eq!(request.order, Order::Reload);
+                request.outcome.send(outcome).unwrap();
+            });
+            assert_eq!(asked.status().as_u16(), status);
+        }
     }
 
     #[test]

@@ -25,6 +25,8 @@ struct Sums {
     pinned: BTreeMap<&'static str, u32>,
     pin_waits: PinWaits,
     most_pinned: u32,
+    paused: bool,
+    disabled: bool,
 }
 
 /// The text of `/metrics`.
@@ -52,6 +54,8 @@ fn sums(admin: &Admin, view: &View<'_>) -> BTreeMap<String, Sums> {
         let sum = sums.entry(label(pool.name.as_str())).or_default();
         sum.totals += pool.totals();
         sum.size = sum.size.saturating_add(pool.spec.load().limits.size);
+        sum.paused |= pool.is_paused();
+        sum.disabled |= pool.is_disabled();
         sum.most_pinned = sum.most_pinned.saturating_add(pool.spec.load().max_pinned);
         for (reason, n) in pool.pinned_by_reason() {
             *sum.pinned.entry(reason).or_default() += n;
@@ -126,6 +130,15 @@ fn states(sums: &BTreeMap<String, Sums>, text: &mut Exposition) {
     let mut size = text.family("carpool_pool_size", Type::Gauge, "Server connections at most.");
     for (database, sum) in sums {
         size.sample(&[("database", database)], sum.size);
+    }
+    let mut paused = text.family("carpool_paused", Type::Gauge, "1 while the database is paused (PAUSE, KILL).");
+    for (database, sum) in sums {
+        paused.sample(&[("database", database)], u8::from(sum.paused));
+    }
+    let help = "1 while the database takes no new clients (DISABLE).";
+    let mut disabled = text.family("carpool_disabled", Type::Gauge, help);
+    for (database, sum) in sums {
+        disabled.sample(&[("database", database)], u8::from(sum.disabled));
     }
     let mut cancels = text.family("carpool_cancels_in_progress", Type::Gauge, "Cancel requests on their way.");
     for (database, Sums { pool, .. }) in sums {
@@ -213,6 +226,8 @@ struct DatabaseInfo {
     average_query_microseconds: u64,
     average_wait_microseconds: u64,
     login_failure: Option<String>,
+    paused: bool,
+    disabled: bool,
 }
 
 /// One user of one database.
@@ -251,11 +266,11 @@ impl From<PoolRow> for PoolInfo {
     }
 }
 
-/// The JSON of `/api/pools`.
+/// The JSON of `/api/pools`. What failed logins say, names and addresses among it, is for those on this host.
 ///
 /// # Errors
 /// None that is known.
-pub fn overview(admin: &Admin) -> serde_json::Result<String> {
+pub fn overview(admin: &Admin, is_local: bool) -> serde_json::Result<String> {
     let view = View::new(admin);
     let database = |pool: &std::sync::Arc<crate::pool::Pool>| {
         let average = admin.history.average(&pool.name, pool.totals(), view.now);
@@ -269,7 +284,12 @@ pub fn overview(admin: &Admin) -> serde_json::Result<String> {
             queries_per_second: average.queries,
             average_query_microseconds: average.query_time,
             average_wait_microseconds: average.wait_time,
-            login_failure: pool.login_failure().map(|error| error.to_string()),
+            login_failure: pool.login_failure().map(|error| match is_local {
+                true => error.to_string(),
+                false => "see the log".to_owned(),
+            }),
+            paused: pool.is_paused(),
+            disabled: pool.is_disabled(),
         }
     };
     let (client_connections, _) = view.connections();
@@ -316,7 +336,7 @@ mod tests {
 
     #[test]
     fn the_overview_lists_databases_without_the_console() {
-        let json = overview(&Stand::new(&["app", "a\"b"]).admin).unwrap();
+        let json = overview(&Stand::new(&["app", "a\"b"]).admin, false).unwrap();
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value["databases"][0]["database"], "a\"b");
         assert_eq!(value["databases"].as_array().unwrap().len(), 2);

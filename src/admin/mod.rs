@@ -1,7 +1,7 @@
 //! Layer 8: operations: the admin console and HTTP, for those who run Carpool.
 //!
 //! [`command`] reads what the console is asked, [`show`] answers it with rows that [`collect`] has gathered,
-//! [`session`] speaks the protocol, [`console`] owns the socket; [`http`] serves [`metrics`] and the status
+//! [`operate`] acts on pools, [`session`] speaks the protocol, [`console`] owns the socket; [`http`] serves [`metrics`] and the status
 //! page from the same rows. What changes the running whole (reload, stop) is asked of the composition above
 //! through [`Control`].
 
@@ -11,11 +11,15 @@ pub mod command;
 pub mod console;
 mod encode;
 pub mod http;
+mod local;
 pub mod metrics;
+mod operate;
 mod pins;
 mod portal;
 pub mod session;
 pub mod show;
+mod sockets;
+mod suspend;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::info;
 
 use crate::client::Context;
+use crate::config::{Plan, SetError};
 use crate::names::DatabaseName;
 use crate::net::timer;
 use crate::stats::Totals;
@@ -34,23 +39,44 @@ use crate::stats::history::History;
 const ORDERS: usize = 16;
 
 /// What the console asks of the whole.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Order {
     /// Read the configuration again.
     Reload,
+    /// Change a setting until the next reload.
+    Set(String, String),
+    /// Stop when all clients have left.
+    StopAfterClients,
     /// Stop when the transactions under way have ended.
     StopAfterTransactions,
     /// Stop at once.
     StopNow,
 }
 
+/// Why an order was not carried out.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Failure {
+    /// What is wrong with the configuration.
+    #[error("{0}")]
+    Reload(String),
+    /// What is wrong with the setting.
+    #[error(transparent)]
+    Set(#[from] SetError),
+    /// Nobody takes orders any more.
+    #[error("Carpool is shutting down")]
+    Gone,
+}
+
+/// What an order has changed, or why nothing.
+pub type Outcome = Result<Plan, Failure>;
+
 /// An order and where its outcome goes.
 #[derive(Debug)]
 pub struct Request {
     /// What to do.
     pub order: Order,
-    /// Why it could not be done.
-    pub outcome: oneshot::Sender<Result<(), String>>,
+    /// What came of it.
+    pub outcome: oneshot::Sender<Outcome>,
 }
 
 /// Gives orders to the composition.
@@ -69,11 +95,10 @@ impl Control {
     ///
     /// # Errors
     /// Why it wasn't.
-    pub async fn order(&self, order: Order) -> Result<(), String> {
-        let gone = || "Carpool is shutting down".to_owned();
+    pub async fn order(&self, order: Order) -> Outcome {
         let (outcome, done) = oneshot::channel();
-        self.0.send(Request { order, outcome }).await.map_err(|_| gone())?;
-        done.await.unwrap_or_else(|_| Err(gone()))
+        self.0.send(Request { order, outcome }).await.map_err(|_| Failure::Gone)?;
+        done.await.unwrap_or(Err(Failure::Gone))
     }
 }
 

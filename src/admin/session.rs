@@ -9,11 +9,12 @@ use std::time::Instant;
 
 use tracing::info;
 
-use super::command::{self, Command};
+use super::command::{self, Command, Shutdown};
 use super::encode::{self, Formats};
 use super::portal::{self, Portal};
-use super::{Admin, Order};
+use super::{Admin, Failure, Order};
 use crate::client::registry::{ClientShared, order};
+use crate::config::{Plan, SetError};
 use crate::error::{ClientError, Severity, SqlState};
 use crate::wire::backend::{self, TransactionStatus, tag as reply};
 use crate::wire::frame::{Fields, FrameError};
@@ -27,15 +28,25 @@ const COMMANDS_LIMIT: usize = 8;
 const INVALID_CURSOR_NAME: SqlState = SqlState("34000");
 
 const HELP: &str = "
-\tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|PINS|AUDIT|USERS|VERSION
+\tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
+\tSHOW PINS|PAUSED|AUDIT
 \tSHOW PEERS|PEER_POOLS
-\tSHOW LISTS|MEM|STATE
+\tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 \tSHOW DNS_HOSTS|DNS_ZONES
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
+\tSET key = arg
 \tRELOAD
+\tPAUSE [<db>] [TIMEOUT <time>]
+\tRESUME [<db>]
+\tDISABLE <db>
+\tENABLE <db>
+\tRECONNECT [<db>]
+\tKILL [<db>]
 \tKILL_CLIENT <client_id>
+\tSUSPEND
 \tSHUTDOWN
-\tSHUTDOWN WAIT_FOR_SERVERS";
+\tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS
+\tWAIT_CLOSE [<db>]";
 
 /// Whether a session goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -243,9 +254,11 @@ impl Session {
                 encode::put_notice(out, "SET ignored", None);
                 "SET"
             }
-            Command::Set(name) => {
-                return Err(unsupported(&format!("SET of {name}"))
-                    .hint("Settings are changed in the configuration, followed by RELOAD."));
+            Command::Set(key, value) => {
+                let (key, value) = (key.clone(), value.clone());
+                self.order("SET", Order::Set(key.clone(), value.clone())).await?;
+                backend::put_command_complete(out, &format!("SET {key}={value}"));
+                return Ok(());
             }
             Command::Nothing(done) => done,
             Command::Begin(done) | Command::EndBlock(done) => {
@@ -258,16 +271,26 @@ impl Session {
                 "DISCARD ALL"
             }
             Command::Reload => {
-                self.order("RELOAD", Order::Reload).await?;
+                let plan = self.order("RELOAD", Order::Reload).await?;
+                if !plan.is_empty() {
+                    encode::put_notice(out, "configuration changed", Some(&plan.to_string()));
+                }
                 "RELOAD"
             }
             Command::Shutdown(wait) => {
-                let order = if *wait { Order::StopAfterTransactions } else { Order::StopNow };
+                let order = match wait {
+                    Shutdown::Now => Order::StopNow,
+                    Shutdown::WaitForServers => Order::StopAfterTransactions,
+                    Shutdown::WaitForClients => Order::StopAfterClients,
+                };
                 self.order("SHUTDOWN", order).await?;
                 "SHUTDOWN"
             }
+            Command::Operate(operation, database) => {
+                self.admin.operate(*operation, database.as_deref(), &self.client).await?;
+                operation.name()
+            }
             Command::KillClient(id) => self.kill_client(id)?,
-            Command::Unsupported(what) => return Err(unsupported(what)),
         };
         backend::put_command_complete(out, done);
         Ok(())
@@ -288,12 +311,23 @@ impl Session {
         Ok(done)
     }
 
-    async fn order(&self, name: &str, order: Order) -> Result<(), ClientError> {
+    async fn order(&self, name: &str, order: Order) -> Result<Plan, ClientError> {
         info!(client = %self.client.id, user = %self.client.user, "{name} command issued");
-        // Admins may read it all: the errors of a configuration never have its values' secrets.
         self.admin.control.order(order).await.map_err(|why| {
-            let text = format!("{name} failed, see logs for additional details");
-            ClientError::error(SqlState::CONFIG_FILE_ERROR, text).detail(why)
+            let hint = "SHOW CONFIG lists the settings, and which of them can be changed.";
+            let error = |code, why: &Failure| ClientError::error(code, why.to_string()).hint(hint);
+            match &why {
+                // Admins may read it all: the errors of a configuration never have its values' secrets.
+                Failure::Reload(why) => {
+                    let text = format!("{name} failed, see logs for additional details");
+                    ClientError::error(SqlState::CONFIG_FILE_ERROR, text).detail(why)
+                }
+                Failure::Set(SetError::Unknown(..)) => error(SqlState::UNDEFINED_OBJECT, &why),
+                Failure::Set(SetError::Fixed(_)) => error(SqlState::CANT_CHANGE_RUNTIME_PARAM, &why),
+                Failure::Set(SetError::Foreign(..)) => error(SqlState::FEATURE_NOT_SUPPORTED, &why),
+                Failure::Set(SetError::Invalid(_)) => error(SqlState::INVALID_PARAMETER_VALUE, &why),
+                Failure::Gone => ClientError::error(SqlState::CANNOT_CONNECT_NOW, why.to_string()),
+            }
         })
     }
 
@@ -365,10 +399,6 @@ fn no_statement(name: &[u8]) -> ClientError {
 fn no_portal(name: &[u8]) -> ClientError {
     let text = format!("portal \"{}\" does not exist", String::from_utf8_lossy(name));
     ClientError::error(INVALID_CURSOR_NAME, text)
-}
-
-fn unsupported(what: &str) -> ClientError {
-    ClientError::error(SqlState::FEATURE_NOT_SUPPORTED, format!("{what} is not supported")).hint("Use SHOW HELP;")
 }
 
 #[cfg(test)]

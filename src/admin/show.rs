@@ -9,19 +9,23 @@ use crate::stats::table::{Column, Row, row};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "named as the commands are")]
 pub enum Show {
+    ActiveSockets,
     Audit,
     Clients,
     Config,
     Databases,
     DnsHosts,
     DnsZones,
+    Fds,
     Lists,
     Mem,
+    Paused,
     Peers,
     PeerPools,
     Pins,
     Pools,
     Servers,
+    Sockets,
     State,
     Stats,
     StatsAverages,
@@ -57,19 +61,23 @@ impl Show {
             return Some(Self::Parameter(at));
         }
         Some(match name {
+            "active_sockets" => Self::ActiveSockets,
             "audit" => Self::Audit,
             "clients" => Self::Clients,
             "config" => Self::Config,
             "databases" => Self::Databases,
             "dns_hosts" => Self::DnsHosts,
             "dns_zones" => Self::DnsZones,
+            "fds" => Self::Fds,
             "lists" => Self::Lists,
             "mem" => Self::Mem,
+            "paused" => Self::Paused,
             "peers" => Self::Peers,
             "peer_pools" => Self::PeerPools,
             "pins" => Self::Pins,
             "pools" => Self::Pools,
             "servers" => Self::Servers,
+            "sockets" => Self::Sockets,
             "state" => Self::State,
             "stats" => Self::Stats,
             "stats_averages" => Self::StatsAverages,
@@ -85,14 +93,17 @@ impl Show {
     #[must_use]
     pub fn columns(self) -> &'static [Column] {
         match self {
+            Self::ActiveSockets | Self::Sockets => rows::ALL_SOCKETS,
             Self::Audit => rows::AUDIT,
             Self::Clients | Self::Servers => rows::SOCKETS,
             Self::Config => rows::CONFIG,
             Self::Databases => rows::DATABASES,
             Self::DnsHosts => rows::DNS_HOSTS,
             Self::DnsZones => rows::DNS_ZONES,
+            Self::Fds => rows::FDS,
             Self::Lists => rows::LISTS,
             Self::Mem => rows::MEM,
+            Self::Paused => rows::PAUSED,
             Self::Peers => rows::PEERS,
             Self::PeerPools => rows::PEER_POOLS,
             Self::Pins => rows::PINS,
@@ -124,6 +135,10 @@ impl Show {
     pub fn rows(self, admin: &Admin) -> Vec<Row> {
         let view = View::new(admin);
         match self {
+            Self::ActiveSockets => view.sockets(true),
+            Self::Sockets => view.sockets(false),
+            Self::Fds => view.descriptors(),
+            Self::Paused => admin.paused(),
             Self::Audit => view.audit(),
             Self::Clients => view.clients().into_iter().map(rows::SocketRow::row).collect(),
             Self::Servers => view.servers().into_iter().map(rows::SocketRow::row).collect(),
@@ -133,7 +148,11 @@ impl Show {
             Self::Mem => view.memory(),
             Self::Pins => view.pins(),
             Self::Pools => view.pools().iter().map(rows::PoolRow::row).collect(),
-            Self::State => vec![row!["active", "yes"], row!["paused", "no"], row!["suspended", "no"]],
+            Self::State => {
+                let (paused, suspended) = (admin.context.pools.is_paused(), admin.is_suspended());
+                let states = [("active", !paused && !suspended), ("paused", paused), ("suspended", suspended)];
+                states.into_iter().map(|(name, is)| row![name, collect::yes_no(is)]).collect()
+            }
             Self::Stats => stats(admin, &view, &[false, true]),
             Self::StatsTotals => stats(admin, &view, &[false]),
             Self::StatsAverages => stats(admin, &view, &[true]),
@@ -175,14 +194,14 @@ mod tests {
     fn parameters_have_one_column_of_their_name() {
         let show = Show::named("timezone").unwrap();
         assert_eq!(show.columns(), [Column::text("timezone")]);
-        assert_eq!(Show::named("fds"), None);
+        assert_eq!(Show::named("nonsense"), None);
     }
 
     #[test]
     fn every_row_fills_its_columns() {
         let stand = crate::admin::tests::Stand::new(&["app"]);
-        let names = "audit clients config databases dns_hosts dns_zones lists mem peers peer_pools pins pools servers state \
-            stats stats_averages stats_totals totals users version timezone";
+        let names = "active_sockets audit clients config databases dns_hosts dns_zones fds lists mem paused peers peer_pools pins pools servers sockets \
+            state stats stats_averages stats_totals totals users version timezone";
         for name in names.split_whitespace() {
             let show = Show::named(name).unwrap();
             for row in show.rows(&stand.admin) {

@@ -111,9 +111,12 @@ pub async fn login(
         return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
     };
     negotiate(io, &request.startup).await?;
+    if request.is_console() && is_own_user(io, &request.user) {
+        return console(admission, handshake, &config, request, true).await;
+    }
     let (proven, secret) = authenticate(io, &context, &config, &request).await?;
     if request.is_console() {
-        return console(admission, handshake, &config, request).await;
+        return console(admission, handshake, &config, request, false).await;
     }
     let database = crate::pool::directory::find(&config, request.database.as_str());
     let pool = context.pools.get(request.database.as_str(), &config);
@@ -123,11 +126,26 @@ pub async fn login(
             .hint("It is not in the configuration's databases, and there is no \"*\" among them.")
             .into());
     };
+    if pool.is_disabled() {
+        let text = format!("database \"{}\" is disabled", request.database);
+        return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, text)
+            .hint("DISABLE was issued on the console; ENABLE lets clients in.")
+            .into());
+    }
     check_limits(&context, &config, database, &request)?;
     let (server_user, credentials) = server_login(&config, database, &request.user, secret.as_ref(), &proven);
-    let settings = startup_settings(&config, database, &request.startup)?;
+    let mut settings = startup_settings(&config, database, &request.startup)?;
+    if config.pooler.application_name_add_host {
+        add_host(&mut settings, request.peer);
+    }
     check_own_settings(&settings)?;
     if let Some(replication) = replication_mode(&request.startup) {
+        if pool.is_paused() {
+            let text = format!("database \"{}\" is paused", request.database);
+            return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, text)
+                .hint("RESUME on the console ends the pause.")
+                .into());
+        }
         let login = super::replication::login(&pool, server_user, credentials, replication, settings);
         let logical = replication == "database";
         let kind = if logical { ClientKind::LogicalReplication } else { ClientKind::PhysicalReplication };
@@ -282,6 +300,17 @@ fn startup_settings(
     Ok(wanted.filter(|(name, _)| !ignored.iter().any(|i| i.eq_ignore_ascii_case(name))).collect())
 }
 
+/// `application_name_add_host`: as PgBouncer spells it.
+fn add_host(settings: &mut Vec<(String, String)>, peer: Peer) {
+    let at = settings.iter().rposition(|(name, _)| name == APPLICATION_NAME);
+    let given = at.map(|at| settings.remove(at).1).unwrap_or_else(|| "app".to_owned());
+    let host = match peer {
+        Peer::Tcp(addr) => std::net::SocketAddr::new(addr.ip().to_canonical(), addr.port()).to_string(),
+        Peer::Unix => "unix".to_owned(),
+    };
+    settings.push((APPLICATION_NAME.to_owned(), format!("{given} - {host}")));
+}
+
 /// PostgreSQL would take any value for these.
 fn check_own_settings(settings: &[(String, String)]) -> Result<(), ClientError> {
     let refusal = settings.iter().find_map(|(name, value)| own::refusal(name, value));
@@ -418,13 +447,21 @@ pub(super) fn finish_greeting(message: &mut Vec<u8>, registered: &Registered) {
     backend::put_ready(message, TransactionStatus::Idle);
 }
 
+/// Whether it is the system's user as whom Carpool runs, by the unix socket: who could read its secrets anyway needs
+/// none.
+fn is_own_user(io: &Handshake, user: &UserName) -> bool {
+    let own = nix::unistd::getuid().as_raw();
+    CONSOLE_DATABASES.contains(&user.as_str()) && io.stream.peer_uid() == Some(own)
+}
+
 async fn console(
     admission: Admission,
     handshake: &mut Option<Handshake>,
     config: &Config,
     request: Request,
+    is_own: bool,
 ) -> Result<Entered, HandshakeError> {
-    let is_admin = config.pooler.admin_users.contains(&request.user);
+    let is_admin = is_own || config.pooler.admin_users.contains(&request.user);
     if !is_admin && !config.pooler.stats_users.contains(&request.user) {
         return Err(ClientError::fatal(SqlState::INSUFFICIENT_PRIVILEGE, "not allowed to use the admin console")
             .hint("See admin_users and stats_users.")

@@ -9,6 +9,7 @@ pub mod relay;
 pub mod replication;
 pub mod startup;
 
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -34,6 +35,8 @@ pub struct Context {
     pub audit: Audit,
     /// When the process began to serve.
     pub started: Instant,
+    /// SUSPEND: everything stands still.
+    pub suspended: AtomicBool,
 }
 
 impl Context {
@@ -46,6 +49,7 @@ impl Context {
             verifiers: Verifiers::new(&mut rand::rng()),
             audit: Audit::default(),
             started: Instant::now(),
+            suspended: AtomicBool::new(false),
             config: ArcSwap::from_pointee(config),
         };
         context.pools.apply(&context.config.load());

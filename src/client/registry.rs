@@ -86,6 +86,12 @@ pub mod order {
     pub const END_QUERY: u8 = 8;
     /// See whether the session is to be audited.
     pub const AUDIT: u8 = 16;
+    /// Stand still: send what is there, and read nothing.
+    pub const SUSPEND: u8 = 32;
+    /// No order, but the client's answer: it stands still.
+    pub const STANDS: u8 = 64;
+    /// Send a notice that the client waits.
+    pub const NOTIFY_WAIT: u8 = 128;
 }
 
 /// What others may know of a client, and tell it.
@@ -218,9 +224,19 @@ impl ClientShared {
     /// Gives an order.
     pub fn order(&self, order: u8) {
         self.orders.fetch_or(order, Ordering::AcqRel);
+        self.wake();
+    }
+
+    /// Has its task look at its orders.
+    pub fn wake(&self) {
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
+    }
+
+    /// The client's task says that it stands still.
+    pub fn note_standing(&self) {
+        self.orders.fetch_or(order::STANDS, Ordering::AcqRel);
     }
 
     /// The error to end with.

@@ -8,10 +8,12 @@
 mod audit;
 mod listen;
 mod pins;
+mod wait;
 
 use std::cell::RefCell;
 use std::num::NonZero;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Instant;
 
@@ -118,7 +120,8 @@ struct Waiting {
 #[derive(Debug)]
 struct Active {
     lease: Lease,
-    since: Moment,
+    /// Since when there is a transaction, or the client has the server for one.
+    since: Option<NonZero<Moment>>,
     /// Since when a query runs.
     query_since: Option<NonZero<Moment>>,
     /// The server takes nothing any more; what it still says is passed on.
@@ -225,6 +228,9 @@ impl Relay {
             audit: None,
         };
         relay.set_audit();
+        if relay.context().suspended.load(Ordering::Relaxed) {
+            relay.shared().order(order::SUSPEND);
+        }
         relay
     }
 
@@ -259,6 +265,9 @@ impl Relay {
             if self.shared().orders() != 0 {
                 if let Some(end) = self.obey() {
                     return Poll::Ready(end);
+                }
+                if self.stands_still(cx) {
+                    return Poll::Pending;
                 }
             }
             if self.flush(cx).is_err() {
@@ -374,6 +383,10 @@ impl Relay {
     fn begin_query(&mut self, now: Moment) {
         if let Work::Active(active) = &mut self.work {
             active.query_since = NonZero::new(now);
+            if active.since.is_none() {
+                active.since = NonZero::new(now);
+                self.registered.shared.begin_transaction(now);
+            }
             self.set_phase(Phase::Active, now);
         }
     }
@@ -436,7 +449,10 @@ impl Relay {
                     self.blocked = true;
                     return Ok(at);
                 }
-                step @ (request::Step::Pins | request::Step::PinsToListen | request::Step::Listens) => {
+                step @ (request::Step::Pins
+                | request::Step::PinsToListen
+                | request::Step::Fresh
+                | request::Step::Listens) => {
                     if !self.may_go_on(step, input, out) {
                         return Ok(at);
                     }
@@ -449,15 +465,16 @@ impl Relay {
 
     /// Has the server, or the right to keep it, be what the request at hand needs. Says whether it may go on.
     fn may_go_on(&mut self, step: request::Step, input: &[u8], out: &mut Outputs) -> bool {
-        let listens = step == request::Step::Listens;
+        let expects = matches!(step, request::Step::Listens | request::Step::Fresh);
         let goes_on = match step {
             request::Step::Listens => self.listen_here(input, out),
+            request::Step::Fresh => self.change_server(),
             request::Step::PinsToListen if self.listens_briefly() || self.listens_in_transaction() => true,
             _ => self.allow_pin(),
         };
         if !goes_on {
-            // What is sent ahead so that the server listens is for this request.
-            (self.blocked, self.expects) = (true, listens);
+            // What is sent ahead is for this request.
+            (self.blocked, self.expects) = (true, expects);
         }
         goes_on
     }
@@ -531,7 +548,8 @@ impl Relay {
         self.set_phase(Phase::Active, now);
         self.shared().begin_transaction(now);
         let (broken, fatal) = (false, false);
-        self.work = Work::Active(Active { lease, since: now, query_since: NonZero::new(now), broken, fatal });
+        self.work =
+            Work::Active(Active { lease, since: NonZero::new(now), query_since: NonZero::new(now), broken, fatal });
     }
 
     fn poll_waiting(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
@@ -555,10 +573,15 @@ impl Relay {
     /// Reads from a client whose messages can't be taken yet: one who leaves is noticed, and what is sent ahead is
     /// kept, within bounds.
     fn poll_ahead(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
-        if self.carry.len() >= READ_AHEAD {
+        if self.carry.len() >= READ_AHEAD || self.leaving {
             return Poll::Pending;
         }
         match ready!(self.poll_read(cx, &mut scratch.read)) {
+            // It has said goodbye behind requests that wait for a server: they run, as on a connection of its own.
+            Ok(0) if matches!(self.work, Work::Waiting(_)) && self.carry.ends_with(&wait::GOODBYE) => {
+                self.leaving = true;
+                Poll::Ready(Ok(()))
+            }
             Ok(0) | Err(_) => Poll::Ready(Err(End::Left("client gone while waiting"))),
             Ok(n) => {
                 if self.carry.is_empty() {
@@ -590,6 +613,8 @@ impl Relay {
             return Ok(());
         }
         out.clear();
+        // Its goodbye is among what it has sent.
+        self.leaving = false;
         let input = std::mem::take(&mut self.carry);
         self.activate(lease, now, &input, out);
         // The thread's buffer stays with the thread.
@@ -792,6 +817,9 @@ impl Relay {
         let Some(since) = active.query_since.take() else { return };
         let Some(server) = active.lease.server() else { return };
         server.shared.counters.query_time.add(now.saturating_sub(since.get()));
+        if let Some(since) = active.since.take_if(|_| !in_block) {
+            server.shared.counters.transaction_time.add(now.saturating_sub(since.get()));
+        }
         let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
         self.set_phase(phase, now);
     }
@@ -801,7 +829,9 @@ impl Relay {
         let (instant, now) = self.now();
         if let Some(server) = active.lease.server() {
             let counters = &server.shared.counters;
-            counters.transaction_time.add(now.saturating_sub(active.since));
+            if let Some(since) = active.since {
+                counters.transaction_time.add(now.saturating_sub(since.get()));
+            }
             if let Some(since) = active.query_since {
                 counters.query_time.add(now.saturating_sub(since.get()));
             }
@@ -847,19 +877,55 @@ impl Relay {
             self.shared().clear_order(order::AUDIT);
             self.set_audit();
         }
+        if orders & order::NOTIFY_WAIT != 0 {
+            self.shared().clear_order(order::NOTIFY_WAIT);
+            if matches!(self.work, Work::Waiting(_)) {
+                wait::put_notice(self.out.buffer(), &self.pool);
+            }
+        }
         if orders & order::CANCEL_WAIT != 0 {
             self.shared().clear_order(order::CANCEL_WAIT);
             if matches!(self.work, Work::Waiting(_)) || (matches!(self.work, Work::Idle) && self.waits_for_pin()) {
                 self.cancel_wait();
+            } else {
+                self.cancel_late();
             }
         }
         None
+    }
+
+    /// Whether it is to stand still. Sends what waits, and says so when that is done.
+    fn stands_still(&mut self, cx: &mut TaskContext<'_>) -> bool {
+        if self.shared().orders() & order::SUSPEND == 0 {
+            return false;
+        }
+        let lost = self.flush(cx).is_err();
+        let sent = match &mut self.work {
+            Work::Active(active) => {
+                active.flush(cx);
+                active.broken || active.can_take()
+            }
+            _ => true,
+        };
+        if lost || (sent && self.out.is_empty()) {
+            self.shared().note_standing();
+        }
+        true
     }
 
     fn is_idle_session(&mut self) -> bool {
         match &mut self.work {
             Work::Active(active) => active.lease.server().is_some_and(|s| s.state.pipeline.is_idle()),
             _ => true,
+        }
+    }
+
+    /// The query that was to be cancelled while it waited has got its server just now: it is cancelled there.
+    fn cancel_late(&self) {
+        match &mut *self.shared().cancel.lock() {
+            CancelSlot::Running(server) => cancel::spawn(self.context(), server),
+            CancelSlot::Replaying { wanted, .. } => *wanted = true,
+            CancelSlot::Idle | CancelSlot::Waiting => {}
         }
     }
 
@@ -1059,7 +1125,7 @@ mod tests {
     fn an_idle_client_is_small() {
         // The task's future is the relay and little more; buffers belong to the worker thread.
         let (relay, shared) = (size_of::<Relay>(), size_of::<ClientShared>());
-        assert!(relay <= 312, "a Relay has {relay} bytes");
+        assert!(relay <= 320, "a Relay has {relay} bytes");
         assert!(shared <= 352, "a ClientShared has {shared} bytes");
     }
 }

@@ -48,6 +48,7 @@ pub(super) fn login(
         timeout: spec.connect_timeout,
         max_prepared_statements: 0,
         lifetime: std::time::Duration::ZERO,
+        generation: 0,
     }
 }
 

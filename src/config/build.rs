@@ -15,7 +15,7 @@ use crate::names::{DatabaseName, UserName};
 pub(super) const FALLBACK: &str = "*";
 
 /// PgBouncer's global setting that is only a default for databases here.
-const MAX_DB_CONNECTIONS: &str = "max_db_connections";
+pub(super) const MAX_DB_CONNECTIONS: &str = "max_db_connections";
 
 /// Makes a configuration of a file, or says all that is wrong with it.
 pub(super) fn build(document: Document, format: Format, mut report: Report) -> Result<Config, ConfigErrors> {
@@ -232,7 +232,8 @@ impl Database {
         let pool_size = pooler.default_pool_size;
         let min_pool_size = pooler.min_pool_size.min(pool_size);
         let max_client_connections = pooler.max_db_client_connections;
-        Self { pool_size, min_pool_size, max_client_connections, ..Self::default() }
+        let reserve_pool_size = pooler.reserve_pool_size;
+        Self { pool_size, min_pool_size, reserve_pool_size, max_client_connections, ..Self::default() }
     }
 }
 

@@ -56,8 +56,22 @@ impl Raw {
 /// The keys of a section, in the order of the file.
 pub(super) type Section = Vec<(String, Raw)>;
 
+impl From<toml::Value> for Raw {
+    fn from(value: toml::Value) -> Self {
+        match value {
+            toml::Value::String(text) => Self::Text(text),
+            toml::Value::Integer(value) => Self::Integer { value, decimal: true },
+            toml::Value::Float(value) => Self::Float(value),
+            toml::Value::Boolean(flag) => Self::Flag(flag),
+            toml::Value::Datetime(_) => Self::Date,
+            toml::Value::Array(items) => Self::List(items.into_iter().map(Self::from).collect()),
+            toml::Value::Table(table) => Self::Table(table.into_iter().map(|(k, v)| (k, v.into())).collect()),
+        }
+    }
+}
+
 /// A file's sections.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Document {
     /// `[pooler]`, which is `[pgbouncer]` in an ini file.
     pub(super) pooler: Section,

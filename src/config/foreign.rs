@@ -33,6 +33,23 @@ pub(super) enum Verdict {
 }
 
 impl Foreign {
+    /// What becomes of it, and why, for the documentation.
+    #[cfg(test)]
+    pub(super) fn fate_and_reason(&self) -> (&'static str, String) {
+        match self.fate {
+            Fate::NoEffect => ("no effect", self.reason.to_owned()),
+            Fate::Refused => ("refused", self.reason.to_owned()),
+        }
+    }
+
+    /// What becomes of it, behind its name.
+    pub(super) fn explain(&self) -> String {
+        match self.fate {
+            Fate::NoEffect => format!("has no effect: {}", self.reason),
+            Fate::Refused => format!("cannot be set: {}", self.reason),
+        }
+    }
+
     /// Judges a value; `None` is one without a text, such as a list.
     pub(super) fn judge(&self, value: Option<&str>) -> Verdict {
         let given = value.unwrap_or("a list");
@@ -68,9 +85,7 @@ const AUTH_QUERY: &str = "looking users up in the database is not supported yet;
 const AUTH_HBA: &str = "auth_type hba is not supported yet, so its rules would not be kept";
 const AUTH_LDAP: &str = "auth_type ldap is not supported yet";
 const DNS: &str = "the system resolves host names, at each connect";
-const LOG: &str = "the log goes to stderr";
-const RESERVE: &str = "there is no reserve pool; make the pool larger";
-const POOL_FREED: &str = "pools of the \"*\" database are kept";
+const RESERVE: &str = "the database's reserve is for all its users; see reserve_pool_size";
 const PEERS: &str = "cancel requests are not passed on to peers";
 const SERVICE: &str = "it names a service of Windows";
 /// For TOML alone: an ini file has it.
@@ -78,44 +93,28 @@ const TOTAL: &str = "here pool_size (default_pool_size) is a database's total, a
 
 /// Of `[pgbouncer]` and `[pooler]`.
 pub(super) static POOLER: &[Foreign] = &[
-    no_effect("application_name_add_host", "0", "application_name is the client's; see SHOW CLIENTS for its address"),
     refused("auth_dbname", "", AUTH_QUERY),
     refused("auth_hba_file", "", AUTH_HBA),
     refused("auth_ident_file", "", AUTH_HBA),
     refused("auth_ldap_options", "", AUTH_LDAP),
     refused("auth_query", DEFAULT_AUTH_QUERY, AUTH_QUERY),
     refused("auth_user", "", AUTH_QUERY),
-    no_effect("autodb_idle_timeout", "3600", POOL_FREED),
     no_effect("conffile", "", "a reload reads the file that Carpool was started with"),
     refused("disable_pqexec", "0", "simple queries can't be disabled yet"),
     no_effect("dns_max_ttl", "15", DNS),
     no_effect("dns_nxdomain_ttl", "15", DNS),
     no_effect("dns_zone_check_period", "0", DNS),
     no_effect("job_name", "pgbouncer", SERVICE),
-    no_effect("logfile", "", LOG),
     no_effect("login_notify_message", "", "clients are sent no notice"),
     refused("max_db_connections", "0", TOTAL),
     no_effect("peer_id", "0", PEERS),
-    no_effect("pidfile", "", "Carpool stays in the foreground"),
     no_effect("pkt_buf", "4096", "buffers fit themselves"),
     no_effect("pool_idle_timeout", "0", "empty pools are kept"),
-    no_effect("query_wait_notify", "5", "clients are sent no notice"),
-    no_effect("reserve_pool_size", "0", RESERVE),
-    no_effect("reserve_pool_timeout", "5", RESERVE),
     no_effect("resolv_conf", "", DNS),
     no_effect("sbuf_loopcnt", "5", "connections take turns by themselves"),
     no_effect("scram_iterations", "4096", "verifiers are made with PostgreSQL's default"),
-    no_effect("server_fast_close", "0", "servers are closed when the session ends"),
-    no_effect("server_round_robin", "0", "the server used last is used first"),
     no_effect("service_name", "pgbouncer", SERVICE),
-    no_effect("suspend_timeout", "10", "there is no online restart that waits for buffers"),
-    no_effect("syslog", "0", LOG),
-    no_effect("syslog_facility", "daemon", LOG),
-    no_effect("syslog_ident", "pgbouncer", LOG),
     no_effect("tcp_defer_accept", "1", "connections are accepted at once"),
-    no_effect("tcp_socket_buffer", "0", "the system sizes socket buffers"),
-    no_effect("unix_socket_group", "", "the socket has the group of the process; see unix_socket_mode"),
-    no_effect("user", "", "Carpool runs as the user who starts it"),
 ];
 
 /// Of a database.
@@ -125,8 +124,6 @@ pub(super) static DATABASE: &[Foreign] = &[
     refused("auth_user", "", AUTH_QUERY),
     no_effect("load_balance_hosts", "round-robin", "there is one host"),
     refused("max_db_connections", "", TOTAL),
-    no_effect("reserve_pool", "0", RESERVE),
-    no_effect("reserve_pool_size", "0", RESERVE),
 ];
 
 /// Of a user.

@@ -12,6 +12,8 @@
 //! | `settings`, `sections` | the table of every setting: name, kind, default, meaning |
 //! | `foreign` | PgBouncer's settings that have no effect here, or are refused |
 //! | `kind`, `field`, `time` | values: from a file, to a typed field, and back to text |
+//! | `draft` | a configuration as it was read, for SET |
+//! | `plan` | what changes from one configuration to another |
 //! | `build`, `check` | keys and values to a [`Config`], and what must hold between settings |
 //! | `write` | a [`Config`] to TOML, and to the rows of SHOW CONFIG |
 //! | `report` | errors and warnings with their place |
@@ -19,10 +21,12 @@
 mod build;
 mod check;
 mod document;
+mod draft;
 mod field;
 mod foreign;
 mod ini;
 mod kind;
+mod plan;
 mod report;
 mod sections;
 mod settings;
@@ -43,10 +47,16 @@ use std::time::Duration;
 use crate::names::{DatabaseName, UserName};
 use crate::tls::{AcceptTls, BindingMode, SslMode, SslNegotiation};
 
+pub use draft::{Draft, SetError};
+pub use plan::{Change, Plan};
 pub use report::{ConfigError, ConfigErrors};
 pub use tls::ServerTls;
 
-use report::{KeyPath, Report};
+/// A length of time as settings spell it: seconds, or a number with its unit.
+#[must_use]
+pub fn parse_time(text: &str) -> Option<Duration> {
+    time::parse(text).ok()
+}
 
 /// A pool without a size of its own (PgBouncer's 0, `"unlimited"` in TOML).
 pub const UNLIMITED: u32 = u32::MAX;
@@ -196,6 +206,12 @@ pub struct Pooler {
     pub unix_socket_dir: Option<PathBuf>,
     /// Mode of the socket file.
     pub unix_socket_mode: u32,
+    /// The system's group that the socket file belongs to; `None`: the process's.
+    pub unix_socket_group: Option<String>,
+    /// The system's user that the process becomes.
+    pub user: Option<String>,
+    /// The file with the process's number.
+    pub pidfile: Option<PathBuf>,
     /// Where `/metrics`, `/healthz`, `/` are served; off when the port is `None`.
     pub http_addr: String,
     /// See `http_addr`.
@@ -208,6 +224,12 @@ pub struct Pooler {
     pub default_pool_size: u32,
     /// Servers kept open per database even when idle.
     pub min_pool_size: u32,
+    /// Servers on top of a pool's size, for clients that have waited for `reserve_pool_timeout`.
+    pub reserve_pool_size: u32,
+    /// See `reserve_pool_size`; zero: never.
+    pub reserve_pool_timeout: Duration,
+    /// Pools of the `*` database are dropped when nobody used them for this long.
+    pub autodb_idle_timeout: Duration,
     /// Logins to one database's server under way at once (Carpool's own).
     pub max_concurrent_logins: u32,
     /// Client connections in total.
@@ -274,10 +296,16 @@ pub struct Pooler {
     pub server_reset_query: String,
     /// Run it in all modes.
     pub server_reset_query_always: bool,
+    /// Hand out idle servers in turn, not the one used last.
+    pub server_round_robin: bool,
+    /// In session mode, end idle clients whose server is to be closed.
+    pub server_fast_close: bool,
     /// Ask for session state after every transaction that may have changed it out of sight (Carpool's own).
     pub strict_session_state: bool,
     /// A client may wait for a server this long.
     pub query_wait_timeout: Duration,
+    /// A client that has waited for this long gets a notice; whole seconds.
+    pub query_wait_notify: Duration,
     /// A query may run this long.
     pub query_timeout: Duration,
     /// A client may sit idle in a transaction this long.
@@ -292,12 +320,16 @@ pub struct Pooler {
     pub cancel_wait_timeout: Duration,
     /// On SIGTERM, running transactions may take this long (Carpool's own).
     pub shutdown_timeout: Duration,
+    /// On SUSPEND, clients' buffers may take this long to be flushed.
+    pub suspend_timeout: Duration,
     /// Prepared statements kept per server connection; 0 turns tracking off.
     pub max_prepared_statements: u32,
     /// Largest message from a client that must be held whole (Query, Parse, …), bytes.
     pub max_packet_size: u32,
     /// Startup parameters to drop silently.
     pub ignore_startup_parameters: Vec<String>,
+    /// Add the client's address to the `application_name` that it starts with.
+    pub application_name_add_host: bool,
     /// Further parameters that follow the client (reported ones always do).
     pub track_extra_parameters: Vec<String>,
     /// Log connects (and see the next ones).
@@ -312,6 +344,14 @@ pub struct Pooler {
     pub stats_period: Duration,
     /// `-v` count; 0 is info.
     pub verbose: u32,
+    /// Log to this file, too.
+    pub logfile: Option<PathBuf>,
+    /// Log to the system's log, too.
+    pub syslog: bool,
+    /// As what.
+    pub syslog_ident: String,
+    /// Under which facility.
+    pub syslog_facility: String,
     /// Listen queue length.
     pub listen_backlog: u32,
     /// `SO_REUSEPORT` on the listening sockets.
@@ -330,6 +370,8 @@ pub struct Pooler {
     pub tcp_keepcnt: u32,
     /// `TCP_USER_TIMEOUT` in milliseconds (0: system's).
     pub tcp_user_timeout: u32,
+    /// `SO_SNDBUF` and `SO_RCVBUF` in bytes (0: system's).
+    pub tcp_socket_buffer: u32,
 }
 
 /// Where a database's servers are.
@@ -366,6 +408,8 @@ pub struct Database {
     pub pool_size: u32,
     /// Servers kept open even when idle.
     pub min_pool_size: u32,
+    /// Servers on top of `pool_size`, for clients that have waited for `reserve_pool_timeout`.
+    pub reserve_pool_size: u32,
     /// Cap of one user's share; `None`: the whole pool.
     pub user_pool_size: Option<u32>,
     /// Servers that clients may keep between transactions for session state that can't be moved; 0: none, such
@@ -415,6 +459,7 @@ pub struct User {
 impl Default for Pooler {
     /// The defaults of a `.toml` file. Where they differ from PgBouncer's, transaction mode with one pool of 25
     /// and room for many clients is what Carpool is for.
+    #[expect(clippy::too_many_lines, reason = "one for each setting")]
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self {
@@ -422,12 +467,18 @@ impl Default for Pooler {
             listen_port: 6432,
             unix_socket_dir: None,
             unix_socket_mode: 0o777,
+            unix_socket_group: None,
+            user: None,
+            pidfile: None,
             http_addr: "127.0.0.1".into(),
             http_port: None,
             worker_threads: 0,
             pool_mode: PoolMode::Transaction,
             default_pool_size: 25,
             min_pool_size: 0,
+            reserve_pool_size: 0,
+            reserve_pool_timeout: seconds(5),
+            autodb_idle_timeout: seconds(3600),
             max_concurrent_logins: 4,
             max_client_conn: 10_000,
             max_db_client_connections: 0,
@@ -461,8 +512,11 @@ impl Default for Pooler {
             server_check_delay: seconds(30),
             server_reset_query: "DISCARD ALL".into(),
             server_reset_query_always: false,
+            server_round_robin: false,
+            server_fast_close: false,
             strict_session_state: false,
             query_wait_timeout: seconds(120),
+            query_wait_notify: seconds(5),
             query_timeout: Duration::ZERO,
             idle_transaction_timeout: Duration::ZERO,
             transaction_timeout: Duration::ZERO,
@@ -470,9 +524,11 @@ impl Default for Pooler {
             client_login_timeout: seconds(60),
             cancel_wait_timeout: seconds(10),
             shutdown_timeout: seconds(30),
+            suspend_timeout: seconds(10),
             max_prepared_statements: 200,
             max_packet_size: 0x3fff_ffff,
             ignore_startup_parameters: Vec::new(),
+            application_name_add_host: false,
             track_extra_parameters: Vec::new(),
             log_connections: true,
             log_disconnections: true,
@@ -480,6 +536,10 @@ impl Default for Pooler {
             log_stats: true,
             stats_period: seconds(60),
             verbose: 0,
+            logfile: None,
+            syslog: false,
+            syslog_ident: "carpool".into(),
+            syslog_facility: "daemon".into(),
             listen_backlog: 1024,
             so_reuseport: false,
             pin_notice: false,
@@ -489,6 +549,7 @@ impl Default for Pooler {
             tcp_keepintvl: 0,
             tcp_keepcnt: 0,
             tcp_user_timeout: 0,
+            tcp_socket_buffer: 0,
         }
     }
 }
@@ -508,6 +569,7 @@ impl Default for Database {
             channel_binding: BindingMode::Prefer,
             pool_size: 25,
             min_pool_size: 0,
+            reserve_pool_size: 0,
             user_pool_size: None,
             max_pinned: 20,
             pin_notice: None,
@@ -529,17 +591,7 @@ impl Config {
     /// # Errors
     /// All that is wrong with it, each with its place.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        let mut report = Report::new(path);
-        let (document, format) = match path.extension().and_then(|e| e.to_str()) {
-            Some("toml") => (toml_file::load(path, &mut report), Format::Toml),
-            Some("ini") => (ini::load(path, &mut report), Format::Ini),
-            _ => {
-                report.error(&KeyPath::default(), "the name of a configuration ends in .toml or .ini");
-                (None, Format::Toml)
-            }
-        };
-        let Some(document) = document else { return Err(report.into_errors()) };
-        build::build(document, format, report)
+        Draft::read(path)?.build()
     }
 
     /// One database, from a `postgres://` URL as libpq takes it, with every default. Clients use the name of the
@@ -551,8 +603,8 @@ impl Config {
         url::load(url)
     }
 
-    /// A server user's own cap of servers in one pool, if it has one. `max_user_connections` counts as one: it
-    /// is kept in each pool, not over all of them.
+    /// A server user's own cap of servers in one pool, if it has one: no pool can have more than
+    /// `max_user_connections`, which is kept over all of them.
     #[must_use]
     pub fn user_share(&self, name: &UserName) -> Option<u32> {
         let user = self.users.get(name);

@@ -114,7 +114,7 @@ pub(super) struct Place {
 }
 
 /// Gathers what is to be said about a configuration while it is read.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Report {
     file: Option<Arc<Path>>,
     places: HashMap<KeyPath, Place>,

@@ -72,6 +72,12 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         .ini_name(Some("pool_size")),
     database!(min_pool_size, Kind::ANY_NUMBER, "Server connections kept open when idle."),
     database!(
+        reserve_pool_size,
+        Kind::ANY_NUMBER,
+        "Server connections on top of pool_size while a client has waited for reserve_pool_timeout. 0: none."
+    )
+    .alias("reserve_pool"),
+    database!(
         max_pinned,
         Kind::ANY_NUMBER,
         "Servers that clients may keep between transactions for what can't be moved (temporary tables, …). 0: none."

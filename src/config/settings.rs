@@ -95,7 +95,7 @@ impl<T> Setting<T> {
     pub(super) fn is_named(&self, key: &str, format: Format) -> bool {
         match format {
             Format::Toml => self.name == key || self.alias == Some(key),
-            Format::Ini => self.ini_name == Some(key),
+            Format::Ini => self.ini_name.is_some_and(|name| name == key || self.alias == Some(key)),
         }
     }
 
@@ -167,6 +167,12 @@ const AT_ONCE: &str = "1us";
 /// The shortest time that a step which must end can be given.
 const SHORTEST: Duration = Duration::from_millis(1);
 
+/// Syslog's facilities, as PgBouncer knows them.
+const FACILITIES: [&str; 12] = [
+    "auth", "authpriv", "daemon", "user", "local0", "local1", "local2", "local3", "local4", "local5", "local6",
+    "local7",
+];
+
 /// `[pooler]`, in the order of `config.example.toml`.
 pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(listen_addr, Kind::List, "Addresses to listen on, by number or name; \"*\" is all. Empty: no TCP.")
@@ -179,6 +185,11 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         .ini("/tmp")
         .fixed(),
     pooler!(unix_socket_mode, Kind::FileMode, "Permissions of the unix socket, in octal.").fixed(),
+    pooler!(unix_socket_group, Kind::Text, "Group of the unix socket. Empty: the process's.").unset("").fixed(),
+    pooler!(user, Kind::Text, "User of the system that Carpool becomes when root starts it. Empty: it stays.")
+        .unset("")
+        .fixed(),
+    pooler!(pidfile, Kind::Path, "File that has the process number while Carpool runs. Empty: none.").unset("").fixed(),
     pooler!(
         http_addr,
         Kind::Text,
@@ -199,6 +210,17 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     )
     .ini("20"),
     pooler!(min_pool_size, Kind::ANY_NUMBER, "Server connections that a database keeps open when idle."),
+    pooler!(
+        reserve_pool_size,
+        Kind::ANY_NUMBER,
+        "Server connections on top of a pool's size while a client has waited for reserve_pool_timeout. 0: none."
+    ),
+    pooler!(reserve_pool_timeout, Kind::Time, "How long a client waits before the reserve is used. 0: never."),
+    pooler!(
+        autodb_idle_timeout,
+        Kind::Time,
+        "Forget a pool of the \"*\" database that nobody used for so long. 0: never."
+    ),
     pooler!(
         max_concurrent_logins,
         Kind::Number(1, 1024),
@@ -275,12 +297,19 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         .ini_zero(AT_ONCE),
     pooler!(server_reset_query, Kind::Text, "Query that cleans a server up when a client leaves, in session mode."),
     pooler!(server_reset_query_always, Kind::Flag, "Run server_reset_query in the other modes too."),
+    pooler!(server_round_robin, Kind::Flag, "Use idle server connections in turn, not the one used last first."),
+    pooler!(
+        server_fast_close,
+        Kind::Flag,
+        "In session mode, end idle clients whose server connection is to be replaced (RECONNECT, a reload)."
+    ),
     pooler!(
         strict_session_state,
         Kind::Flag,
         "Ask for session state after every transaction that may change it out of sight (triggers, views, …)."
     ),
     pooler!(query_wait_timeout, Kind::Time, "How long a client may wait for a server. 0: no limit."),
+    pooler!(query_wait_notify, Kind::Time, "Send clients a notice when they have waited for so long. 0: never."),
     pooler!(query_timeout, Kind::Time, "How long a query may run. 0: no limit."),
     pooler!(idle_transaction_timeout, Kind::Time, "How long a client may sit idle in a transaction. 0: no limit."),
     pooler!(transaction_timeout, Kind::Time, "How long a transaction may take. 0: no limit."),
@@ -289,6 +318,11 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(cancel_wait_timeout, Kind::Bound(SHORTEST), "How long a cancel request may wait and run.")
         .ini_zero(ENDLESS),
     pooler!(shutdown_timeout, Kind::Time, "How long running transactions may take after SIGTERM."),
+    pooler!(
+        suspend_timeout,
+        Kind::Time,
+        "How long clients may take to read what waits for them on SUSPEND. 0: no limit."
+    ),
     pooler!(
         max_prepared_statements,
         Kind::ANY_NUMBER,
@@ -301,6 +335,11 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     )
     .ini("2147483647"),
     pooler!(ignore_startup_parameters, Kind::List, "Startup parameters that are dropped instead of set."),
+    pooler!(
+        application_name_add_host,
+        Kind::Flag,
+        "Add the client's address and port to the application_name that it starts with."
+    ),
     pooler!(track_extra_parameters, Kind::List, "Further parameters that follow the client, beside the reported ones.")
         .ini("IntervalStyle")
         .fixed(),
@@ -319,7 +358,15 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         Kind::Bound(Duration::from_secs(1)),
         "Period of the averages in SHOW STATS and of log_stats."
     ),
-    pooler!(verbose, Kind::Number(0, 9), "Log more: 1 or 2, as -v and -vv.").fixed(),
+    pooler!(verbose, Kind::Number(0, 9), "Log more: 1 or 2, as -v and -vv."),
+    pooler!(logfile, Kind::Path, "Log to this file, too; opened again at each reload. Empty: none.").unset(""),
+    pooler!(syslog, Kind::Flag, "Log to the system's log, too."),
+    pooler!(syslog_ident, Kind::Text, "Name in the system's log.").ini("pgbouncer"),
+    pooler!(
+        syslog_facility,
+        Kind::Text,
+        "Facility in the system's log: daemon, user, auth, authpriv, local0 to local7."
+    ),
     pooler!(tcp_keepalive, Kind::Flag, "TCP keepalive, for clients and servers."),
     pooler!(tcp_keepidle, Kind::ANY_NUMBER, "Seconds of silence before the first probe. 0: the system's."),
     pooler!(tcp_keepintvl, Kind::ANY_NUMBER, "Seconds between probes. 0: the system's."),
@@ -333,6 +380,7 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         Kind::ANY_NUMBER,
         "Milliseconds that sent data may stay unacknowledged (TCP_USER_TIMEOUT). 0: the system's."
     ),
+    pooler!(tcp_socket_buffer, Kind::ANY_NUMBER, "Bytes of the system's buffers for each socket. 0: the system's."),
 ];
 
 impl Pooler {

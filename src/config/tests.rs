@@ -3,12 +3,14 @@
 mod example;
 mod from_ini;
 mod from_toml;
+mod pgbouncer;
 mod round_trip;
 mod tables;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::report::Report;
 use super::*;
 
 /// Loads a text of this format.
@@ -23,11 +25,11 @@ fn load(text: &str, format: Format) -> Result<Config, ConfigErrors> {
     build::build(document, format, report)
 }
 
-fn toml(text: &str) -> Config {
+pub(super) fn toml(text: &str) -> Config {
     load(text, Format::Toml).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
-fn ini(text: &str) -> Config {
+pub(super) fn ini(text: &str) -> Config {
     load(text, Format::Ini).unwrap_or_else(|errors| panic!("{errors}"))
 }
 

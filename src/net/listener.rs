@@ -42,14 +42,19 @@ pub struct Accepted {
     pub local: Option<SocketAddr>,
 }
 
-/// Removes the file on drop.
+/// Removes the file on drop, unless it is somebody else's.
 #[derive(Debug)]
-pub struct SocketFile(PathBuf);
+pub struct SocketFile {
+    path: PathBuf,
+    is_own: bool,
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Already gone is as good.
-        let _ = std::fs::remove_file(&self.0);
+        if self.is_own {
+            // Already gone is as good.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -68,19 +73,28 @@ impl Listener {
         }
     }
 
+    /// Whether it is the unix socket.
+    #[must_use]
+    pub const fn is_unix(&self) -> bool {
+        matches!(self, Self::Unix(..))
+    }
+
     /// What it listens on, for logs.
     #[must_use]
     pub fn address(&self) -> String {
         match self {
             Self::Tcp(socket) => socket.listener.local_addr().map_or_else(|e| e.to_string(), |a| a.to_string()),
-            Self::Unix(_, file) => format!("unix:{}", file.0.display()),
+            Self::Unix(_, file) => format!("unix:{}", file.path.display()),
         }
     }
 }
 
 impl TcpSocket {
     fn open(addr: SocketAddr, pooler: &Pooler) -> io::Result<Self> {
-        let listener = open_tcp(addr, pooler)?;
+        Self::new(open_tcp(addr, pooler)?, pooler)
+    }
+
+    fn new(listener: TcpListener, pooler: &Pooler) -> io::Result<Self> {
         let options = TcpOptions::from(pooler);
         options.apply(&listener)?;
         let addr = listener.local_addr()?;
@@ -104,12 +118,16 @@ impl TcpSocket {
     }
 }
 
-/// Opens every listening socket that the settings ask for.
+/// Opens every listening socket that the settings ask for; those that the service manager hands over take their
+/// place.
 ///
 /// # Errors
 /// The first that fails, with its address in the text.
 pub fn open_all(pooler: &Pooler) -> io::Result<Vec<Listener>> {
-    let mut listeners = Vec::new();
+    let mut listeners = inherited(pooler)?;
+    if !listeners.is_empty() {
+        return Ok(listeners);
+    }
     for name in &pooler.listen_addr {
         let named =
             |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {name}:{}: {e}", pooler.listen_port));
@@ -172,8 +190,34 @@ fn open_unix(path: &Path, pooler: &Pooler) -> io::Result<Listener> {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
+    // From here on the file goes when this fails.
+    let file = SocketFile { path: path.to_owned(), is_own: true };
+    if let Some(group) = &pooler.unix_socket_group {
+        let wrong =
+            |why: String| io::Error::new(io::ErrorKind::InvalidInput, format!("unix_socket_group {group:?}: {why}"));
+        let found = nix::unistd::Group::from_name(group).map_err(|error| wrong(error.to_string()))?;
+        let id = found.ok_or_else(|| wrong("no such group".into()))?.gid.as_raw();
+        std::os::unix::fs::chown(path, None, Some(id)).map_err(|error| wrong(error.to_string()))?;
+    }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(pooler.unix_socket_mode))?;
-    Ok(Listener::Unix(listener, SocketFile(path.to_owned())))
+    Ok(Listener::Unix(listener, file))
+}
+
+/// The sockets that the service manager has opened for this process, if any.
+fn inherited(pooler: &Pooler) -> io::Result<Vec<Listener>> {
+    let mut given = listenfd::ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for at in 0..given.len() {
+        if let Ok(Some(listener)) = given.take_unix_listener(at) {
+            listener.set_nonblocking(true)?;
+            let path = listener.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
+            listeners.push(Listener::Unix(UnixListener::from_std(listener)?, SocketFile { path, is_own: false }));
+        } else if let Some(listener) = given.take_tcp_listener(at)? {
+            listener.set_nonblocking(true)?;
+            listeners.push(Listener::Tcp(TcpSocket::new(TcpListener::from_std(listener)?, pooler)?));
+        }
+    }
+    Ok(listeners)
 }
 
 #[cfg(test)]

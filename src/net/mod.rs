@@ -82,6 +82,7 @@ pub struct TcpOptions {
     interval: u32,
     count: u32,
     user_timeout: u32,
+    buffer: u32,
 }
 
 impl From<&Pooler> for TcpOptions {
@@ -92,6 +93,7 @@ impl From<&Pooler> for TcpOptions {
             interval: pooler.tcp_keepintvl,
             count: pooler.tcp_keepcnt,
             user_timeout: pooler.tcp_user_timeout,
+            buffer: pooler.tcp_socket_buffer,
         }
     }
 }
@@ -119,6 +121,10 @@ impl TcpOptions {
             socket.set_tcp_keepalive(&keepalive)?;
         } else {
             socket.set_keepalive(false)?;
+        }
+        if self.buffer > 0 {
+            socket.set_send_buffer_size(self.buffer as usize)?;
+            socket.set_recv_buffer_size(self.buffer as usize)?;
         }
         let timeout = (self.user_timeout > 0).then(|| Duration::from_millis(self.user_timeout.into()));
         socket.set_tcp_user_timeout(timeout)

@@ -94,6 +94,15 @@ impl Stream {
         }
     }
 
+    /// The system's user at the other end of a unix socket.
+    #[must_use]
+    pub fn peer_uid(&self) -> Option<u32> {
+        match self {
+            Self::Tcp(_) | Self::Tls(_) => None,
+            Self::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
+        }
+    }
+
     /// Addresses of the two ends as SHOW CLIENTS and SHOW SERVERS give them: local, remote.
     #[must_use]
     pub fn addresses(&self) -> (Option<std::net::SocketAddr>, Option<std::net::SocketAddr>) {

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
+use super::place::Giver;
 use super::queue::UserIndex;
 use super::spec::Spec;
-use super::{Pool, PoolUser, Pooled, Welcome};
+use super::{Grant, Lease, Pool, PoolUser, Pooled, Welcome};
 use crate::auth::ServerCredentials;
+use crate::names::ClientId;
 use crate::net::stream::IdleState;
 use crate::net::timer;
 use crate::protocol::session::{Taint, Taints};
@@ -31,6 +33,8 @@ pub(super) enum Slot {
     Loan,
     /// As given out to be closed.
     Closing,
+    /// As on loan, and it goes on with a new server.
+    Kept,
 }
 
 /// Frees a slot when dropped.
@@ -40,12 +44,20 @@ struct SlotGuard {
     kind: Slot,
 }
 
+impl SlotGuard {
+    /// The slot has another owner from now on.
+    fn keep(mut self) {
+        self.kind = Slot::Kept;
+    }
+}
+
 impl Drop for SlotGuard {
     fn drop(&mut self) {
         let mut queue = self.pool.queue.lock();
         match self.kind {
             Slot::Loan => queue.lost(self.index),
             Slot::Closing => queue.closed(self.index),
+            Slot::Kept => return,
         }
         drop(queue);
         self.pool.pump();
@@ -55,11 +67,35 @@ impl Drop for SlotGuard {
 /// Closes a server and frees its slot once it is gone.
 pub(super) fn close(pooled: Box<Pooled>, kind: Slot) {
     let Pooled { server, pool, user, .. } = *pooled;
-    pool.forget_server(&server);
+    pool.books.strike(&server.shared);
     let guard = SlotGuard { pool, index: user.index, kind };
     spawn(async move {
         server.close().await;
         drop(guard);
+    });
+}
+
+/// Closes a server and logs another one in, in the same slot, for `client`.
+pub(super) fn renew(pooled: Box<Pooled>, client: ClientId, grant: Giver<Grant>) {
+    let Pooled { server, pool, user, .. } = *pooled;
+    pool.books.strike(&server.shared);
+    let guard = SlotGuard { pool: Arc::clone(&pool), index: user.index, kind: Slot::Loan };
+    spawn(async move {
+        server.close().await;
+        let login = pool.login_for(&user);
+        match connect::login(&login, &pool.tables.settings).await {
+            Ok(logged_in) => {
+                guard.keep();
+                let pooled = pool.welcome(user, logged_in);
+                // Should the client have gone meanwhile, the lease is dropped, and the server offered to others.
+                drop(grant.give(Ok(Lease::new(pooled, client, Instant::now()))));
+            }
+            Err(error) => {
+                drop(guard);
+                drop(grant.give(Err(error.client_error())));
+                pool.login_failed(&user, error);
+            }
+        }
     });
 }
 
@@ -87,8 +123,12 @@ pub(super) fn tidy(pooled: Box<Pooled>) {
             info!(server = %pooled.server.shared.id, "closing because: a cancel request for it may still come");
             return;
         }
-        let lasting = !pooled.server.state.left().and(Taints::LASTING).is_empty();
-        if lasting || !pooled.server.is_at_boundary() || !pooled.server.state.pipeline.is_answered() {
+        let lasting = pooled.server.state.left().and(Taints::LASTING);
+        if let Some(taint) = lasting.first() {
+            info!(server = %pooled.server.shared.id, database = %pooled.pool.name, "closing because: no reset removes this: {}", taint.as_str());
+            return;
+        }
+        if !pooled.server.is_at_boundary() || !pooled.server.state.pipeline.is_answered() {
             return;
         }
         let spec = pooled.pool.spec.load_full();
@@ -123,7 +163,9 @@ impl Abandoned {
     /// terminated meanwhile: a waiting client would get it without a further look.
     fn offer(mut self) {
         let fit = |pooled: &mut Box<Pooled>| {
-            pooled.server.is_at_boundary() && pooled.server.stream.idle_state() == IdleState::Quiet
+            pooled.server.is_at_boundary()
+                && pooled.server.stream.idle_state() == IdleState::Quiet
+                && !pooled.pool.is_outdated(&pooled.server.shared)
         };
         if self.0.as_mut().is_some_and(fit) {
             if let Some(pooled) = self.0.take() {
@@ -208,10 +250,23 @@ impl Pool {
             timeout: spec.connect_timeout,
             max_prepared_statements: spec.max_prepared_statements,
             lifetime: spec.lifetime,
+            generation: self.control.generation(),
         }
     }
 
     fn logged_in(self: &Arc<Self>, user: Arc<PoolUser>, logged_in: LoggedIn) {
+        let pooled = self.welcome(user, logged_in);
+        if self.is_outdated(&pooled.server.shared) {
+            self.queue.lock().login_outdated(pooled.user.index);
+            close(pooled, Slot::Loan);
+        } else {
+            Self::offer(pooled, Instant::now(), true);
+        }
+        self.pump();
+    }
+
+    /// Notes what a new server says of itself.
+    fn welcome(self: &Arc<Self>, user: Arc<PoolUser>, logged_in: LoggedIn) -> Box<Pooled> {
         let LoggedIn { server, parameters, keys } = logged_in;
         *self.backoff.lock() = super::Backoff::default();
         // What changed without Carpool seeing it is found out sometime.
@@ -221,13 +276,9 @@ impl Pool {
         }
         let baseline = Arc::clone(&server.state.settings);
         user.welcome.store(Some(Arc::new(Welcome { parameters, baseline })));
-        self.servers.lock().insert(server.shared.id, Arc::clone(&server.shared));
-        self.past.lock().server_logins += 1;
+        self.books.enter(&server.shared);
         info!(server = %server.shared.id, database = %self.name, user = %user.name, target = %server.shared.target, "new connection to server");
-        let pool = Arc::clone(self);
-        let now = Instant::now();
-        Self::offer(Box::new(Pooled { server, pool, user, lent: now }), now, true);
-        self.pump();
+        Box::new(Pooled { server, pool: Arc::clone(self), user, lent: Instant::now() })
     }
 
     fn login_failed(self: &Arc<Self>, user: &PoolUser, error: LoginError) {
@@ -247,13 +298,6 @@ impl Pool {
         drop(queue);
         for ticket in told {
             drop(ticket.grant.give(Err(error.client_error())));
-        }
-    }
-
-    fn forget_server(&self, server: &crate::server::Server) {
-        let mut servers = self.servers.lock();
-        if servers.remove(&server.shared.id).is_some() {
-            self.past.lock().count(&server.shared.counters);
         }
     }
 }

@@ -1,10 +1,15 @@
 //! The pools by database name.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use dashmap::DashMap;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Pool;
+use super::control::Pauser;
+use super::quota::Quotas;
 use super::spec::Spec;
 use crate::config::{Config, Database};
 use crate::names::DatabaseName;
@@ -13,6 +18,10 @@ use crate::names::DatabaseName;
 #[derive(Debug, Default)]
 pub struct Directory {
     pools: DashMap<DatabaseName, Arc<Pool>>,
+    /// PAUSE of everything: pools made meanwhile are paused, too.
+    paused: AtomicBool,
+    changing: Mutex<()>,
+    quotas: Arc<Quotas>,
 }
 
 /// What the configuration says of a database name, the fallback included.
@@ -31,7 +40,78 @@ impl Directory {
         let database = find(config, name)?;
         let name = DatabaseName::from(name);
         let spec = Spec::new(&name, database, config);
-        Some(Arc::clone(&self.pools.entry(name.clone()).or_insert_with(|| Pool::new(name, spec))))
+        let pool = Arc::clone(&self.pools.entry(name.clone()).or_insert_with(|| Pool::new(name, spec, &self.quotas)));
+        if self.is_paused() {
+            pool.pause(Pauser::All);
+            // Whoever resumes meanwhile may have seen the pool before it was paused.
+            if !self.is_paused() {
+                pool.resume(Pauser::All);
+            }
+        }
+        Some(pool)
+    }
+
+    /// Forgets pools of the fallback that `is_used` doesn't name, that have no servers, and that were so for `limit`.
+    pub fn forget_unused(&self, config: &Config, is_used: impl Fn(&DatabaseName) -> bool, now: Instant) {
+        let limit = config.pooler.autodb_idle_timeout;
+        if limit.is_zero() {
+            return;
+        }
+        let _changing = self.changing();
+        self.pools.retain(|name, pool| {
+            let named = config.databases.contains_key(name);
+            let gone = !named && pool.unused_for(now, is_used(name)).is_some_and(|unused| unused >= limit);
+            if gone {
+                pool.retire();
+            }
+            !gone
+        });
+    }
+
+    /// Where a pool can have no more servers of a user, `max_user_connections` being reached, an idle one of another
+    /// pool is closed.
+    pub fn balance(&self) {
+        for user in self.quotas.take_wanted() {
+            self.all().iter().any(|pool| pool.make_room(&user));
+        }
+    }
+
+    /// The pool of a database that has one.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Arc<Pool>> {
+        self.pools.get(name).map(|pool| Arc::clone(&pool))
+    }
+
+    /// Keeps reloads out: whoever pauses a pool, say, must not do it to one whose place another is taking.
+    pub fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock()
+    }
+
+    /// Whether everything is paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
+    }
+
+    /// Pauses everything; says whether it wasn't.
+    pub fn pause(&self) -> bool {
+        let _changing = self.changing();
+        // First, so that no pool comes in between unpaused.
+        let new = !self.paused.swap(true, Ordering::SeqCst);
+        for pool in self.all() {
+            pool.pause(Pauser::All);
+        }
+        new
+    }
+
+    /// Takes back [`Directory::pause`]; says whether it was there.
+    pub fn resume(&self) -> bool {
+        let _changing = self.changing();
+        let was = self.paused.swap(false, Ordering::SeqCst);
+        for pool in self.all() {
+            pool.resume(Pauser::All);
+        }
+        was
     }
 
     /// All pools, by name.
@@ -44,6 +124,8 @@ impl Directory {
 
     /// Takes a configuration over: new pools are made, changed ones adapt, those gone are retired.
     pub fn apply(&self, config: &Config) {
+        let _changing = self.changing();
+        self.quotas.apply(config);
         self.pools.retain(|name, pool| match find(config, name.as_str()) {
             Some(database) => {
                 let spec = Spec::new(name, database, config);
@@ -56,11 +138,12 @@ impl Directory {
                     old.target != spec.target || old.dbname != spec.dbname || old.tls.asks_otherwise(&spec.tls)
                 };
                 if moved {
-                    pool.retire()
+                    let gone = std::mem::replace(pool, pool.successor(spec));
+                    gone.retire();
                 } else {
-                    pool.reconfigure(spec)
+                    pool.reconfigure(spec);
                 }
-                !moved
+                true
             }
             None => {
                 pool.retire();

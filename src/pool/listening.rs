@@ -95,7 +95,8 @@ impl Pool {
 
     /// Whether the pool can spare a connection that listens, logged in as this user.
     fn can_listen(&self, user: &PoolUser) -> bool {
-        let roomy = self.spec.load().max_pinned >= FEWEST_PINNED;
+        let spec = self.spec.load();
+        let roomy = spec.max_pinned >= FEWEST_PINNED && spec.limits.size >= FEWEST_SERVERS;
         roomy && !self.is_retired() && self.queue.lock().most_of(user.index) >= FEWEST_SERVERS
     }
 
@@ -238,6 +239,9 @@ enum Lost {
     /// It could not be had.
     #[error("{0}")]
     Login(ClientError),
+    /// PAUSE or RECONNECT: it makes way, and another one takes its place in time.
+    #[error("its server is to be closed")]
+    Outdated,
     /// It has not given a marker that others have.
     #[error("a notification that others have did not come within {ANSWER_TIMEOUT:?}")]
     Silent,
@@ -357,6 +361,9 @@ impl Connection<'_> {
             if asked.is_none() {
                 if self.pool.nobody_wants() {
                     return Ok(());
+                }
+                if self.lease.server().is_some_and(|server| self.pool.is_outdated(&server.shared)) {
+                    return Err(Lost::Outdated);
                 }
                 asked = self.tell().await?;
             }

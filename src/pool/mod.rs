@@ -5,11 +5,14 @@
 //! queue counts is owned by exactly one of: an idle server, a lease, a background task of this module.
 
 mod background;
+mod books;
+pub mod control;
 pub mod directory;
 pub mod listening;
 pub mod pins;
 pub mod place;
 pub mod queue;
+pub mod quota;
 pub mod spec;
 pub mod start;
 
@@ -31,8 +34,11 @@ use crate::protocol::settings::Settings;
 use crate::server::connect::LoginError;
 use crate::server::{Holder, Server, ServerShared};
 use crate::stats::Totals;
+use books::Books;
+use control::Control;
 use place::{Giver, Place, Recycled, Spare};
 use queue::{Counts, Plan, Queue, Released, UserIndex, Waiter};
+use quota::Quotas;
 use spec::Spec;
 use start::Start;
 
@@ -100,6 +106,16 @@ impl Lease {
         if let Some(pooled) = self.0.take() {
             Pool::take_back(pooled, now);
         }
+    }
+
+    /// Has a new server come in the place of this one, for the same client.
+    #[must_use]
+    pub fn renew(mut self, client: ClientId) -> Place<Grant> {
+        let (grant, granted) = place::place();
+        if let Some(pooled) = self.0.take() {
+            background::renew(pooled, client, grant);
+        }
+        granted
     }
 
     /// Closes the connection: it can't be trusted.
@@ -218,8 +234,9 @@ pub struct Pool {
     queue: Mutex<Queue<Box<Pooled>, Ticket>>,
     users: Mutex<Users>,
     backoff: Mutex<Backoff>,
-    servers: Mutex<HashMap<ServerId, Arc<ServerShared>>>,
-    past: Mutex<Totals>,
+    books: Arc<Books>,
+    control: Control,
+    quotas: Arc<Quotas>,
     retired: AtomicBool,
     pins: pins::Budget,
     /// Who listens, by one connection for all.
@@ -238,21 +255,34 @@ pub enum Checkout {
 impl Pool {
     /// A pool without servers.
     #[must_use]
-    pub fn new(name: DatabaseName, spec: Spec) -> Arc<Self> {
+    pub(super) fn new(name: DatabaseName, spec: Spec, quotas: &Arc<Quotas>) -> Arc<Self> {
+        Self::with(name, spec, Arc::default(), Control::default(), quotas)
+    }
+
+    /// The pool that takes the place of this one, which is to be retired: what was counted goes on, and it is paused
+    /// or disabled as this one is.
+    #[must_use]
+    pub fn successor(&self, spec: Spec) -> Arc<Self> {
+        Self::with(self.name.clone(), spec, Arc::clone(&self.books), self.control.inherit(), &self.quotas)
+    }
+
+    fn with(name: DatabaseName, spec: Spec, books: Arc<Books>, control: Control, quotas: &Arc<Quotas>) -> Arc<Self> {
+        let quotas = Arc::clone(quotas);
         let tables = Tables::default();
         tables.set_strict(spec.strict_session_state);
         Arc::new(Self {
             listening: listening::Shared::new(name.as_str()),
             name,
             tables,
-            queue: Mutex::new(Queue::new(spec.limits)),
+            queue: Mutex::new(Queue::new(control.limits(&spec))),
             pins: pins::Budget::new(spec.max_pinned),
             hot: Hot::new(&spec),
             spec: ArcSwap::from_pointee(spec),
             users: Mutex::default(),
             backoff: Mutex::default(),
-            servers: Mutex::default(),
-            past: Mutex::default(),
+            books,
+            control,
+            quotas,
             retired: AtomicBool::new(false),
         })
     }
@@ -266,7 +296,7 @@ impl Pool {
             self.queue.lock().set_user_limit(user.index, share);
             return Arc::clone(user);
         }
-        let index = self.queue.lock().add_user(share);
+        let index = self.queue.lock().add_user(share, Some(self.quotas.of(name)));
         let user = Arc::new(PoolUser {
             name: name.clone(),
             index,
@@ -323,7 +353,8 @@ impl Pool {
     fn take_back(pooled: Box<Pooled>, now: Instant) {
         *pooled.server.shared.holder.lock() = None;
         let server = &pooled.server;
-        let worn_out = server.expires.is_some_and(|at| at <= now) || pooled.pool.retired.load(Ordering::Relaxed);
+        // Those of a retired pool are outdated.
+        let worn_out = server.expires.is_some_and(|at| at <= now) || pooled.pool.is_outdated(&server.shared);
         // Who cancels marks a doomed server before it takes its count back, so in this order nothing is missed.
         let awaits_cancel = server.shared.cancels.load(Ordering::Acquire) > 0;
         if awaits_cancel || server.shared.doomed.load(Ordering::Acquire) {
@@ -393,18 +424,27 @@ impl Pool {
                 }
             }
         }
-        let retired = self.retired.load(Ordering::Relaxed);
-        let expired = |pooled: &Pooled, since: Instant| {
+        // What is outdated became idle at the moment that it was outdated, and goes whatever the minimum.
+        let outdated = |pooled: &Pooled, _: Instant| self.is_outdated(&pooled.server.shared);
+        let mut expired = self.queue.lock().take_expired(0, |pooled, since| outdated(pooled, since));
+        let over = |pooled: &Pooled, since: Instant| {
             let idle = !spec.idle_timeout.is_zero() && now.duration_since(since) > spec.idle_timeout;
-            idle || retired || pooled.server.expires.is_some_and(|at| at <= now)
+            idle || pooled.server.expires.is_some_and(|at| at <= now)
         };
-        let keep = if retired { 0 } else { spec.min_size };
-        let expired = self.queue.lock().take_expired(keep, |pooled, since| expired(pooled, since));
+        expired.extend(self.queue.lock().take_expired(spec.min_size, |pooled, since| over(pooled, since)));
         for (_, pooled) in expired {
             background::close(pooled, background::Slot::Closing);
         }
+        self.stretch(&spec, now);
         self.keep_minimum(spec.min_size, now);
         self.pump();
+    }
+
+    /// Closes the server of a user that has been idle for longest, if one is idle: another pool needs its place.
+    fn make_room(self: &Arc<Self>, user: &UserName) -> bool {
+        let Some(user) = self.users.lock().by_name.get(user).cloned() else { return false };
+        let oldest = self.queue.lock().take_oldest(user.index);
+        oldest.map(|pooled| background::close(pooled, background::Slot::Closing)).is_some()
     }
 
     fn keep_minimum(self: &Arc<Self>, min_size: u32, now: Instant) {
@@ -420,8 +460,11 @@ impl Pool {
     }
 
     fn wait_timeout_error(&self, waited: Duration, now: Instant) -> ClientError {
-        let error = ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout")
-            .hint("See query_wait_timeout and pool_size.");
+        let error =
+            ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout").hint(match self.is_paused() {
+                true => "RESUME on the console ends the pause; see query_wait_timeout.",
+                false => "See query_wait_timeout and pool_size.",
+            });
         let waited = format!("No server connection of database \"{}\" came free within {waited:?}.", self.name);
         error.detail(format!("{waited} {}", self.why_waiting(now)))
     }
@@ -430,7 +473,11 @@ impl Pool {
     #[must_use]
     pub fn why_waiting(&self, now: Instant) -> String {
         let mut holders: Vec<_> =
-            self.servers.lock().values().filter_map(|s| Some((s.holder.lock().clone()?, s.user.clone()))).collect();
+            self.servers().iter().filter_map(|s| Some((s.holder.lock().clone()?, s.user.clone()))).collect();
+        if let Some(paused) = self.paused_for(now) {
+            let seconds = paused.as_secs_f64();
+            return format!("It has been paused for {seconds:.1} s, by PAUSE or KILL on the console, until RESUME.");
+        }
         if let (true, Some(error)) = (holders.is_empty(), &self.backoff.lock().last) {
             return format!("The last login failed: {error}.");
         }
@@ -439,12 +486,29 @@ impl Pool {
         let held = |holder: &Holder| now.saturating_duration_since(holder.since);
         let longest = holders.iter().take(pins::NAMED);
         let longest: Vec<_> = longest.map(|(holder, user)| pins::who(holder, user, held(holder))).collect();
-        format!("{} of {size} are in use, longest by: {}.{}", holders.len(), longest.join(", "), self.why_pinned())
+        let used = match longest.is_empty() {
+            true => format!("None of {size} is in use."),
+            false => format!("{} of {size} are in use, longest by: {}.", holders.len(), longest.join(", ")),
+        };
+        format!("{used}{}{}", self.why_pinned(), self.why_limited())
+    }
+
+    /// A sentence about users who have all that they may have of all pools; empty for none.
+    fn why_limited(&self) -> String {
+        let waits = |counts: &Counts| counts.waiting > 0;
+        let limited =
+            self.counts().into_iter().filter(|(name, counts)| waits(counts) && !self.quotas.of(name).has_room());
+        let names: Vec<_> = limited.map(|(name, _)| format!("\"{name}\"")).collect();
+        match names.is_empty() {
+            true => String::new(),
+            false => format!(" All of max_user_connections are in use, over all databases, of: {}.", names.join(", ")),
+        }
     }
 
     /// Ends the pool: nothing is lent any more, servers close as they come back.
     pub fn retire(self: &Arc<Self>) {
         self.retired.store(true, Ordering::Relaxed);
+        self.end();
         let users = self.users.lock().list.clone();
         let waiting: Vec<_> = users.iter().flat_map(|u| self.queue.lock().take_waiting(u.index)).collect();
         // They find out that their ticket is void and look for the pool that has taken over, if any.
@@ -461,11 +525,13 @@ impl Pool {
 
     /// Takes over a changed configuration.
     pub fn reconfigure(self: &Arc<Self>, spec: Spec) {
-        self.queue.lock().set_limits(spec.limits);
         self.pins.resize(self.spec.load().max_pinned, spec.max_pinned);
         self.tables.set_strict(spec.strict_session_state);
         self.hot.set(&spec);
+        let mut queue = self.queue.lock();
+        queue.set_limits(self.control.limits(&spec));
         self.spec.store(Arc::new(spec));
+        drop(queue);
         self.listening.look();
         self.pump();
     }
@@ -484,12 +550,10 @@ impl Pool {
         users.iter().map(|u| (u.name.clone(), queue.counts(u.index))).collect()
     }
 
-    /// Its servers, for SHOW SERVERS.
+    /// Its servers, for SHOW SERVERS; those of a pool whose place it has taken included.
     #[must_use]
     pub fn servers(&self) -> Vec<Arc<ServerShared>> {
-        let mut servers: Vec<_> = self.servers.lock().values().cloned().collect();
-        servers.sort_by_key(|s| s.id);
-        servers
+        self.books.servers()
     }
 
     /// Its idle servers, and since when they are.
@@ -500,16 +564,13 @@ impl Pool {
 
     /// Counts a client that has logged in.
     pub fn count_client_login(&self) {
-        self.past.lock().client_logins += 1;
+        self.books.count_client_login();
     }
 
-    /// Its statistics since the start.
+    /// Its statistics since the start, those of pools whose place it has taken included.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        let servers = self.servers.lock();
-        let mut totals = *self.past.lock();
-        servers.values().for_each(|s| totals.count(&s.counters));
-        totals
+        self.books.totals()
     }
 
     /// The last failed login, if none has succeeded since.

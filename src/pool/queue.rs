@@ -5,7 +5,10 @@
 //! share the slots, and one that has less than its share takes slots over from one that has more.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
+
+use super::quota::Quota;
 
 /// A user of the pool; an index into its table, never reused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +29,8 @@ pub struct Limits {
     pub per_user: u32,
     /// Logins under way at once.
     pub logins: u32,
+    /// Idle servers are lent in turn, not the one used last first.
+    pub in_turn: bool,
 }
 
 /// What is to be done now.
@@ -69,6 +74,8 @@ struct User<S, W> {
     logins: u32,
     closing: u32,
     limit: Option<u32>,
+    /// What it may have over all pools.
+    quota: Option<Arc<Quota>>,
 }
 
 impl<S, W: Waiter> User<S, W> {
@@ -80,6 +87,11 @@ impl<S, W: Waiter> User<S, W> {
     /// Slots that it keeps.
     const fn held(&self) -> u32 {
         self.slots - self.closing
+    }
+
+    /// Whether it may have one more, as far as all pools together go.
+    fn has_room(&self) -> bool {
+        self.quota.as_ref().is_none_or(|quota| quota.has_room())
     }
 
     fn first(&self) -> Option<u64> {
@@ -130,8 +142,8 @@ impl<S, W: Waiter> Queue<S, W> {
         Self { users: Vec::new(), limits, slots: 0, logins: 0, closing: 0, next_number: 0 }
     }
 
-    /// Adds a user; `limit` caps its slots in place of the pool's cap for each user.
-    pub fn add_user(&mut self, limit: Option<u32>) -> UserIndex {
+    /// Adds a user; `limit` caps its slots in place of the pool's cap for each user, `quota` those of all pools.
+    pub fn add_user(&mut self, limit: Option<u32>, quota: Option<Arc<Quota>>) -> UserIndex {
         self.users.push(User {
             idle: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -139,6 +151,7 @@ impl<S, W: Waiter> Queue<S, W> {
             logins: 0,
             closing: 0,
             limit,
+            quota,
         });
         UserIndex(self.users.len() - 1)
     }
@@ -166,10 +179,14 @@ impl<S, W: Waiter> Queue<S, W> {
         if !user.waiting.is_empty() {
             return None;
         }
-        // Nearly always the last.
-        let suitable = user.idle.iter().rposition(|idle| suits(&idle.server));
+        let suitable = match self.limits.in_turn {
+            true => user.idle.iter().position(|idle| suits(&idle.server)),
+            // Nearly always the last.
+            false => user.idle.iter().rposition(|idle| suits(&idle.server)),
+        };
         let idle = match suitable {
             Some(at) => user.idle.remove(at),
+            None if self.limits.in_turn => user.idle.pop_front(),
             None => user.idle.pop_back(),
         };
         idle.map(|idle| (idle.server, idle.since))
@@ -228,7 +245,8 @@ impl<S, W: Waiter> Queue<S, W> {
 
     /// How many slots a user lacks of its share.
     fn lacks(&self, user: &User<S, W>, share: u32) -> u32 {
-        share.min(self.per_user(user)).saturating_sub(user.held()).min(user.unmet())
+        let lacks = share.min(self.per_user(user)).saturating_sub(user.held()).min(user.unmet());
+        if lacks == 0 || user.has_room() { lacks } else { 0 }
     }
 
     /// Whether a server of `user` must make room for another user's: when others lack some of their share, more
@@ -257,6 +275,11 @@ impl<S, W: Waiter> Queue<S, W> {
         self.users[user.0].logins -= 1;
     }
 
+    /// A login has ended well, but its server is to be closed at once, which is then reported by [`Queue::lost`].
+    pub fn login_outdated(&mut self, user: UserIndex) {
+        self.login_ended(user);
+    }
+
     /// A login has failed; its slot is free.
     pub fn login_failed(&mut self, user: UserIndex) {
         self.login_ended(user);
@@ -277,7 +300,11 @@ impl<S, W: Waiter> Queue<S, W> {
 
     fn free(&mut self, user: UserIndex) {
         self.slots -= 1;
-        self.users[user.0].slots -= 1;
+        let user = &mut self.users[user.0];
+        user.slots -= 1;
+        if let Some(quota) = &user.quota {
+            quota.give();
+        }
     }
 
     /// What is to be done next for those who wait; ask again until `None`. Without `may_login` nothing new is
@@ -288,13 +315,15 @@ impl<S, W: Waiter> Queue<S, W> {
         }
         self.users.iter_mut().for_each(User::drop_gone);
         let share = self.share();
-        let wants = |u: &User<S, W>| u.unmet() > 0 && u.held() < self.per_user(u);
+        let wants = |u: &User<S, W>| u.unmet() > 0 && u.held() < self.per_user(u) && u.has_room();
         // Those below their share come first, then who has waited longest.
         let order = |u: &User<S, W>| (self.lacks(u, share) == 0, u.first());
         let takers = self.users.iter().enumerate().filter(|(_, u)| wants(u));
         let (at, _) = takers.min_by_key(|(_, u)| order(u))?;
         if self.slots < self.limits.size {
-            return Some(Plan::Login(self.begin_login(UserIndex(at))));
+            let user = UserIndex(at);
+            // Another pool may have taken the last one meanwhile.
+            return self.begin_login(user).then_some(Plan::Login(user));
         }
         let unmet: u32 = self.users.iter().filter(|u| wants(u)).map(User::unmet).sum();
         if unmet <= self.closing {
@@ -309,12 +338,17 @@ impl<S, W: Waiter> Queue<S, W> {
         Some(Plan::Close(UserIndex(giver), idle.server))
     }
 
-    fn begin_login(&mut self, user: UserIndex) -> UserIndex {
+    /// Takes a slot, unless the user has all that it may have of all pools.
+    fn begin_login(&mut self, user: UserIndex) -> bool {
+        let user = &mut self.users[user.0];
+        if user.quota.as_ref().is_some_and(|quota| !quota.take()) {
+            return false;
+        }
+        user.slots += 1;
+        user.logins += 1;
         self.slots += 1;
         self.logins += 1;
-        self.users[user.0].slots += 1;
-        self.users[user.0].logins += 1;
-        user
+        true
     }
 
     /// Takes a slot to log a server in that nobody waits for (`min_pool_size`, the first login of a user), if
@@ -322,10 +356,7 @@ impl<S, W: Waiter> Queue<S, W> {
     pub fn spare_login(&mut self, user: UserIndex) -> bool {
         let free = self.slots < self.limits.size && self.logins < self.limits.logins;
         let free = free && self.users[user.0].slots < self.per_user(&self.users[user.0]);
-        if free {
-            self.begin_login(user);
-        }
-        free
+        free && self.begin_login(user)
     }
 
     /// More slots than there may be by now, without those becoming free.
@@ -354,6 +385,13 @@ impl<S, W: Waiter> Queue<S, W> {
         taken
     }
 
+    /// Takes the server of a user that has been idle for longest, to be closed and then reported by [`Queue::closed`].
+    pub fn take_oldest(&mut self, user: UserIndex) -> Option<S> {
+        let idle = self.users[user.0].idle.pop_front()?;
+        self.begin_closing(user);
+        Some(idle.server)
+    }
+
     /// Takes those who have waited since before `deadline`, of all users.
     pub fn take_overdue(&mut self, deadline: Instant) -> Vec<W> {
         let mut overdue = Vec::new();
@@ -377,10 +415,16 @@ impl<S, W: Waiter> Queue<S, W> {
         self.users[user.0].slots - self.users[user.0].logins
     }
 
-    /// The most slots that one user may have.
+    /// The most slots that one user may have, as far as the pool has them.
     #[must_use]
     pub fn most_of(&self, user: UserIndex) -> u32 {
-        self.per_user(&self.users[user.0]).min(self.limits.size)
+        self.per_user(&self.users[user.0])
+    }
+
+    /// Since when whoever has waited longest does.
+    pub fn waiting_since(&mut self) -> Option<Instant> {
+        self.users.iter_mut().for_each(User::drop_gone);
+        self.users.iter().flat_map(|u| u.waiting.iter().take(2)).map(|w| w.since).min()
     }
 
     /// Whether anybody waits.
@@ -431,13 +475,13 @@ mod tests {
     }
 
     fn limits(size: u32) -> Limits {
-        Limits { size, per_user: u32::MAX, logins: 4 }
+        Limits { size, per_user: u32::MAX, logins: 4, in_turn: false }
     }
 
     #[test]
     fn one_that_suits_is_preferred_to_the_one_used_last() {
         let mut queue: Queue<u64, Person> = Queue::new(limits(3));
-        let user = queue.add_user(None);
+        let user = queue.add_user(None, None);
         let now = Instant::now();
         for server in [1, 2, 3] {
             assert!(queue.spare_login(user));
@@ -451,9 +495,47 @@ mod tests {
     }
 
     #[test]
+    fn a_user_without_room_elsewhere_gets_no_login_and_takes_nobodys_server() {
+        let quota = Arc::new(Quota::with_limit(2));
+        let mut queues: Vec<Queue<u64, Person>> = (0..2).map(|_| Queue::new(limits(2))).collect();
+        let limited: Vec<_> = queues.iter_mut().map(|q| q.add_user(None, Some(Arc::clone(&quota)))).collect();
+        let other = queues[1].add_user(None, None);
+        let now = Instant::now();
+        for number in 0..3 {
+            queues[0].wait(limited[0], person(number), now);
+            queues[1].wait(limited[1], person(number), now);
+        }
+        queues[1].wait(other, person(9), now);
+        let first = &mut queues[0];
+        assert!(matches!(first.plan(true), Some(Plan::Login(_))) && matches!(first.plan(true), Some(Plan::Login(_))));
+        let second = &mut queues[1];
+        assert!(matches!(second.plan(true), Some(Plan::Login(user)) if user == other), "it holds up nobody else");
+        assert!(matches!(second.release(other, 7, now, true), Released::Handed(..)));
+        assert!(matches!(second.release(other, 7, now, false), Released::Kept));
+        assert!(second.plan(true).is_none());
+        queues[0].login_failed(limited[0]);
+        assert!(matches!(queues[1].plan(true), Some(Plan::Login(user)) if user == limited[1]));
+        assert!(!queues[0].spare_login(limited[0]) && queues[0].plan(true).is_none());
+        assert_eq!(queues[1].take_oldest(other), Some(7));
+    }
+
+    #[test]
+    fn in_turn_the_one_idle_for_longest_is_next() {
+        let mut queue: Queue<u64, Person> = Queue::new(Limits { in_turn: true, ..limits(3) });
+        let user = queue.add_user(None, None);
+        for server in [1, 2, 3] {
+            assert!(queue.spare_login(user));
+            assert!(matches!(queue.release(user, server, Instant::now(), true), Released::Kept));
+        }
+        let mut take = |suitable: &[u64]| queue.take_idle(user, |server| suitable.contains(server)).map(|idle| idle.0);
+        assert_eq!(take(&[2, 3]), Some(2), "of those that suit");
+        assert_eq!(take(&[]), Some(1));
+    }
+
+    #[test]
     fn one_that_many_wait_for_is_next_and_holds_up_no_time_limit() {
         let mut queue: Queue<u64, Person> = Queue::new(limits(1));
-        let user = queue.add_user(None);
+        let user = queue.add_user(None, None);
         let begin = Instant::now();
         let late = begin + std::time::Duration::from_secs(1);
         queue.wait(user, person(1), begin);
@@ -500,7 +582,7 @@ mod tests {
     impl World {
         fn new(size: u32, users: usize) -> Self {
             let mut queue = Queue::new(limits(size));
-            let users: Vec<_> = (0..users).map(|_| queue.add_user(None)).collect();
+            let users: Vec<_> = (0..users).map(|_| queue.add_user(None, None)).collect();
             let waiting = vec![Vec::new(); users.len()];
             let (loans, logins, closing) = (Vec::new(), Vec::new(), Vec::new());
             Self { queue, users, loans, logins, closing, waiting, next: 0, now: Instant::now() }

@@ -21,6 +21,10 @@ pub struct Spec {
     pub dbname: String,
     /// Bounds.
     pub limits: Limits,
+    /// Servers on top, for those who have waited for so long.
+    pub reserve: (u32, Duration),
+    /// `server_fast_close`.
+    pub fast_close: bool,
     /// Servers to keep.
     pub min_size: u32,
     /// Servers that may be pinned at once; 0: none, see [`Database::max_pinned`].
@@ -69,7 +73,10 @@ impl Spec {
                 size: database.pool_size,
                 per_user: database.user_pool_size.unwrap_or(u32::MAX),
                 logins: pooler.max_concurrent_logins.max(1),
+                in_turn: pooler.server_round_robin,
             },
+            reserve: (database.reserve_pool_size, pooler.reserve_pool_timeout),
+            fast_close: pooler.server_fast_close,
             min_size: database.min_pool_size.min(database.pool_size),
             max_pinned: database.max_pinned.min(most_pinned(database.pool_size)),
             pin_notice: database.pin_notice.unwrap_or(pooler.pin_notice),

@@ -21,19 +21,25 @@ use crate::net::{Peer, TcpOptions};
 /// The pause after a failure to accept: descriptors have run out, and some must be freed first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until told to stop.
-pub async fn accept(mut listener: Listener, admin: Arc<Admin>, mut stopping: watch::Receiver<bool>) {
+/// Accepts until told to stop by `closing`; `stopping` is what connections see.
+pub async fn accept(
+    mut listener: Listener,
+    admin: Arc<Admin>,
+    mut closing: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
+) {
     let context = Arc::clone(&admin.context);
     let mut failing = false;
     loop {
         let options = TcpOptions::from(&context.config.load().pooler);
         let accepted = tokio::select! {
             accepted = listener.accept(options) => accepted,
-            _ = stopping.wait_for(|stop| *stop) => return,
+            _ = closing.wait_for(|stop| *stop) => return,
         };
         match accepted {
             Ok(accepted) => {
                 failing = false;
+                admin.until_moving().await;
                 // On the heap: a large future is copied several times on its way to becoming a task.
                 let entering = Box::pin(serve(Arc::clone(&admin), accepted, stopping.clone()));
                 tokio::spawn(Connection::Entering(entering));
@@ -111,12 +117,22 @@ async fn enter(
         let text = "no more connections allowed (max_client_conn)";
         return Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, text).hint("See max_client_conn.").into());
     };
-    // One who isn't in yet has nothing to lose by a stop.
+    // One who isn't in yet has nothing to lose by a stop. Whoever looks after it may come in by the unix socket, which
+    // is open to the end.
+    let database = startup.parameter("database").unwrap_or_default();
+    let local_console = peer == Peer::Unix && login::CONSOLE_DATABASES.contains(&database);
+    let stop = async {
+        match local_console {
+            true => std::future::pending().await,
+            false => stopping.wait_for(|stop| *stop).await.map(drop),
+        }
+    };
     let entered = tokio::select! {
-        entered = login::login(admission, handshake, startup, peer) => entered?,
-        _ = stopping.wait_for(|stop| *stop) => {
+        biased;
+        _ = stop => {
             return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, "Carpool is shutting down").into());
         }
+        entered = login::login(admission, handshake, startup, peer) => entered?,
     };
     if context.config.load().pooler.log_connections {
         log_login(&entered);

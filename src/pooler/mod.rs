@@ -1,24 +1,31 @@
 //! Layer 9: the whole, put together: accepting, the recurring work, signals, reload, stopping.
 
 pub mod accept;
+pub mod log;
+pub mod orders;
+pub mod process;
 pub mod reload;
 pub mod stop;
+mod systemd;
 pub mod timeouts;
 
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tracing::info;
 
-use crate::admin::{self, Admin, Control, Order};
+use crate::admin::{self, Admin, Control};
 use crate::client::Context;
-use crate::config::{Config, ConfigErrors};
+use crate::config::{Config, ConfigErrors, Draft};
 use crate::net::listener;
 use crate::net::timer;
+use log::LogControl;
+use reload::Keeper;
 use stop::Stop;
 
 /// How often the recurring work is done.
@@ -56,105 +63,109 @@ impl Source {
     ///
     /// # Errors
     /// All that is wrong with it.
-    pub fn load(&self) -> Result<Config, ConfigErrors> {
-        let mut config = match &self.origin {
-            Origin::File(path) => Config::load(path)?,
-            Origin::Url(url) => Config::from_database_url(url)?,
+    pub fn load(&self) -> Result<Loaded, ConfigErrors> {
+        let draft = match &self.origin {
+            Origin::File(path) => Draft::read(path)?,
+            Origin::Url(url) => Draft::of_url(url),
         };
+        let config = self.finish(draft.build()?);
+        Ok(Loaded { config, draft })
+    }
+
+    /// Puts what the command line says in front of what a configuration says.
+    fn finish(&self, mut config: Config) -> Config {
         let pooler = &mut config.pooler;
         pooler.listen_port = self.overrides.listen_port.unwrap_or(pooler.listen_port);
         pooler.http_port = self.overrides.http_port.or(pooler.http_port);
-        Ok(config)
+        config
     }
+}
+
+/// A configuration as it was read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it says.
+    pub config: Config,
+    /// What it was made from.
+    pub draft: Draft,
 }
 
 /// Serves until told to stop. Returns when all connections are closed.
 ///
 /// # Errors
 /// When a listening socket can't be opened.
-pub async fn run(config: Config, source: Source) -> io::Result<()> {
+pub async fn run(loaded: Loaded, source: Source, log: LogControl) -> io::Result<()> {
+    let Loaded { config, draft } = loaded;
     let listeners = listener::open_all(&config.pooler)?;
     let http = listener::open_http(&config.pooler)?;
     let context = Arc::new(Context::new(config));
     let stop = Stop::new(Arc::clone(&context));
     let (control, orders) = Control::new();
     let admin = Arc::new(Admin::new(Arc::clone(&context), control, stop.watch()));
-    let mut tasks = tokio::task::JoinSet::new();
+    let (mut remote, mut local) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
+    let (_open, never) = watch::channel(false);
     for listener in listeners {
         info!("listening on {}", listener.address());
-        tasks.spawn(accept::accept(listener, Arc::clone(&admin), stop.watch()));
+        // Those who look after it can get in by the unix socket while it stops.
+        let (tasks, closing) =
+            if listener.is_unix() { (&mut local, never.clone()) } else { (&mut remote, stop.watch()) };
+        tasks.spawn(accept::accept(listener, Arc::clone(&admin), closing, stop.watch()));
     }
     let mut recurring = tokio::task::JoinSet::new();
     recurring.spawn(tick(Arc::clone(&context)));
     recurring.spawn(admin::keep_statistics(Arc::clone(&admin)));
+    recurring.spawn(systemd::watchdog());
     // HTTP stays to the end: it tells load balancers that no new connections are taken.
     if let Some(listener) = http {
         info!("serving HTTP on {}", listener.local_addr()?);
         recurring.spawn(admin::http::serve(listener, Arc::clone(&admin)));
     }
-    handle_orders(&context, &source, &stop, orders).await?;
+    systemd::ready("serving");
+    let keeper = Keeper::new(context, source, draft, log);
+    orders::handle(&admin, keeper, &stop, orders).await?;
     // Listening sockets close first, so that nobody new comes in.
-    tasks.shutdown().await;
+    remote.shutdown().await;
+    admin.unsuspend();
     stop.drain().await;
+    local.shutdown().await;
     recurring.shutdown().await;
     info!("stopped");
     Ok(())
 }
 
-/// Reloads on SIGHUP or RELOAD; returns on the first signal or command to stop, and has later signals hasten the
-/// end.
-async fn handle_orders(
-    context: &Arc<Context>,
-    source: &Source,
-    stop: &Stop,
-    mut orders: mpsc::Receiver<admin::Request>,
-) -> io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut quit = signal(SignalKind::quit())?;
-    loop {
-        tokio::select! {
-            // What went wrong is in the log already.
-            _ = hangup.recv() => drop(reload::reload(context, source)),
-            Some(request) = orders.recv() => {
-                let how = match request.order {
-                    Order::Reload => {
-                        // The console may have gone meanwhile.
-                        drop(request.outcome.send(reload::reload(context, source)));
-                        continue;
-                    }
-                    Order::StopAfterTransactions => stop::How::AfterTransactions,
-                    Order::StopNow => stop::How::AtOnce,
-                };
-                drop(request.outcome.send(Ok(())));
-                break stop.begin(how);
-            }
-            _ = terminate.recv() => break stop.begin(stop::How::AfterTransactions),
-            _ = interrupt.recv() => break stop.begin(stop::How::AfterQueries),
-            _ = quit.recv() => break stop.begin(stop::How::AtOnce),
-        }
-    }
-    let hasten = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = quit.recv() => {}
-        }
-        hasten.begin(stop::How::AtOnce);
-    });
-    Ok(())
-}
-
 async fn tick(context: Arc<Context>) {
     let mut interval = timer::interval(TICK);
+    let begun = Instant::now();
+    let mut before = begun;
     loop {
         interval.tick().await;
         let now = Instant::now();
         for pool in context.pools.all() {
             pool.tick(now);
         }
+        context.pools.balance();
+        if context.suspended.load(Ordering::Relaxed) {
+            continue;
+        }
         timeouts::enforce(&context, now);
+        timeouts::notify_waiting(&context, now, before);
+        timeouts::close_fast(&context);
+        if (now - begun).as_secs() != (before - begun).as_secs() {
+            forget_unused(&context, now);
+        }
+        before = now;
     }
+}
+
+/// Forgets the pools of the fallback that nobody uses.
+fn forget_unused(context: &Context, now: Instant) {
+    let config = context.config.load();
+    if config.fallback.is_none() {
+        return;
+    }
+    let mut used = HashSet::new();
+    context.registry.for_each(|client| {
+        used.insert(client.database.clone());
+    });
+    context.pools.forget_unused(&config, |name| used.contains(name), now);
 }

@@ -4,42 +4,87 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::{Origin, Source};
+use super::log::LogControl;
+use super::{Loaded, Origin, Source, systemd};
 use crate::client::Context;
 use crate::client::registry::{ClientKind, order};
-use crate::config::Config;
+use crate::config::{Config, Draft, Plan, SetError};
 use crate::error::{ClientError, SqlState};
 use crate::pool::directory;
 
-/// Reads the configuration again and applies it. What is wrong with it is logged, and then nothing changes.
-///
-/// # Errors
-/// What was logged.
-pub fn reload(context: &Arc<Context>, source: &Source) -> Result<(), String> {
-    let Origin::File(path) = &source.origin else {
-        let text = "nothing to reload: the configuration came from the environment";
-        info!("{text}");
-        return Err(text.into());
-    };
-    match source.load() {
-        Ok(config) => {
-            for warning in &config.warnings {
-                warn!("{warning}");
+/// Keeps the configuration in force, and what it was made from.
+pub struct Keeper {
+    context: Arc<Context>,
+    source: Source,
+    draft: Draft,
+    log: LogControl,
+}
+
+impl Keeper {
+    /// Of the configuration that `context` has, which `draft` was made.
+    pub fn new(context: Arc<Context>, source: Source, draft: Draft, log: LogControl) -> Self {
+        Self { context, source, draft, log }
+    }
+
+    /// Reads the configuration again and applies it. What is wrong with it is logged, and then nothing changes.
+    /// What SET has changed is as the file has it again.
+    ///
+    /// # Errors
+    /// What was logged.
+    pub fn reload(&mut self) -> Result<Plan, String> {
+        systemd::reloading();
+        let outcome = self.read_again();
+        systemd::ready(if outcome.is_ok() { "serving" } else { "serving; the last reload failed, see the log" });
+        outcome
+    }
+
+    fn read_again(&mut self) -> Result<Plan, String> {
+        let Origin::File(path) = &self.source.origin else {
+            let text = "nothing to reload: the configuration came from the environment";
+            info!("{text}");
+            return Err(text.into());
+        };
+        let path = path.display().to_string();
+        match self.source.load() {
+            Ok(Loaded { config, draft }) => {
+                for warning in &config.warnings {
+                    warn!("{warning}");
+                }
+                self.draft = draft;
+                let plan = self.apply(config);
+                info!("reloaded {path}: {plan}");
+                Ok(plan)
             }
-            apply(context, config);
-            info!("reloaded {}", path.display());
-            Ok(())
+            Err(errors) => {
+                let text = format!("{path} was not reloaded, nothing has changed:\n{errors}");
+                error!("{text}");
+                Err(text)
+            }
         }
-        Err(errors) => {
-            let text = format!("{} was not reloaded, nothing has changed:\n{errors}", path.display());
-            error!("{text}");
-            Err(text)
-        }
+    }
+
+    /// Changes one setting until the next reload.
+    ///
+    /// # Errors
+    /// Why not; then nothing changes.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<Plan, SetError> {
+        let config = self.draft.set(key, value).inspect_err(|error| info!("SET failed: {error}"))?;
+        let plan = self.apply(self.source.finish(config));
+        info!("SET {key}: {plan}");
+        Ok(plan)
+    }
+
+    fn apply(&self, config: Config) -> Plan {
+        let before = self.context.config.load_full();
+        let plan = Plan::new(&before, &config);
+        (self.log)(&config.pooler);
+        apply(&self.context, config);
+        plan
     }
 }
 
 /// Applies a checked configuration.
-pub fn apply(context: &Arc<Context>, config: Config) {
+fn apply(context: &Arc<Context>, config: Config) {
     let before = context.config.swap(Arc::new(config));
     let config = context.config.load_full();
     context.pools.apply(&config);

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::client::Context;
-use crate::client::registry::order;
+use crate::client::registry::{ClientKind, order};
 use crate::error::{ClientError, SqlState};
 use crate::net::timer;
 
@@ -23,6 +23,8 @@ const LAST_LIMIT: Duration = Duration::from_secs(2);
 pub enum How {
     /// Nothing has been said.
     Running,
+    /// Clients leave of themselves.
+    AfterClients,
     /// Transactions end (`shutdown_timeout` at most).
     AfterTransactions,
     /// Queries end (5 seconds at most).
@@ -52,6 +54,19 @@ impl Stop {
         self.stopping.subscribe()
     }
 
+    /// How long it may take in all, if there is a bound.
+    #[must_use]
+    pub fn limit(&self) -> Option<Duration> {
+        let limit = self.context.config.load().pooler.shutdown_timeout;
+        (*self.how.borrow() != How::AfterClients).then_some(limit + 2 * LAST_LIMIT)
+    }
+
+    /// Whether stopping has begun.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
     /// Begins to stop, or hastens it; never slows it down.
     pub fn begin(&self, how: How) {
         let hastened = self.how.send_if_modified(|now| {
@@ -67,12 +82,20 @@ impl Stop {
 
     /// Ends the clients as [`Stop::begin`] said, then the servers.
     pub async fn drain(&self) {
-        let begun = Instant::now();
+        let mut begun = Instant::now();
         let limit = self.context.config.load().pooler.shutdown_timeout;
         while self.context.registry.connections() > 0 {
             let (how, passed) = (*self.how.borrow(), begun.elapsed());
+            if how == How::AfterClients {
+                if self.only_consoles() {
+                    self.begin(How::AtOnce);
+                }
+                begun = Instant::now();
+                timer::sleep(POLL).await;
+                continue;
+            }
             let bound = match how {
-                How::Running | How::AfterTransactions => limit,
+                How::AfterClients | How::Running | How::AfterTransactions => limit,
                 How::AfterQueries => limit.min(FAST_LIMIT),
                 How::AtOnce => Duration::ZERO,
             };
@@ -86,10 +109,17 @@ impl Stop {
         self.close_servers().await;
     }
 
+    /// Whether nobody is there but consoles.
+    fn only_consoles(&self) -> bool {
+        let mut consoles = 0;
+        self.context.registry.for_each(|client| consoles += u32::from(client.kind == ClientKind::Console));
+        self.context.registry.connections() <= consoles
+    }
+
     /// Tells every client, those that have come in meanwhile included.
     fn order(&self, how: How) {
         let order = match how {
-            How::Running | How::AfterTransactions => order::END_IDLE,
+            How::Running | How::AfterClients | How::AfterTransactions => order::END_IDLE,
             How::AfterQueries => order::END_QUERY,
             How::AtOnce => order::END_NOW,
         };

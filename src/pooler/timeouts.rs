@@ -20,6 +20,39 @@ pub fn enforce(context: &Context, now: Instant) {
     });
 }
 
+/// Has those told who have waited for `query_wait_notify` since the last look, at `before`.
+pub fn notify_waiting(context: &Context, now: Instant, before: Instant) {
+    let limit = context.config.load().pooler.query_wait_notify;
+    if limit.is_zero() {
+        return;
+    }
+    context.registry.for_each(|client| {
+        let (phase, waited) = client.phase(now, context.started);
+        let looked_at = waited.checked_sub(now.saturating_duration_since(before));
+        let is_due = waited >= limit && looked_at.is_none_or(|then| then < limit);
+        if phase == Phase::Waiting && is_due {
+            client.order(order::NOTIFY_WAIT);
+        }
+    });
+}
+
+/// `server_fast_close`: ends idle clients that keep a server which is to be replaced.
+pub fn close_fast(context: &Context) {
+    for pool in context.pools.all().iter().filter(|pool| pool.spec.load().fast_close) {
+        let holders: Vec<_> =
+            pool.outdated().iter().filter_map(|s| s.holder.lock().as_ref().map(|h| h.client)).collect();
+        if holders.is_empty() {
+            continue;
+        }
+        context.registry.for_each(|client| {
+            if holders.contains(&client.id) && client.orders() & order::END_IDLE == 0 {
+                let error = ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "database configuration changed");
+                client.end(order::END_IDLE, error.hint("See server_fast_close."));
+            }
+        });
+    }
+}
+
 fn any_limit(config: &Config) -> bool {
     let p = &config.pooler;
     let global = [p.query_timeout, p.idle_transaction_timeout, p.transaction_timeout, p.client_idle_timeout];

@@ -225,6 +225,14 @@ impl ServerState {
         }
     }
 
+    /// Something was found that ties the client to the server, or has it be reset where nobody may keep one.
+    pub fn found(&mut self, pins: Taints) {
+        match self.keeping {
+            Keeping::Never => self.touched |= pins,
+            _ => self.pins |= pins,
+        }
+    }
+
     /// What a reset must clear, or can't.
     #[must_use]
     pub const fn left(&self) -> Taints {

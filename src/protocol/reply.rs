@@ -14,8 +14,9 @@ use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Passes, Requ
 use super::request::{OWN, Output, Tables};
 use super::session::{Findings, Taint, Taints};
 use super::settings::{ROLE, SESSION_AUTHORIZATION, Settings, canonical_name, follows_client};
+use super::sql::makes_temporary;
 use super::statements::{DUMMY, SERVER_PREFIX, Told};
-use super::{ClientState, Keeping, ServerState};
+use super::{ClientState, ServerState};
 use crate::error::{ClientError, SqlState};
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
@@ -514,11 +515,7 @@ impl ServerPath<'_> {
             self.tables.functions.learn(name, *class, epoch);
             // The rest was asked for as well.
             let left = class.taint(self.tables.strict()).without(Taints::ASKABLE);
-            if self.server.keeping == Keeping::Never {
-                self.server.touched = self.server.touched.or(left);
-            } else {
-                self.server.pins |= left;
-            }
+            self.server.found(left);
             self.tables.sequences_read.fetch_or(class.reads_sequences, Ordering::Relaxed);
         }
     }
@@ -543,6 +540,10 @@ impl ServerPath<'_> {
                 Some(value) if name != ROLE || value != "none" => settings = settings.with(&name, &value),
                 _ => settings = settings.without(&name),
             }
+        }
+        if settings.get("search_path").is_some_and(makes_temporary) {
+            // What it creates is temporary, and nothing in the texts will show it.
+            self.server.found(Taint::Process.into());
         }
         self.adopt(settings);
         self.server.settings = Arc::clone(&self.client.settings);

@@ -32,7 +32,7 @@ use super::sql::{self, Effect, Reading};
 use super::statements::{StatementTable, significant};
 use super::{ClientState, Keeping, ServerState};
 use crate::error::{ClientError, SqlState};
-use crate::wire::backend;
+use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
 use crate::wire::frontend::{self, tag};
 
@@ -80,6 +80,8 @@ pub enum Step {
     Pins,
     /// As [`Step::Pins`], for LISTEN alone.
     PinsToListen,
+    /// The client must have a server that nobody else has used, see [`Taint::Process`].
+    Fresh,
     /// The server must listen to the client's channels first, see [`super::listen`].
     Listens,
     /// The client says goodbye.
@@ -93,6 +95,8 @@ enum Runs {
     Forgets(Box<[u8]>),
     /// DEALLOCATE of a name that the client doesn't have: an error must carry it.
     Renamed(Box<[u8]>),
+    /// EXECUTE of such a name: as before.
+    Unknown(Box<[u8]>),
     /// DEALLOCATE ALL, DISCARD ALL, COPY FROM STDIN: later requests wait for the outcome.
     AndWaits,
     /// PREPARE: as before.
@@ -264,6 +268,19 @@ impl ClientPath<'_> {
         (!brief).then_some(Step::PinsToListen)
     }
 
+    /// Whether a request that may leave this behind must wait for a server that nobody else has used. Where the client
+    /// has begun something on the one it has, that will have to do.
+    fn must_be_fresh(&self, taint: Taints) -> bool {
+        let server = &self.server;
+        taint.has(Taint::Process)
+            && server.sequences.is_worn()
+            && server.keeping != Keeping::Never
+            && server.pipeline.status() == TransactionStatus::Idle
+            && !server.pipeline.is_open()
+            && server.left().is_empty()
+            && server.listens.is_none()
+    }
+
     /// Whether a request that ends or shows this must wait until the server listens to what its client does.
     fn must_listen(&mut self, ends: Taints) -> bool {
         let Some(listening) = self.client.listening.as_deref().filter(|_| ends.has(Taint::Channels)) else {
@@ -288,6 +305,9 @@ impl ClientPath<'_> {
             return Ok(Step::Blocked);
         }
         let taint = self.may_leave(functions::Runs::of(&reading)).or(self.may_leave_by_name(&reading.mentions));
+        if self.must_be_fresh(taint) {
+            return Ok(Step::Fresh);
+        }
         if let Some(step) = self.must_ask(taint) {
             return Ok(step);
         }
@@ -300,6 +320,7 @@ impl ClientPath<'_> {
         if self.must_listen(reading.ends) {
             return Ok(Step::Listens);
         }
+        self.show_own_statements(input, reading.ends);
         if reading.own.is_empty() {
             return Ok(self.run_query(input, at, header, (text, None), reading, Extra::default()));
         }

@@ -23,12 +23,15 @@ pub struct Sequences {
     advanced: bool,
     /// Somebody before it may have.
     foreign: bool,
+    /// Somebody before it has had the server.
+    worn: bool,
 }
 
 impl Sequences {
     /// A client gets the server.
     pub const fn lend_to(&mut self, client: u64) {
         if self.tenant != client {
+            self.worn |= self.tenant != 0;
             self.tenant = client;
             self.foreign |= self.advanced;
             self.advanced = false;
@@ -46,6 +49,17 @@ impl Sequences {
         self.foreign && !self.advanced
     }
 
+    /// Others have used the server before.
+    #[must_use]
+    pub const fn is_worn(&self) -> bool {
+        self.worn
+    }
+
+    /// The tenant takes it as it is.
+    pub const fn accept(&mut self) {
+        self.worn = false;
+    }
+
     /// All are forgotten before anything else runs.
     pub const fn forget(&mut self) {
         self.foreign = false;
@@ -56,7 +70,7 @@ impl Sequences {
     /// from now on.
     #[must_use]
     pub fn forget_for_client(&mut self) -> u64 {
-        *self = Self { tenant: new_tenant(), ..Self::default() };
+        *self = Self { tenant: new_tenant(), worn: self.worn, ..Self::default() };
         self.tenant
     }
 
@@ -69,6 +83,24 @@ impl Sequences {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_is_worn_once_a_second_client_has_it() {
+        let mut sequences = Sequences::default();
+        sequences.lend_to(1);
+        sequences.lend_to(1);
+        assert!(!sequences.is_worn());
+        let again = sequences.forget_for_client();
+        sequences.lend_to(again);
+        assert!(!sequences.is_worn(), "it is the same client");
+        sequences.lend_to(2);
+        assert!(sequences.is_worn());
+        sequences.forget();
+        assert!(sequences.is_worn());
+        sequences.accept();
+        sequences.lend_to(1);
+        assert!(sequences.is_worn());
+    }
 
     #[test]
     fn values_are_foreign_once_another_has_the_server() {

@@ -12,7 +12,7 @@ use crate::wire::frame::{Fields, FrameError};
 
 /// A kind of session state that may be on a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u16)]
+#[repr(u32)]
 pub enum Taint {
     /// A parameter that isn't reported was set or reset, and its name couldn't be told.
     Setting = 1 << 0,
@@ -28,7 +28,7 @@ pub enum Taint {
     AdvisoryLock = 1 << 5,
     /// DECLARE … WITH HOLD.
     HeldCursor = 1 << 6,
-    /// LOAD, SET SEED: there is no asking whether something is left of it.
+    /// LOAD, SET SEED: there is no asking whether something is left of it, and no reset removes it.
     Unknown = 1 << 7,
     /// Something that no reset removes, so that the connection must be closed.
     Lasting = 1 << 8,
@@ -42,13 +42,19 @@ pub enum Taint {
     Opaque = 1 << 12,
     /// Of a text, among what it ends: it acts on the channels listened to, shows them, or sends notifications.
     Channels = 1 << 13,
+    /// It wrote its server's process number down: others may look it up to cancel what the client runs.
+    ProcessNumber = 1 << 14,
     /// The client asked for its server, see [`super::own`].
     ByHand = 1 << 15,
+    /// Of a text, among what it ends: it shows which prepared statements there are.
+    ShowsPrepared = 1 << 17,
+    /// What it does depends on what its server's process has run before: it gets a server that nobody else has used.
+    Process = 1 << 16,
 }
 
 impl Taint {
     /// All, in the order in which they are named to people.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Temporary,
         Self::AdvisoryLock,
         Self::HeldCursor,
@@ -58,6 +64,8 @@ impl Taint {
         Self::Opaque,
         Self::Unknown,
         Self::Lasting,
+        Self::Process,
+        Self::ProcessNumber,
         Self::ByHand,
         Self::SessionUser,
         Self::Setting,
@@ -71,7 +79,7 @@ impl Taint {
         match self {
             Self::Setting | Self::Named => "settings",
             Self::SessionUser => "session user",
-            Self::SqlPrepare => "prepared statement",
+            Self::SqlPrepare | Self::ShowsPrepared => "prepared statement",
             Self::Listen | Self::Channels => "listen",
             Self::Temporary => "temporary object",
             Self::AdvisoryLock => "advisory lock",
@@ -81,6 +89,8 @@ impl Taint {
             Self::Unknown => "unknown state",
             Self::Lasting => "lasting state",
             Self::Session => "session",
+            Self::ProcessNumber => "process number",
+            Self::Process => "server process",
             Self::ByHand => "by hand",
         }
     }
@@ -88,39 +98,42 @@ impl Taint {
 
 /// A set of [`Taint`]s.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Taints(u16);
+pub struct Taints(u32);
 
 impl Taints {
     /// None.
     pub const NONE: Self = Self(0);
     /// What follows a client to other servers.
-    pub const MOVABLE: Self = Self(Taint::Setting as u16 | Taint::Named as u16 | Taint::SessionUser as u16);
+    pub const MOVABLE: Self = Self(Taint::Setting as u32 | Taint::Named as u32 | Taint::SessionUser as u32);
     /// What a [`Probe`] can find out about.
     pub const ASKABLE: Self = Self(
         Self::MOVABLE.0
-            | Taint::SqlPrepare as u16
-            | Taint::Listen as u16
-            | Taint::Temporary as u16
-            | Taint::AdvisoryLock as u16
-            | Taint::HeldCursor as u16,
+            | Taint::SqlPrepare as u32
+            | Taint::Listen as u32
+            | Taint::Temporary as u32
+            | Taint::AdvisoryLock as u32
+            | Taint::HeldCursor as u32,
     );
 
     /// What ties a client to its server.
     pub const PINNING: Self = Self(
-        Taint::SqlPrepare as u16
-            | Taint::Listen as u16
-            | Taint::Temporary as u16
-            | Taint::AdvisoryLock as u16
-            | Taint::HeldCursor as u16
-            | Taint::Sequences as u16
-            | Taint::Opaque as u16
-            | Taint::Unknown as u16
-            | Taint::Lasting as u16
-            | Taint::ByHand as u16,
+        Taint::SqlPrepare as u32
+            | Taint::Listen as u32
+            | Taint::Temporary as u32
+            | Taint::AdvisoryLock as u32
+            | Taint::HeldCursor as u32
+            | Taint::Sequences as u32
+            | Taint::Opaque as u32
+            | Taint::Unknown as u32
+            | Taint::Lasting as u32
+            | Taint::Process as u32
+            | Taint::ProcessNumber as u32
+            | Taint::ByHand as u32,
     );
 
     /// What no reset removes.
-    pub const LASTING: Self = Self(Taint::Lasting as u16 | Taint::Opaque as u16);
+    pub const LASTING: Self =
+        Self(Taint::Lasting as u32 | Taint::Opaque as u32 | Taint::Unknown as u32 | Taint::Process as u32);
 
     /// Whether there are none.
     #[must_use]
@@ -138,7 +151,7 @@ impl Taints {
     /// Whether `taint` is one of them.
     #[must_use]
     pub const fn has(self, taint: Taint) -> bool {
-        self.0 & taint as u16 != 0
+        self.0 & taint as u32 != 0
     }
 
     /// Those in both.
@@ -181,13 +194,13 @@ impl Taints {
 
 impl From<Taint> for Taints {
     fn from(taint: Taint) -> Self {
-        Self(taint as u16)
+        Self(taint as u32)
     }
 }
 
 impl std::ops::BitOrAssign<Taint> for Taints {
     fn bitor_assign(&mut self, taint: Taint) {
-        self.0 |= taint as u16;
+        self.0 |= taint as u32;
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod calls;
 mod functions;
+mod process;
 
 use std::ops::Range;
 
@@ -11,6 +12,7 @@ use super::own;
 pub use calls::taint_of_function;
 use calls::{calls, creates_temporary};
 use functions::{calls_known, functions};
+pub use process::makes_temporary;
 
 use super::session::{Taint, Taints};
 use super::settings::Settings;
@@ -206,7 +208,7 @@ impl Effect {
     /// Whether what it names is looked up when it is sent: it must be sent anew for each use.
     #[must_use]
     pub const fn names_for_now(&self) -> bool {
-        matches!(self, Self::Deallocate(_) | Self::Prepare(_))
+        matches!(self, Self::Deallocate(_) | Self::Prepare(_) | Self::Execute(_))
     }
 
     /// The name that it looks up then.
@@ -214,7 +216,7 @@ impl Effect {
     pub fn target(&self) -> Option<&[u8]> {
         match self {
             Self::Deallocate(name) => Some(name),
-            Self::Prepare(mention) => mention.name.as_deref(),
+            Self::Prepare(mention) | Self::Execute(mention) => mention.name.as_deref(),
             _ => None,
         }
     }
@@ -509,7 +511,19 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
             reading.ends |= Taint::Channels;
             reading.mention(Use::Run, &mut ahead, text);
         }
-        b"explain" => reading.explain(ahead, text),
+        b"explain" => reading.run_within(ahead, text),
+        b"create" => {
+            // CREATE TABLE … AS EXECUTE; a trigger's EXECUTE FUNCTION is something else.
+            let behind_as = |ahead: &mut Lexer<'_>| {
+                ahead.take_while(|&token| token != Token::Symbol(b';')).any(|token| is_word(Some(token), &[b"as"]))
+            };
+            while behind_as(&mut ahead) {
+                if is_word(ahead.clone().next(), &[b"execute"]) {
+                    reading.run_within(ahead, text);
+                    break;
+                }
+            }
+        }
         _ => {}
     }
     reading
@@ -613,6 +627,9 @@ fn read_reset(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading)
 /// What follows SET.
 fn read_set(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading) {
     let mut name = parameter(tokens);
+    if name.as_deref() == Some("local") && parameter(tokens).is_some_and(|name| process::is_of_process(&name)) {
+        reading.taint |= Taint::Process;
+    }
     if matches!(name.as_deref(), Some("local" | "transaction" | "constraints")) {
         return;
     }
@@ -639,6 +656,9 @@ fn read_set(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading) {
         other => other,
     };
     reading.note_parameter(name, tracked);
+    if name == Some("search_path") && process::leads_to_temporary(tokens.clone()) {
+        reading.taint |= Taint::Process;
+    }
     let value = tokens.find(|&token| token != Token::Symbol(b'=') && !is_word(Some(token), &[b"to"]));
     if is_word(value, &[b"default", b"local"]) {
         reading.defaults.extend(name.map(Box::from));
@@ -659,13 +679,12 @@ impl Reading {
         self.mentions.push(Mention { to: Use::Forget, at: start..start + token.len(), name });
     }
 
-    /// EXPLAIN, perhaps of an EXECUTE.
-    fn explain(&mut self, ahead: Lexer<'_>, text: &[u8]) {
+    /// EXPLAIN and the like, perhaps of an EXECUTE.
+    fn run_within(&mut self, ahead: Lexer<'_>, text: &[u8]) {
         let mut rest = ahead.take_while(|&token| token != Token::Symbol(b';'));
         if rest.any(|token| is_word(Some(token), &[b"execute"])) {
             (self.taint, self.sets) = (Taints::ASKABLE, true);
             self.mention(Use::Run, &mut rest, text);
-            self.effect = Effect::None;
         }
     }
 
@@ -692,6 +711,9 @@ impl Reading {
 
     /// A parameter is set or reset; `None` is one whose name can't be told.
     fn note_parameter(&mut self, name: Option<&str>, tracked: &Settings) {
+        if name.is_some_and(process::is_of_process) {
+            self.taint |= Taint::Process;
+        }
         match name {
             Some("role" | "session_authorization") => self.taint |= Taint::SessionUser,
             Some("seed") => self.taint |= Taint::Unknown,

@@ -49,6 +49,8 @@ pub struct Login {
     pub max_prepared_statements: usize,
     /// How long the connection may serve; zero: without end.
     pub lifetime: Duration,
+    /// The pool's generation.
+    pub generation: u32,
 }
 
 /// A logged-in server and what it told about itself.
@@ -340,6 +342,7 @@ impl Session<'_> {
             addresses: self.stream.addresses(),
             encryption,
             connected: SystemTime::now(),
+            generation: login.generation,
             counters: Counters::default(),
             prepared: AtomicU32::new(0),
             cancels: 0.into(),

@@ -50,6 +50,8 @@ pub struct ServerShared {
     pub encryption: Option<encrypt::Encryption>,
     /// When it was logged in.
     pub connected: SystemTime,
+    /// The pool's generation in which its login began: when that is over it closes as soon as it comes free.
+    pub generation: u32,
     /// Statistics.
     pub counters: Counters,
     /// Named statements that it has.

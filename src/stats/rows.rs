@@ -174,12 +174,21 @@ pub struct SocketRow {
     pub pinned: String,
     /// For how many seconds it has.
     pub pinned_seconds: Option<u64>,
+    /// Whether the server is closed as soon as it comes free.
+    pub close_needed: bool,
 }
 
 impl SocketRow {
     /// As a row of [`SOCKETS`].
     #[must_use]
-    pub fn row(self) -> Row {
+    pub fn row(mut self) -> Row {
+        let own = row![std::mem::take(&mut self.pinned), self.pinned_seconds];
+        self.standard().into_iter().chain(own).collect()
+    }
+
+    /// As a row of PgBouncer's columns alone.
+    #[must_use]
+    pub fn standard(self) -> Row {
         row![
             self.kind,
             self.user,
@@ -194,7 +203,7 @@ impl SocketRow {
             self.request_time,
             self.wait / 1_000_000,
             self.wait % 1_000_000,
-            0u32,
+            self.close_needed,
             self.name,
             self.link,
             self.remote_pid,
@@ -202,11 +211,72 @@ impl SocketRow {
             self.application_name,
             self.prepared_statements,
             self.id,
-            self.pinned,
-            self.pinned_seconds,
         ]
     }
 }
+
+/// SHOW SOCKETS and ACTIVE_SOCKETS: PgBouncer's columns of SHOW CLIENTS, and those about buffers.
+pub const ALL_SOCKETS: &[Column] = &[
+    text("type"),
+    text("user"),
+    text("database"),
+    text("replication"),
+    text("state"),
+    text("addr"),
+    int("port"),
+    text("local_addr"),
+    int("local_port"),
+    text("connect_time"),
+    text("request_time"),
+    int("wait"),
+    int("wait_us"),
+    int("close_needed"),
+    text("ptr"),
+    text("link"),
+    int("remote_pid"),
+    text("tls"),
+    text("application_name"),
+    int("prepared_statements"),
+    int("id"),
+    int("recv_pos"),
+    int("pkt_pos"),
+    int("pkt_remain"),
+    int("send_pos"),
+    int("send_remain"),
+    int("pkt_avail"),
+    int("send_avail"),
+];
+
+/// SHOW FDS.
+pub const FDS: &[Column] = &[
+    int("fd"),
+    text("task"),
+    text("user"),
+    text("database"),
+    text("addr"),
+    int("port"),
+    Column::long("cancel"),
+    int("link"),
+    text("client_encoding"),
+    text("std_strings"),
+    text("datestyle"),
+    text("timezone"),
+    text("password"),
+    Column::bytea("scram_client_key"),
+    Column::bytea("scram_server_key"),
+];
+
+/// SHOW PAUSED, Carpool's own.
+pub const PAUSED: &[Column] = &[
+    text("database"),
+    int("paused_seconds"),
+    int("cl_waiting"),
+    text("client"),
+    int("client_id"),
+    text("server_user"),
+    int("server_pid"),
+    int("held_seconds"),
+];
 
 /// SHOW DATABASES.
 pub const DATABASES: &[Column] = &[
@@ -403,6 +473,7 @@ mod tests {
             Kind::Int4 => 'i',
             Kind::Int8 => 'q',
             Kind::Numeric => 'N',
+            Kind::Bytea => 'b',
         };
         columns.iter().map(letter).collect()
     }
@@ -412,6 +483,8 @@ mod tests {
         for (columns, want) in [
             (POOLS, "ssiiiiiiiiiiiiiss"),
             (SOCKETS, "ssssssisissiiississiisi"),
+            (ALL_SOCKETS, "ssssssisissiiississiiiiiiiii"),
+            (FDS, "issssiqisssssbb"),
             (DATABASES, "ssissiiiissiiiiii"),
             (USERS, "ssssiiii"),
             (LISTS, "si"),
@@ -436,6 +509,7 @@ mod tests {
     fn rows_fill_their_columns() {
         assert_eq!(PoolRow::default().row().len(), POOLS.len());
         assert_eq!(SocketRow::default().row().len(), SOCKETS.len());
+        assert_eq!(SOCKETS[..21], ALL_SOCKETS[..21]);
         let totals = Totals { queries: 7, ..Totals::default() };
         assert_eq!(stats_row("db", &[totals, totals]).len(), STATS.len());
         assert_eq!(stats_row("db", &[totals]).len(), STATS_TOTALS.len());

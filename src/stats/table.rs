@@ -13,6 +13,8 @@ pub enum Kind {
     Int8,
     /// `numeric`.
     Numeric,
+    /// `bytea`; always null.
+    Bytea,
 }
 
 /// One column.
@@ -41,6 +43,12 @@ impl Column {
     #[must_use]
     pub const fn long(name: &'static str) -> Self {
         Self { name, kind: Kind::Int8 }
+    }
+
+    /// A `bytea` column.
+    #[must_use]
+    pub const fn bytea(name: &'static str) -> Self {
+        Self { name, kind: Kind::Bytea }
     }
 
     /// A `numeric` column.

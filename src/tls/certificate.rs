@@ -173,3 +173,73 @@ fn pss_hash(parameters: &[u8]) -> Hash {
         _ => Hash::Sha256,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn names(dns: &[&str], addresses: &[&[u8]], common_name: &str) -> ServerNames {
+        ServerNames {
+            dns: dns.iter().map(|name| (*name).to_owned()).collect(),
+            addresses: addresses.iter().map(|address| address.to_vec()).collect(),
+            common_name: Some(common_name.to_owned()),
+        }
+    }
+
+    #[test]
+    fn which_names_a_certificate_is_good_for() {
+        let fits = |names: &ServerNames, hosts: &[&str]| {
+            hosts.iter().filter(|host| names.fits(host)).map(|host| (*host).to_owned()).collect::<Vec<_>>()
+        };
+        let hosts = ["db.example.com", "DB.example.COM", "a.db.example.com", "example.com", "other", ".example.com"];
+        assert_eq!(fits(&names(&["db.example.com"], &[], "other"), &hosts), hosts[..2]);
+        assert_eq!(fits(&names(&["*.example.com"], &[], ""), &hosts), hosts[..2]);
+        assert_eq!(fits(&names(&[], &[], "*.example.com"), &hosts), hosts[..2]);
+        assert_eq!(fits(&names(&[], &[], "other"), &hosts), ["other"]);
+        // What a wildcard is no good for.
+        for pattern in ["*", "*.", "*.com", "*com", "*.*.com", "d*.example.com", "db.*.com", "**.example.com"] {
+            assert_eq!(fits(&names(&[pattern], &[], ""), &["db.example.com", "x.com", "com"]), Vec::<String>::new());
+        }
+        let v6 = std::net::Ipv6Addr::LOCALHOST.octets();
+        let with_addresses = names(&["example.com"], &[&[10, 0, 0, 1], &v6], "10.0.0.2");
+        assert_eq!(
+            fits(&with_addresses, &["10.0.0.1", "10.0.0.2", "::1", "0:0::1", "::2"]),
+            ["10.0.0.1", "::1", "0:0::1"]
+        );
+        // The common name is an address where no other name is given.
+        assert_eq!(fits(&names(&[], &[], "10.0.0.2"), &["10.0.0.1", "10.0.0.2"]), ["10.0.0.2"]);
+        assert_eq!(fits(&names(&["*.0.0.1"], &[], ""), &["10.0.0.1"]), Vec::<String>::new());
+    }
+
+    /// As `openssl req -x509 -newkey ec` without extensions makes them, of version 1, and one by RSA-PSS with SHA-384.
+    const OLD: &[u8] = include_bytes!("tests/version1.der");
+    const PSS: &[u8] = include_bytes!("tests/pss384.der");
+
+    #[test]
+    fn binds_by_the_hash_of_the_signature() {
+        assert_eq!(server_end_point(OLD), Sha256::digest(OLD).to_vec());
+        assert_eq!(server_end_point(PSS), Sha384::digest(PSS).to_vec());
+        assert_eq!(server_end_point(b"no certificate"), Vec::<u8>::new());
+    }
+
+    #[test]
+    fn reads_subjects_as_postgresql_writes_them() {
+        let peer = Peer::read(OLD, true).unwrap();
+        assert_eq!(peer.common_name.as_deref(), Some("old.example.com"));
+        assert_eq!(peer.subject, "CN=old.example.com,O=Caf\\C3\\A9\\, Inc.,C=DE");
+        assert!(ServerNames::read(OLD).unwrap().fits("old.example.com"));
+        assert!(is_in_time(OLD, 1_800_000_000) && !is_in_time(OLD, 1_000_000_000) && !is_in_time(OLD, 9_000_000_000));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(bytes: Vec<u8>, at in 0..OLD.len(), byte: u8) {
+            let mut changed = OLD.to_vec();
+            changed[at] = byte;
+            for der in [&bytes, &changed] {
+                let _ = (Peer::read(der, true), ServerNames::read(der), server_end_point(der), is_in_time(der, 1));
+            }
+        }
+    }
+}

@@ -119,14 +119,12 @@ impl Wanted {
         let (tls12, tls13) = protocols(&self.protocols, warn)?;
         let suites12 = ciphers12(&self.ciphers, warn);
         let suites13 = ciphers13(&self.ciphers13, warn);
-        if tls12 && suites12.is_empty() && !(tls13 && !suites13.is_empty()) {
-            return Err(TlsError::new("tls_ciphers", "names no cipher that there is here"));
-        }
-        if tls13 && suites13.is_empty() && !(tls12 && !suites12.is_empty()) {
-            return Err(TlsError::new("tls13_ciphers", "names no cipher that there is here"));
-        }
+        let culprit = if tls12 && suites12.is_empty() { "tls_ciphers" } else { "tls13_ciphers" };
         let chosen = |cipher: Cipher| if cipher.is_tls13() { tls13 } else { tls12 };
         let suites: Vec<Cipher> = suites13.into_iter().chain(suites12).filter(|cipher| chosen(*cipher)).collect();
+        if suites.is_empty() {
+            return Err(TlsError::new(culprit, "names no cipher that there is here"));
+        }
         if !matches!(self.dheparams.as_str(), "" | "auto" | "none") {
             warn("tls_dheparams", "has no effect: there is no key exchange but by elliptic curves".into());
         }
@@ -280,5 +278,70 @@ fn groups(
     match chosen.is_empty() {
         true => Err(TlsError::new(SETTING, "names no curve that there is here (X25519, prime256v1, secp384r1)")),
         false => Ok(chosen),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The ciphers and versions that come of it, and the settings that were warned of.
+    fn chosen(wanted: &Wanted) -> Result<(Vec<&'static str>, usize, Vec<&'static str>), String> {
+        let mut warned = Vec::new();
+        let chosen = wanted.choose(&mut |setting, _| warned.push(setting)).map_err(|error| error.setting.to_owned())?;
+        let names = chosen.provider.cipher_suites.iter().map(|suite| Cipher::of(*suite).unwrap().name());
+        Ok((names.collect(), chosen.versions.len(), warned))
+    }
+
+    fn ciphers(text: &str) -> Result<(Vec<&'static str>, usize, Vec<&'static str>), String> {
+        chosen(&Wanted { protocols: "tlsv1.2".into(), ciphers: text.into(), ..Wanted::default() })
+    }
+
+    #[test]
+    fn all_that_there_is_by_default() {
+        let all: Vec<_> = Cipher::ALL.iter().map(|cipher| cipher.name()).collect();
+        for text in ["", "default", "secure", "HIGH:!aNULL:@STRENGTH", "ALL:!3DES:!RC4"] {
+            assert_eq!(
+                chosen(&Wanted { ciphers: text.into(), ..Wanted::default() }),
+                Ok((all.clone(), 2, vec![])),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn openssls_words_choose_among_them() {
+        let one = |name| Ok((vec![name], 1, vec![]));
+        assert_eq!(ciphers("ECDHE-RSA-AES128-GCM-SHA256"), one("ECDHE-RSA-AES128-GCM-SHA256"));
+        assert_eq!(ciphers("ECDHE+ECDSA+CHACHA20"), one("ECDHE-ECDSA-CHACHA20-POLY1305"));
+        assert_eq!(ciphers("EECDH+AESGCM:!AES128:!aECDSA"), one("ECDHE-RSA-AES256-GCM-SHA384"));
+        let (names, _, warned) =
+            ciphers("AES128-SHA:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES256-GCM-SHA384").unwrap();
+        assert_eq!(names, ["ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"], "in the order given");
+        assert_eq!(warned, ["tls_ciphers"]);
+        assert_eq!(ciphers("AES128-SHA"), Err("tls_ciphers".into()));
+        assert_eq!(ciphers("HIGH:!ECDHE"), Err("tls_ciphers".into()));
+        // Where only those of TLS 1.3 are left there is no TLS 1.2.
+        let (names, versions, _) = chosen(&Wanted { ciphers: "AES128-SHA".into(), ..Wanted::default() }).unwrap();
+        assert!(versions == 1 && names.iter().all(|name| name.starts_with("TLS_")), "{names:?}");
+    }
+
+    #[test]
+    fn protocols_add_and_take_away() {
+        let allowed = |text: &str| protocols(text, &mut |_, _| ()).ok();
+        for (text, expected) in [
+            ("secure", Some((true, true))),
+            ("tlsv1.2", Some((true, false))),
+            ("tlsv1.3", Some((false, true))),
+            ("TLSv1.2, TLSv1.3", Some((true, true))),
+            ("all:!tlsv1.2", Some((false, true))),
+            ("!tlsv1.3", Some((true, false))),
+            ("!tlsv1.0", Some((true, true))),
+            ("tlsv1.0", None),
+            ("tlsv1.2,!tlsv1.2", None),
+            ("sslv3", None),
+        ] {
+            assert_eq!(allowed(text), expected, "{text}");
+        }
     }
 }

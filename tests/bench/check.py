@@ -20,10 +20,9 @@ import json
 import os
 import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +83,9 @@ def run(target: Counted, row: Row, transactions: int) -> None:
     daemon = target.start("trust")
     try:
         target.bench.pgbench(row, daemon, "-t", str(transactions // row.clients))
+        # Under load it takes its time, and is to write down what it has counted.
+        daemon.process.send_signal(signal.SIGINT)
+        daemon.process.wait(bench.PATIENCE)
     finally:
         daemon.stop()
 

@@ -4,6 +4,9 @@
  * sessions go by their application_name instead, which isolationtester sets to "isolation/TEST/SESSION" and a pooler
  * carries from server to server: each check looks up the processes that bear the names at that moment.
  *
+ * A notification's sender is found in the same way: the process that has run a step with NOTIFY bears the session's name
+ * when the step has ended, and stands for that session from then on.
+ *
  * An idle server may bear the name of the session that used it last. A session that waits is on an active server; an
  * idle one without a pin holds no lock, so that looking at it, too, changes nothing.
  */
@@ -19,6 +22,18 @@ static struct
 	char	   *name;
 }			shim_sessions[MOST_SESSIONS];
 static int	shim_count = 0;
+static PGconn *shim_control = NULL;
+
+/* Processes that have run a step with NOTIFY, and for which session last. */
+static struct
+{
+	int			process;
+	int			pid;
+}			shim_senders[MOST_SESSIONS];
+static int	shim_sender_count = 0;
+
+/* Of the connection whose step is under way: the session, if the step has NOTIFY. */
+static int	shim_notifying = -1;
 
 /* Called once for each connection, when it has its name; the first is the control connection. */
 static inline int
@@ -32,6 +47,8 @@ shim_backend_pid(PGconn *conn)
 		fprintf(stderr, "too many sessions, or one without application_name\n");
 		exit(1);
 	}
+	if (shim_count == 0)
+		shim_control = conn;
 	shim_sessions[shim_count].pid = pid;
 	shim_sessions[shim_count++].name = strdup(name);
 	return pid;
@@ -46,7 +63,7 @@ shim_prepare(PGconn *conn, const char *statement)
 
 	strcpy(query, "SELECT coalesce(pg_catalog.bool_or("
 		   "pg_catalog.pg_isolation_test_session_is_blocked(a.pid, ARRAY("
-		   "SELECT pid FROM pg_catalog.pg_stat_get_activity(NULL) WHERE application_name IN (''");
+		   "SELECT pid FROM pg_catalog.pg_stat_get_activity(NULL) WHERE application_name IN (NULL");
 	for (i = 1; i < shim_count; i++)
 	{
 		char	   *literal = PQescapeLiteral(conn, shim_sessions[i].name, strlen(shim_sessions[i].name));
@@ -72,6 +89,74 @@ shim_is_blocked(PGconn *conn, const char *statement, const char *pid)
 	return PQexecPrepared(conn, statement, 1, &name, NULL, NULL, 0);
 }
 
+static inline int
+shim_send_query(PGconn *conn, const char *query)
+{
+	int			pid = PQbackendPID(conn);
+	int			i;
+
+	if (strcasestr(query, "notify"))
+		for (i = 1; i < shim_count; i++)
+			if (shim_sessions[i].pid == pid)
+				shim_notifying = i;
+	return PQsendQuery(conn, query);
+}
+
+/* The process stands for the session from now on. */
+static inline void
+shim_note_sender(int process, int pid)
+{
+	int			i;
+
+	for (i = 0; i < shim_sender_count && shim_senders[i].process != process; i++)
+		;
+	if (i == MOST_SESSIONS)
+		return;
+	if (i == shim_sender_count)
+		shim_sender_count++;
+	shim_senders[i].process = process;
+	shim_senders[i].pid = pid;
+}
+
+static inline PGresult *
+shim_get_result(PGconn *conn)
+{
+	PGresult   *result = PQgetResult(conn);
+	PGresult   *found;
+	const char *name;
+	int			session = shim_notifying;
+	int			i;
+
+	if (result != NULL || session < 0 || shim_sessions[session].pid != PQbackendPID(conn))
+		return result;
+	shim_notifying = -1;
+	name = shim_sessions[session].name;
+	found = PQexecParams(shim_control, "SELECT pid FROM pg_catalog.pg_stat_get_activity(NULL) "
+						 "WHERE application_name = $1", 1, NULL, &name, NULL, NULL, 0);
+	for (i = 0; i < PQntuples(found); i++)
+		shim_note_sender(atoi(PQgetvalue(found, i, 0)), shim_sessions[session].pid);
+	PQclear(found);
+	return NULL;
+}
+
+static inline PGnotify *
+shim_notifies(PGconn *conn)
+{
+	PGnotify   *notify = PQnotifies(conn);
+	int			i;
+
+	for (i = 0; notify != NULL && i < shim_sender_count; i++)
+		if (shim_senders[i].process == notify->be_pid)
+		{
+			notify->be_pid = shim_senders[i].pid;
+			break;
+		}
+	return notify;
+}
+
+#define PQsendQuery(conn, query) shim_send_query(conn, query)
+#define PQgetResult(conn) shim_get_result(conn)
+#define PQnotifies(conn) shim_notifies(conn)
 #define PQbackendPID(conn) shim_backend_pid(conn)
 #define PQprepare(conn, statement, query, count, types) shim_prepare(conn, statement)
 #define PQexecPrepared(conn, statement, count, values, lengths, formats, format) \

@@ -13,6 +13,8 @@ from pathlib import Path
 import aiohttp
 
 APPS = Path(__file__).resolve().parents[2] / "docker" / "apps"
+# Beside the default, which the load is on.
+AXUM_VARIANTS = ["plain", "pipelined", "single"]
 START_TIMEOUT = 60  # seconds
 STOP_TIMEOUT = 5
 
@@ -98,7 +100,7 @@ def free_port():
 
 
 def make(database_url, time_zones, axum_binary, workers):
-    """The three, not started: `workers` connections of Django, 20 of each other. `time_zones` maps a name to its zone.
+    """Those that `time_zones` maps to their zones, not started: `workers` connections of Django, 20 of most others.
 
     Two processes of Starlette, so that the same statement name means different statements to different clients.
     """
@@ -123,6 +125,7 @@ def make(database_url, time_zones, axum_binary, workers):
             {"POOL_SIZE": "10"},
         ),
         "axum": ([str(axum_binary)], APPS, {"POOL_SIZE": "20"}),
+        **{f"axum-{name}": ([str(axum_binary)], APPS, {"POOL_SIZE": "4", "VARIANT": name}) for name in AXUM_VARIANTS},
     }
     made = []
     for name, zone in time_zones.items():

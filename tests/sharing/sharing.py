@@ -46,22 +46,37 @@ def build_axum():
 
 
 async def same_json(options, truth, http):
-    """In one time zone and without load, the three answer the same JSON for a recipe: what PostgreSQL says."""
-    zones = dict.fromkeys(TIME_ZONES, COMMON_TIME_ZONE)
+    """In one time zone and without load, all answer the same JSON for a recipe: what PostgreSQL says. They refuse alike."""
+    names = [*TIME_ZONES, *(f"axum-{variant}" for variant in apps.AXUM_VARIANTS)]
+    made = apps.make(options.pooled, dict.fromkeys(names, COMMON_TIME_ZONE), options.axum, 2)
     failures = []
-    async with apps.running(apps.make(options.pooled, zones, options.axum, 2), http) as started:
+    async with apps.running(made, http) as started:
         for user in truth.users[:: len(truth.users) // COMPARED_RECIPES]:
             id = max(truth.owned[user["id"]])
-            cookie = {"Cookie": f"session={truth.tokens[user['id']]}"}
+            foreign = next(other for other in truth.recipe_ids if other not in truth.owned[user["id"]])
             expected = {"time_zone": COMMON_TIME_ZONE, "user": user, **truth.recipe(COMMON_TIME_ZONE, id)}
             expected["recipe"]["reaction_count"] = truth.reaction_counts[id]
             for app in started:
-                async with http.get(f"{app.url}/api/v1/recipes", params={"id": id}, headers=cookie) as reply:
-                    text = await reply.text()
-                found = clients.difference(json.loads(text), expected) if reply.status == 200 else text
+                status, text = await ask(http, app, id, truth.tokens[user["id"]])
+                found = clients.difference(json.loads(text), expected) if status == 200 else text
                 if found:
-                    failures.append(f"{app.name} alone, recipe {id}: status {reply.status}: {found[:300]}")
+                    failures.append(f"{app.name} alone, recipe {id}: status {status}: {found[:300]}")
+                for what, recipe, token, right in (
+                    ("a recipe of others", foreign, truth.tokens[user["id"]], 404),
+                    ("an expired session", id, truth.expired[0], 401),
+                    ("no session", id, "", 401),
+                ):
+                    status, text = await ask(http, app, recipe, token)
+                    if status != right:
+                        failures.append(f"{app.name} alone, {what}: status {status}, not {right}: {text[:300]}")
     return failures
+
+
+async def ask(http, app, id, token):
+    """Status and body of the reply to a request for recipe `id`."""
+    headers = {"Cookie": f"session={token}"}
+    async with http.get(f"{app.url}/api/v1/recipes", params={"id": id}, headers=headers) as reply:
+        return reply.status, await reply.text()
 
 
 async def share(options, truth, reactions, http):
@@ -140,7 +155,9 @@ async def run(options):
         timeout = aiohttp.ClientTimeout(total=clients.REQUEST_TIMEOUT)
         async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as http:
             failures = await same_json(options, truth, http)
-            print(f"same JSON from the three for {COMPARED_RECIPES} recipes: {'NO' if failures else 'yes'}", flush=True)
+            print(
+                f"same JSON from all variants for {COMPARED_RECIPES} recipes: {'NO' if failures else 'yes'}", flush=True
+            )
             results, elapsed = await share(options, truth, reactions, http)
     report(results, sampler, reactions, elapsed)
     failures += check_results(options, results)

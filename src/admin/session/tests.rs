@@ -138,9 +138,12 @@ async fn errors_have_their_codes() {
     let mut scene = Scene::new(true);
     for (query, code) in [
         ("nonsense", "08P01"),
-        ("pause", "0A000"),
-        ("show fds", "0A000"),
-        ("set pool_mode = session", "0A000"),
+        ("pause nowhere", ""),
+        ("resume nowhere", "08P01"),
+        ("resume nobody", "3D000"),
+        ("pause pgbouncer", "08P01"),
+        ("disable", "08P01"),
+        ("show fds", ""),
         ("kill_client x", "22023"),
         ("kill_client 99", "42704"),
         ("set datestyle to iso", ""),
@@ -164,10 +167,14 @@ async fn orders_go_to_the_composition_and_failures_come_back() {
     let mut scene = Scene::new(true);
     let Scene { session, stand, .. } = &mut scene;
     for (query, want, outcome, code) in [
-        ("reload", Order::Reload, Ok(()), None),
-        ("reload", Order::Reload, Err("c.toml:1: what is wrong".to_owned()), Some("F0000")),
-        ("shutdown", Order::StopNow, Ok(()), None),
-        ("shutdown wait_for_servers", Order::StopAfterTransactions, Ok(()), None),
+        ("reload", Order::Reload, Ok(Plan::default()), None),
+        ("reload", Order::Reload, Err(Failure::Reload("c.toml:1: what is wrong".to_owned())), Some("F0000")),
+        ("shutdown", Order::StopNow, Ok(Plan::default()), None),
+        ("shutdown wait_for_servers", Order::StopAfterTransactions, Ok(Plan::default()), None),
+        ("shutdown wait_for_clients", Order::StopAfterClients, Ok(Plan::default()), None),
+        ("set x = 'y z'", Order::Set("x".into(), "y z".into()), Ok(Plan::default()), None),
+        ("set x = y", Order::Set("x".into(), "y".into()), Err(SetError::Fixed("x".into()).into()), Some("55P02")),
+        ("set x = y", Order::Set("x".into(), "y".into()), Err(Failure::Gone), Some("57P03")),
     ] {
         let mut out = Vec::new();
         let carry_out = async {
@@ -183,7 +190,8 @@ async fn orders_go_to_the_composition_and_failures_come_back() {
             None => assert_eq!(header.tag, reply::COMMAND_COMPLETE, "{query}"),
             Some(code) => {
                 assert_eq!(backend::error_field(body, b'C'), Some(code.as_bytes()));
-                assert_eq!(backend::error_field(body, b'D'), Some(&b"c.toml:1: what is wrong"[..]));
+                let detail = (code == "F0000").then_some(&b"c.toml:1: what is wrong"[..]);
+                assert_eq!(backend::error_field(body, b'D'), detail);
             }
         }
     }

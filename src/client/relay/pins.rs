@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{CancelSlot, End, Phase, Relay, Work};
+use super::{CancelSlot, End, Phase, Relay, Waiting, Work};
 use crate::config::PoolMode;
 use crate::error::{ClientError, Severity};
 use crate::protocol::Keeping;
@@ -65,6 +65,29 @@ impl Relay {
             return false;
         }
         true
+    }
+
+    /// Whether the client may go on with a request that needs a server that nobody else has used. If not, it waits for
+    /// its permit to keep one, or for the server that comes in the place of this one.
+    pub(super) fn change_server(&mut self) -> bool {
+        if !self.allow_pin() {
+            return false;
+        }
+        let Work::Active(active) = &mut self.work else { return false };
+        let Some(server) = active.lease.server() else { return false };
+        if self.mode == PoolMode::Session {
+            // It isn't known well enough what would be lost.
+            server.state.sequences.accept();
+            return true;
+        }
+        if !server.state.pipeline.is_idle() || !server.is_at_boundary() {
+            return false;
+        }
+        let Work::Active(active) = std::mem::replace(&mut self.work, Work::Idle) else { return false };
+        let since = self.now().1;
+        self.wait_visibly();
+        self.work = Work::Waiting(Waiting { granted: active.lease.renew(self.shared().id), since });
+        false
     }
 
     /// Whether a client that keeps its server by hand may have one. If not, it waits for its permit.

@@ -180,16 +180,13 @@ fn pgbouncers_settings_are_judged() {
         ]
     );
     let config = toml(
-        "[pooler]\nlogfile = \"x\"\npkt_buf = 8192\nsbuf_loopcnt = 5\n[databases.a]\nreserve_pool_size = 3\n[users.u]\nquery_wait_timeout = 1\n\
+        "[pooler]\nresolv_conf = \"x\"\npkt_buf = 8192\nsbuf_loopcnt = 5\n[databases.a]\nreserve_pool_size = 3\n[users.u]\nquery_wait_timeout = 1\n\
          [peers.1]\nhost = \"x\"",
     );
     let keys: Vec<_> = config.warnings.iter().map(|warning| warning.split(": ").nth(1).unwrap()).collect();
     let mut keys = keys;
     keys.sort_unstable();
-    assert_eq!(
-        keys,
-        ["databases.a.reserve_pool_size", "peers", "pooler.logfile", "pooler.pkt_buf", "users.u.query_wait_timeout",]
-    );
+    assert_eq!(keys, ["peers", "pooler.pkt_buf", "pooler.resolv_conf", "users.u.query_wait_timeout"]);
 }
 
 /// A reload of one would end every database.

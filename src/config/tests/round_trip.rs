@@ -20,6 +20,7 @@ fn value(kind: Kind) -> BoxedStrategy<Value> {
         Kind::Time => prop_oneof![time(), (0..9_999_u64).prop_map(Duration::from_secs)].prop_map(Value::Time).boxed(),
         Kind::Bound(least) => time().prop_map(move |time| Value::Time(time.max(least))).boxed(),
         Kind::Text | Kind::Path | Kind::CheckQuery => text().prop_map(Value::Text).boxed(),
+        Kind::Word(words) => proptest::sample::select(words).prop_map(|w| Value::Text(w.into())).boxed(),
         Kind::List => vec(text(), 0..4).prop_map(Value::List).boxed(),
         Kind::FileMode => (0..=0o777_u32).prop_map(Value::Number).boxed(),
         Kind::Host => prop_oneof!["[a-z0-9.:-]{1,12}", "/[a-z/ ]{0,12}"].prop_map(Value::Text).boxed(),
@@ -29,7 +30,6 @@ fn value(kind: Kind) -> BoxedStrategy<Value> {
         Kind::AuthType => {
             proptest::sample::select(&AuthType::ALL[..]).prop_map(|a| Value::Text(a.as_str().into())).boxed()
         }
-        Kind::Word(words) => proptest::sample::select(words).prop_map(|word| Value::Text(word.into())).boxed(),
         Kind::Secret => text().prop_map(|secret| Value::Secret(Secret::new(&secret))).boxed(),
     }
 }

@@ -40,12 +40,16 @@ impl ClientPath<'_> {
         let statement = known.cloned().unwrap_or_else(|| self.tables.statements.intern(rest, &context));
         // Later it could be too late: within a batch nothing can be put in front, nor can the server go meanwhile.
         if !self.server.pipeline.is_open() {
+            if self.must_be_fresh(statement.taint) {
+                return Ok(Step::Fresh);
+            }
             if self.must_ask(statement.taint) == Some(Step::PinsToListen) {
                 return Ok(Step::PinsToListen);
             }
             if self.must_listen(statement.ends) {
                 return Ok(Step::Listens);
             }
+            self.show_own_statements(input, statement.ends);
         }
         if name.is_empty() {
             self.parse_unnamed(input, at, header, statement);
@@ -64,6 +68,7 @@ impl ClientPath<'_> {
                 if presence != Presence::Missing {
                     self.close_on_server(input, statement.id);
                 }
+                self.ensure_run_by(input, &statement);
                 let rest = self.rest_for_server(&statement).into_owned();
                 self.prepare(input, &statement, &rest, Fate::Forward, undo);
             }
@@ -83,6 +88,7 @@ impl ClientPath<'_> {
 
     fn parse_unnamed(&mut self, input: &[u8], at: usize, header: Header, statement: Arc<Statement>) {
         if statement.effect.names_for_now() {
+            self.ensure_run_by(input, &statement);
             let rest = self.rest_for_server(&statement).into_owned();
             frontend::put_parse(self.to_server.own(input), b"", &rest);
         } else {
@@ -105,9 +111,17 @@ impl ClientPath<'_> {
         let idle = self.server.pipeline.is_idle();
         let found = self.find(input, name);
         if let Found::Known(named) = &found {
-            if let Some(step) = self.must_ask(self.may_leave(named.statement.runs())) {
+            let taint = self.may_leave_prepared(&named.statement);
+            if self.must_be_fresh(taint) {
+                return Ok(Step::Fresh);
+            }
+            if let Some(step) = self.must_ask(taint) {
                 return Ok(step);
             }
+        }
+        if let Found::Known(named @ Named { told: Told::Nothing | Told::Shape(_), .. }) = &found {
+            // Else it may have to wait for replies, and with each of these for more of them.
+            self.show_own_statements(input, named.statement.ends);
         }
         let (sent_name, request): (Option<Cow<'_, [u8]>>, _) = match &found {
             Found::Blocked => return Ok(Step::Blocked),
@@ -297,6 +311,10 @@ impl ClientPath<'_> {
             Some(Runs::Forgets(name)) => {
                 request = request.with(Extra { forget: vec![Some(name.clone())], ..Extra::default() });
                 true
+            }
+            Some(Runs::Unknown(name)) => {
+                request = request.with(Extra { error: Some(ErrorText::Name(name.clone())), ..Extra::default() });
+                false
             }
             Some(Runs::Renamed(name)) => {
                 let (error, forget) = (Some(ErrorText::Name(name.clone())), vec![Some(significant(name).into())]);

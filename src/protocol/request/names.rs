@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::ClientPath;
 use super::prepare::{Found, nonexistent};
 use crate::protocol::pipeline::{ClientUndo, ErrorText, Extra, Fate, Kind, Request, ServerUndo};
-use crate::protocol::session::Taints;
-use crate::protocol::sql::{self, Mention, Use};
+use crate::protocol::session::{Taint, Taints};
+use crate::protocol::sql::{self, Effect, Mention, Use};
 use crate::protocol::statements::{Presence, SERVER_PREFIX, Statement, significant};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, tag};
@@ -36,6 +36,49 @@ impl ClientPath<'_> {
         true
     }
 
+    /// The statement that another one runs by name, where the client has that by the protocol.
+    pub(super) fn run_by(&self, statement: &Statement) -> Option<&Arc<Statement>> {
+        let Effect::Execute(mention) = &statement.effect else { return None };
+        let named = self.client.statements.named.get(significant(mention.name.as_ref()?))?;
+        // One that runs another in turn could go round in circles.
+        (!matches!(named.statement.effect, Effect::Execute(_))).then_some(&named.statement)
+    }
+
+    /// What a prepared statement may leave behind, with what it runs by name.
+    pub(super) fn may_leave_prepared(&self, statement: &Statement) -> Taints {
+        let own = self.may_leave(statement.runs());
+        self.run_by(statement).map_or(own, |run| own.or(self.may_leave(run.runs())))
+    }
+
+    /// Has the server know the statement that one of the extended protocol runs by name.
+    pub(super) fn ensure_run_by(&mut self, input: &[u8], statement: &Statement) {
+        let Some(run) = self.run_by(statement).cloned() else { return };
+        match self.server.statements.touch(&run) {
+            Presence::Current => return,
+            Presence::Stale => self.close_on_server(input, run.id),
+            Presence::Missing => {}
+        }
+        let rest = self.rest_for_server(&run).into_owned();
+        self.prepare_beside(input, &run, &rest, Fate::Skip, ClientUndo::None);
+    }
+
+    /// The text of a prepared statement that runs one of the client's by name, which has another name on servers.
+    pub(super) fn text_that_runs(&self, statement: &Statement) -> Option<Vec<u8>> {
+        let Effect::Execute(Mention { at, name, .. }) = &statement.effect else { return None };
+        let text = statement.rest().split(|&b| b == 0).next()?;
+        let (before, behind) = (text.get(..at.start)?, text.get(at.end..)?);
+        let name = match self.run_by(statement) {
+            Some(run) => run.server_name().to_vec(),
+            None if name.as_ref()?.starts_with(SERVER_PREFIX) => {
+                let mut identifier = Vec::new();
+                sql::put_identifier(&mut identifier, &nonexistent(name.as_ref()?));
+                identifier
+            }
+            None => return None,
+        };
+        Some([before, &name, behind].concat())
+    }
+
     /// Has the server know a statement that a simple query runs. Where it can't be prepared, the query will fail.
     fn ensure_for_query(&mut self, input: &[u8], statement: &Arc<Statement>) {
         let presence = self.server.statements.touch(statement);
@@ -60,6 +103,27 @@ impl ClientPath<'_> {
         // After an error nothing would be run before a Sync.
         frontend::put_empty(self.to_server.own(input), tag::SYNC);
         self.server.pipeline.push(Request::skip(Kind::Sync, ServerUndo::None));
+    }
+
+    /// Before a text shows which statements the server has: those of other clients are closed, and the client's own
+    /// that it lacks prepared, where that can't fail what the client has begun.
+    pub(super) fn show_own_statements(&mut self, input: &[u8], ends: Taints) {
+        let failed = self.server.pipeline.status() == TransactionStatus::Failed || self.server.pipeline.has_failed();
+        if failed || !ends.has(Taint::ShowsPrepared) {
+            return;
+        }
+        let own: Vec<_> = self.client.statements.named.values().map(|named| Arc::clone(&named.statement)).collect();
+        for statement in &own {
+            let between = self.server.pipeline.status() == TransactionStatus::Idle && !self.server.pipeline.is_open();
+            if between && *statement.context() == self.client.context && !self.server.unsettled {
+                self.ensure_for_query(input, statement);
+            }
+        }
+        for id in self.server.statements.ids(false) {
+            if !own.iter().any(|statement| statement.id == id) {
+                self.close_on_server(input, id);
+            }
+        }
     }
 
     /// Gives a text that names statements as the server must get it, if otherwise than the client sent it:

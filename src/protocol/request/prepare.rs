@@ -126,6 +126,7 @@ impl ClientPath<'_> {
             return;
         }
         let statement = self.tables.statements.intern(statement.rest(), &self.context());
+        self.ensure_run_by(input, &statement);
         let rest = self.rest_for_server(&statement).into_owned();
         frontend::put_parse(self.to_server.own(input), b"", &rest);
         let old = self.server.statements.unnamed.replace(statement.id);
@@ -136,6 +137,7 @@ impl ClientPath<'_> {
     /// Has the server know a named statement. Says whether something had to be put in front for it.
     pub(super) fn ensure_named(&mut self, input: &[u8], statement: &Arc<Statement>) -> bool {
         let fixed = !statement.effect.names_for_now();
+        self.ensure_run_by(input, statement);
         match self.server.statements.touch(statement) {
             Presence::Current if fixed => return false,
             Presence::Missing => {}
@@ -244,7 +246,7 @@ impl ClientPath<'_> {
     /// What running a statement does besides: taints, and what its outcome changes in the records.
     pub(super) fn prepare_to_run(&mut self, input: &[u8], statement: &Arc<Statement>, portal: &[u8]) {
         let runs = statement.runs();
-        let taint = self.may_leave(runs);
+        let taint = self.may_leave_prepared(statement);
         if taint.has(Taint::Sequences) {
             self.forget_foreign_sequences_in_batch(input);
         }
@@ -252,6 +254,11 @@ impl ClientPath<'_> {
         self.note_run(runs, taint);
         self.server.unsettled |= statement.sets;
         let runs = match &statement.effect {
+            Effect::Execute(Mention { name: Some(name), .. })
+                if name.starts_with(SERVER_PREFIX) && self.run_by(statement).is_none() =>
+            {
+                Runs::Unknown(name.clone())
+            }
             Effect::None | Effect::ResetAll | Effect::Execute(_) => {
                 let defaults = self.given_at_startup(statement.defaults.clone());
                 if defaults.is_empty() {
@@ -287,6 +294,7 @@ impl ClientPath<'_> {
         let text = match &statement.effect {
             Effect::Deallocate(name) => self.deallocate_text(name),
             Effect::Prepare(mention) => self.prepare_text(statement.rest(), mention),
+            Effect::Execute(_) => self.text_that_runs(statement),
             _ => None,
         };
         let Some(text) = text else { return Cow::Borrowed(statement.rest()) };

@@ -1,6 +1,7 @@
 //! Words that taint a text wherever they stand: functions that change session state, and what makes an object
 //! temporary.
 
+use super::process::writes_process_number;
 use super::{Lexer, Reading, Token, is_word, is_word_part};
 use crate::protocol::session::{Taint, Taints};
 use crate::protocol::settings::Settings;
@@ -14,7 +15,7 @@ pub(super) struct Call {
     pub(super) taint: Taint,
 }
 
-pub(super) const CALLS: [Call; 14] = [
+pub(super) const CALLS: [Call; 18] = [
     Call { word: b"set_config", at: 3, taint: Taint::Setting },
     Call { word: b"set_limit", at: 3, taint: Taint::Setting },
     Call { word: b"pg_settings", at: 2, taint: Taint::Setting },
@@ -26,15 +27,25 @@ pub(super) const CALLS: [Call; 14] = [
     Call { word: b"pg_replication_origin_session_setup", at: 2, taint: Taint::Lasting },
     Call { word: b"pg_backup_start", at: 2, taint: Taint::Lasting },
     Call { word: b"pg_start_backup", at: 2, taint: Taint::Lasting },
+    Call { word: b"pg_stat_force_next_flush", at: 2, taint: Taint::Process },
+    Call { word: b"pg_stat_get_xact_", at: 2, taint: Taint::Process },
+    Call { word: b"pg_stat_xact_", at: 2, taint: Taint::Process },
     Call { word: b"pg_notify", at: 2, taint: Taint::Channels },
+    Call { word: b"pg_prepared_statement", at: 2, taint: Taint::ShowsPrepared },
     Call { word: b"pg_listening_channels", at: 2, taint: Taint::Channels },
     // Carpool's names of statements.
     Call { word: b"carpool_", at: 7, taint: Taint::SqlPrepare },
 ];
 
+/// The function that gives the number of the server's process.
+const PROCESS_NUMBER: &[u8] = b"pg_backend_pid";
+
 /// Looks for [`CALLS`] and for identifiers that are written in escapes.
 pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
+    let mut asks_number = false;
     for at in memchr::memchr_iter(b'_', text) {
+        let word = at.checked_sub(2).and_then(|start| text.get(start..start + PROCESS_NUMBER.len()));
+        asks_number |= word.is_some_and(|word| word.eq_ignore_ascii_case(PROCESS_NUMBER));
         for call in &CALLS {
             let Some(start) = at.checked_sub(call.at) else { continue };
             let Some(found) = text.get(start..start + call.word.len()) else { continue };
@@ -49,7 +60,7 @@ pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
                     reading.note_parameter(configured(behind).as_deref(), tracked);
                     continue;
                 }
-                b"pg_advisory_unlock" | b"pg_notify" | b"pg_listening_channels" => {
+                b"pg_advisory_unlock" | b"pg_notify" | b"pg_listening_channels" | b"pg_prepared_statement" => {
                     reading.ends |= call.taint;
                     continue;
                 }
@@ -59,6 +70,9 @@ pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
             }
             reading.taint |= call.taint;
         }
+    }
+    if asks_number && writes_process_number(text) {
+        reading.taint |= Taint::ProcessNumber;
     }
     if reads_sequences(text) {
         reading.taint |= Taint::Sequences;

@@ -257,6 +257,8 @@ impl World {
                 request::Step::Pins | request::Step::PinsToListen => {
                     self.servers[j].state.keeping = if allowed { Keeping::Allowed } else { Keeping::Never };
                 }
+                // Here all servers are the same.
+                request::Step::Fresh => self.servers[j].state.sequences.accept(),
                 request::Step::Listens | request::Step::Terminate => unreachable!(),
             }
         }

@@ -1,0 +1,137 @@
+//! What signals and the console ask of the whole: reload, changes of settings, pauses, stopping.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::info;
+
+use super::reload::Keeper;
+use super::stop::{How, Stop};
+use super::systemd;
+use crate::admin::{Admin, Failure, Order, Outcome, Request};
+
+/// The signals that mean something, as PgBouncer has them.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    user1: Signal,
+    user2: Signal,
+}
+
+/// What is asked for.
+enum Asked {
+    Reload,
+    Pause,
+    Resume,
+    /// A signal to stop.
+    Stop(How),
+    Order(Request),
+    /// The console is gone.
+    Nothing,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    async fn next(&mut self, orders: &mut mpsc::Receiver<Request>) -> Asked {
+        tokio::select! {
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.user1.recv() => Asked::Pause,
+            _ = self.user2.recv() => Asked::Resume,
+            _ = self.terminate.recv() => Asked::Stop(How::AfterTransactions),
+            _ = self.interrupt.recv() => Asked::Stop(How::AfterQueries),
+            _ = self.quit.recv() => Asked::Stop(How::AtOnce),
+            order = orders.recv() => order.map_or(Asked::Nothing, Asked::Order),
+        }
+    }
+}
+
+/// Does what is asked for. Returns at the first signal or command to stop; later ones hasten the end.
+///
+/// # Errors
+/// When signals can't be had.
+pub async fn handle(
+    admin: &Arc<Admin>,
+    mut keeper: Keeper,
+    stop: &Stop,
+    mut orders: mpsc::Receiver<Request>,
+) -> io::Result<()> {
+    let mut signals = Signals::new()?;
+    loop {
+        match signals.next(&mut orders).await {
+            // What went wrong is in the log already.
+            Asked::Reload => drop(keeper.reload()),
+            Asked::Pause => pause(admin),
+            Asked::Resume => resume(admin),
+            Asked::Stop(how) => break stop.begin(how),
+            Asked::Order(Request { order, outcome }) => {
+                let done = match order {
+                    Order::Reload => keeper.reload().map_err(Failure::Reload),
+                    Order::Set(key, value) => keeper.set(&key, &value).map_err(Failure::Set),
+                    ref stopping => begin_to_stop(stop, stopping),
+                };
+                // The console may have gone meanwhile.
+                drop(outcome.send(done));
+                if stop.has_begun() {
+                    break;
+                }
+            }
+            Asked::Nothing => break,
+        }
+    }
+    systemd::stopping(stop.limit());
+    tokio::spawn(hasten(signals, orders, stop.clone()));
+    Ok(())
+}
+
+/// While it stops: any further signal to stop means at once, commands mean what they say.
+async fn hasten(mut signals: Signals, mut orders: mpsc::Receiver<Request>, stop: Stop) {
+    loop {
+        match signals.next(&mut orders).await {
+            Asked::Stop(_) => stop.begin(How::AtOnce),
+            Asked::Order(Request { order, outcome }) => drop(outcome.send(begin_to_stop(&stop, &order))),
+            Asked::Reload | Asked::Pause | Asked::Resume => info!("signal ignored while shutting down"),
+            Asked::Nothing => return,
+        }
+    }
+}
+
+fn begin_to_stop(stop: &Stop, order: &Order) -> Outcome {
+    stop.begin(match order {
+        Order::Reload | Order::Set(..) => return Err(Failure::Gone),
+        Order::StopAfterClients => How::AfterClients,
+        Order::StopAfterTransactions => How::AfterTransactions,
+        Order::StopNow => How::AtOnce,
+    });
+    Ok(crate::config::Plan::default())
+}
+
+fn pause(admin: &Admin) {
+    match !admin.is_suspended() && admin.context.pools.pause() {
+        true => info!("got SIGUSR1, pausing all activity"),
+        false => info!("got SIGUSR1, but already paused/suspended"),
+    }
+}
+
+fn resume(admin: &Admin) {
+    if admin.unsuspend() {
+        info!("got SIGUSR2, continuing from SUSPEND");
+    } else if admin.context.pools.resume() {
+        info!("got SIGUSR2, continuing from PAUSE");
+    } else {
+        info!("got SIGUSR2, but not paused/suspended");
+    }
+}

@@ -1,0 +1,207 @@
+#!/usr/bin/env python3
+"""The showdown: sync and async applications on one pool, measured on this machine.
+
+Starts PostgreSQL, a pooler, the applications of docker/apps and HAProxy on free ports, lets oha ask each application
+alone and then three at once on the one pool of 25, for each pooler, and finds out why the article's axum app was
+slower than its Starlette. Writes results.json, report.md, report.html and pictures. Everything is stopped at the end.
+
+    tests/showdown --quick                         # a first impression
+    tests/showdown --seconds 60 --output report    # as long as the article's runs
+    tests/showdown --poolers carpool --apps django,axum --no-why
+    tests/showdown --render report                 # the report again, from report/results.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import report
+import stack
+import why
+from cells import WARM_UP, Bench, Progress
+from machine import ROOT, Failed, Machine, find
+from watch import Watch
+
+POOLERS = ["carpool", "pgbouncer", "direct"]
+ALL = "all"
+# Starting and stopping what a cell needs, for the estimate of what is left.
+OVERHEAD = 8.0  # seconds
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tests/showdown", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    kinds = [kind.key for kind in stack.KINDS]
+    parser.add_argument("--seconds", type=float, default=30, metavar="N", help="of load for each cell (default 30)")
+    parser.add_argument("--clients", type=int, default=50, metavar="N", help="of each application (default 50)")
+    parser.add_argument("--poolers", default=",".join(POOLERS), metavar="LIST", help="default: %(default)s")
+    parser.add_argument("--apps", default=",".join(kinds), metavar="LIST", help="default: %(default)s")
+    parser.add_argument("--no-all", action="store_true", help="don't run three at once")
+    parser.add_argument("--no-why", action="store_true", help="don't look into why axum was slower")
+    parser.add_argument("--quick", action="store_true", help="4 seconds for each cell")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "target/showdown", metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument("--render", type=Path, metavar="DIR", help="only write the report of DIR/results.json again")
+    parser.add_argument("--carpool", type=Path, default=ROOT / "target/release/carpool", metavar="PATH")
+    parser.add_argument("--pgbouncer", type=Path, metavar="PATH", help="default: the installed one")
+    parser.add_argument("--axum", type=Path, default=ROOT / "target/apps/release/recipes-axum", metavar="PATH")
+    parser.add_argument("--oha", type=Path, default=ROOT / ".cache/oha/bin/oha", metavar="PATH")
+    options = parser.parse_args()
+    options.poolers = chosen(parser, "--poolers", options.poolers, POOLERS)
+    options.apps = chosen(parser, "--apps", options.apps, kinds)
+    if options.quick:
+        options.seconds = 4.0
+    return options
+
+
+def chosen(parser: argparse.ArgumentParser, option: str, text: str, known: list[str]) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            parser.error(f"{option}: {name} is none of {', '.join(known)}")
+    return names
+
+
+class Display:
+    """How far it is: a bar on a terminal, else a line for each cell."""
+
+    def __init__(self, cells: int, seconds: float):
+        self._cells, self._seconds = cells, seconds
+        self._done = 0
+        self._terminal = sys.stderr.isatty()
+
+    def cell(self, title: str) -> Progress:
+        self._done += 1
+        left = (self._cells - self._done + 1) * (self._seconds + WARM_UP + OVERHEAD)
+        head = f"[{self._done:>2}/{self._cells}] {title}"
+        if not self._terminal:
+            print(f"{head} (about {left / 60:.0f} min left)", file=sys.stderr, flush=True)
+            return lambda _elapsed, _watch: None
+
+        def progress(elapsed: float, watch: Watch) -> None:
+            filled = round(20 * min(1.0, elapsed / self._seconds))
+            bar = "█" * filled + "·" * (20 - filled)
+            cpu = ", ".join(f"{name} {series.cpu[-1]:.0f}" for name, series in watch.groups.items() if series.cpu)
+            pool = f"{watch.pool.active[-1]} busy, {watch.pool.waiting[-1]} wait" if watch.pool.at else ""
+            minutes = max(0.0, left - elapsed) / 60
+            line = f"\r\x1b[K{head} {bar} {pool} · CPU % {cpu} · {minutes:.0f} min left"
+            print(line[: os.get_terminal_size().columns + 3], end="", file=sys.stderr, flush=True)
+
+        return progress
+
+    def done(self, text: str) -> None:
+        print(f"\r\x1b[K      {text}" if self._terminal else f"      {text}", file=sys.stderr, flush=True)
+
+
+def summary(measured: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{name} {app['per_second']:.0f}/s, p99 {app['percentiles']['99']:.0f} ms"
+        + (f", {app['failed']} FAILED" if app["failed"] else "")
+        for name, app in measured["apps"].items()
+    )
+
+
+def start(name: str, machine: Machine, postgres: stack.Postgres, options: argparse.Namespace) -> Any:
+    if name == "carpool":
+        return stack.carpool(machine, postgres, options.carpool.resolve())
+    if name == "pgbouncer":
+        return stack.pgbouncer(machine, postgres, options.pgbouncer and options.pgbouncer.resolve())
+    return stack.Direct(postgres)
+
+
+def together(options: argparse.Namespace) -> list[stack.Kind]:
+    """The applications that run at once: one of each kind."""
+    kinds = [kind for kind in stack.KINDS if kind.key in options.apps]
+    if "axum" in options.apps:
+        kinds = [kind for kind in kinds if kind.key != "axum-fast"]
+    return kinds if len(kinds) > 1 and not options.no_all else []
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    for path in (options.axum, options.oha):
+        if not path.exists():
+            raise Failed(f"{path} is missing: `make showdown` builds it")
+    with Machine() as machine:
+        stack.install_apps(machine)
+        postgres = stack.Postgres(machine, stack.find_postgres())
+        axum, oha = machine.copy(options.axum.resolve()), machine.copy(options.oha.resolve())
+        bench = Bench(machine, postgres, axum, oha, options.seconds, options.clients)
+        alone = [[kind] for kind in stack.KINDS if kind.key in options.apps]
+        groups = alone + ([together(options)] if together(options) else [])
+        looks_into_it = not options.no_why and "carpool" in options.poolers
+        cells = len(options.poolers) * len(groups) + (2 * len(why.steps()) if looks_into_it else 0)
+        display = Display(cells, options.seconds)
+        results = {"about": about(options, postgres), "cells": [], "why": {}}
+        for name in options.poolers:
+            pooler = start(name, machine, postgres, options)
+            for kinds in groups:
+                what = kinds[0].key if len(kinds) == 1 else ALL
+                measured = bench.measure(kinds, pooler, display.cell(f"{pooler.name}: {what}"))
+                display.done(summary(measured))
+                results["cells"].append(
+                    {"pooler": name, "pooler_name": pooler.name, "note": pooler.note, "cell": what, **measured}
+                )
+            if name == "carpool" and looks_into_it:
+                results["why"] = why.analyse(bench, pooler, display.cell)
+            machine.stop(pooler.processes)
+        return results
+
+
+def about(options: argparse.Namespace, postgres: stack.Postgres) -> dict[str, Any]:
+    cpus = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    haproxy = find("haproxy")
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": cpus[0] if cpus else platform.machine(),
+        "cores": os.cpu_count(),
+        "seconds": options.seconds,
+        "clients": options.clients,
+        "pool": stack.POOL,
+        "max_requests": stack.MAX_REQUESTS,
+        "postgres": postgres.version,
+        "haproxy": re.search(r"version ([\d.]+)", stack.version_of(haproxy, "-v"))[1] if haproxy else "",
+        "oha": stack.version_of(options.oha).strip(),
+        "apps": {kind.key: kind.title for kind in stack.KINDS},
+    }
+
+
+def interrupted(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def main() -> None:
+    options = arguments()
+    if options.render:
+        results = json.loads((options.render / "results.json").read_text(encoding="utf-8"))
+        report.write(results, options.render)
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
+    began = time.monotonic()
+    try:
+        results = run(options)
+    except KeyboardInterrupt:
+        raise SystemExit("\nshowdown: interrupted, everything is stopped") from None
+    except Failed as failure:
+        raise SystemExit(f"\nshowdown: {failure}") from None
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    report.write(results, options.output)
+    minutes = (time.monotonic() - began) / 60
+    print(f"showdown: {options.output / 'report.html'} and report.md, after {minutes:.0f} min")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""The report, as markdown and HTML, from plain data."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+import plots
+from article import FIGURES
+
+Table = list[list[str]]
+# Text, a table, or the name of a picture with what it shows.
+Block = str | Table | tuple[str, str]
+
+
+def write(results: dict[str, Any], directory: Path) -> None:
+    blocks = content(results, directory)
+    (directory / "report.md").write_text("\n\n".join(map(markdown, blocks)) + "\n", encoding="utf-8")
+    (directory / "report.html").write_text(PAGE.format(body="\n".join(map(as_html, blocks))), encoding="utf-8")
+
+
+# --- Content ---------------------------------------------------------------------------------------------
+
+
+def content(results: dict[str, Any], directory: Path) -> list[Block]:
+    about, cells = results["about"], results["cells"]
+    poolers = {cell["pooler"]: cell["pooler_name"] for cell in cells}
+    blocks: list[Block] = ["# The showdown: sync and async applications on one pool", introduction(about, cells)]
+    alone = [cell for cell in cells if cell["cell"] != "all"]
+    if alone:
+        blocks += ["## Each application alone", beside_the_article(alone, poolers)]
+        blocks.append((plots.throughput(cells, poolers, directory), "Requests a second of each application"))
+        blocks += [ALONE_NOTE, details(alone)]
+    at_once = [cell for cell in cells if cell["cell"] == "all"]
+    if at_once:
+        blocks += ["## All at once on the one pool", all_at_once(at_once, alone), at_once_note(about)]
+    blocks += ["## What the poolers take", pooler_costs(cells)]
+    if results["why"]:
+        blocks += why_blocks(results["why"], directory)
+    blocks.append("## Over time")
+    for key, name in poolers.items():
+        own = [cell for cell in cells if cell["pooler"] == key]
+        blocks.append((plots.latencies(own, key, name, directory), f"Latencies, {name}"))
+        blocks.append((plots.over_time(own, key, name, directory), f"CPU, memory and connections over time, {name}"))
+    return blocks
+
+
+def introduction(about: dict[str, Any], cells: list[dict[str, Any]]) -> str:
+    notes = {f"{cell['pooler_name']} runs in {cell['note']}." for cell in cells if cell["note"]}
+    foreign = max(cell["foreign"] for cell in cells)
+    busy = (
+        f" Other programs took up to {foreign} % of a core meanwhile, so compare within a run rather than across runs."
+        if foreign > 20
+        else ""
+    )
+    failed = sum(app["failed"] for cell in cells for app in cell["apps"].values())
+    return (
+        f'The system of the article "Sync to Async Python for Speed" (2022) on one machine: oha, HAProxy (at most '
+        f"{about['max_requests']} requests in each application), the applications of `docker/apps`, a pooler with "
+        f"{about['pool']} server connections, PostgreSQL. Each request of `GET /api/v1/recipes` takes the session from a "
+        f"cookie, sets the time zone, and loads a recipe with all that belongs to it. All applications give the same JSON, "
+        f"which is checked before each measurement.\n\n"
+        f"{about['date']}, {about['processor']}, {about['cores']} cores, which the load generator has its share of; "
+        f"PostgreSQL {about['postgres']}, HAProxy {about['haproxy']}, {about['oha']}. {about['seconds']:g} seconds for "
+        f"each cell, {about['clients']} clients for each application. Requests that failed: {failed}.{busy}"
+        + "".join(f" {note}" for note in sorted(notes))
+    )
+
+
+def beside_the_article(cells: list[dict[str, Any]], poolers: dict[str, str]) -> Table:
+    """The article's table beside today's."""
+    head = ["", "requests/s: article", *poolers.values(), "peak CPU: article", *poolers.values()]
+    table = [[*head, "peak memory: article", *poolers.values()]]
+    for app in dict.fromkeys(cell["cell"] for cell in cells):
+        measured = {cell["pooler"]: cell["apps"][app] for cell in cells if cell["cell"] == app}
+        figure = FIGURES.get(app)
+        row = [app]
+        for own, theirs, unit in (
+            ("per_second", figure and figure.per_second, ""),
+            ("cpu_peak", figure and figure.cpu, " %"),
+            ("memory_peak", figure and figure.memory, " MB"),
+        ):
+            row.append(f"{theirs:g}{unit}" if theirs else "–")
+            row += [f"{measured[key][own]:.0f}{unit}" if key in measured else "–" for key in poolers]
+        table.append(row)
+    return table
+
+
+ALONE_NOTE = """\
+CPU is in percent of one core, of the application with all its processes, the highest mean of a second. Memory is the \
+sum of resident sizes, as psrecord gives it: what processes share counts for each of them; in the next table \
+*own memory* counts it once. `axum` is as one would write it at first, `axum-fast` as the section on it below finds best."""
+
+
+def details(cells: list[dict[str, Any]]) -> Table:
+    table = [["", "pooler", "requests/s", "p50", "p90", "p99", "longest", "mean CPU", "own memory", "most connections"]]
+    for app in dict.fromkeys(cell["cell"] for cell in cells):
+        for cell in cells:
+            if cell["cell"] == app:
+                data = cell["apps"][app]
+                table.append(
+                    [
+                        app,
+                        cell["pooler_name"],
+                        f"{data['per_second']:.0f}",
+                        *(milliseconds(data["percentiles"][p]) for p in ("50", "90", "99")),
+                        milliseconds(data["longest"]),
+                        f"{data['cpu_mean']:.0f} %",
+                        f"{data['proportional']:.0f} MB",
+                        str(cell["pool"]["most"]),
+                    ]
+                )
+    return table
+
+
+def all_at_once(cells: list[dict[str, Any]], alone: list[dict[str, Any]]) -> Table:
+    table = [["pooler", "", "requests/s", "alone", "p50", "p90", "p99", "p99 alone", "peak CPU", "most connections"]]
+    for cell in cells:
+        for app, data in cell["apps"].items():
+            own = next((c["apps"][app] for c in alone if c["pooler"] == cell["pooler"] and c["cell"] == app), None)
+            table.append(
+                [
+                    cell["pooler_name"],
+                    app,
+                    f"{data['per_second']:.0f}",
+                    f"{own['per_second']:.0f}" if own else "–",
+                    *(milliseconds(data["percentiles"][p]) for p in ("50", "90", "99")),
+                    milliseconds(own["percentiles"]["99"]) if own else "–",
+                    f"{data['cpu_peak']:.0f} %",
+                    str(cell["pool"]["most"]),
+                ]
+            )
+    return table
+
+
+def at_once_note(about: dict[str, Any]) -> str:
+    return (
+        f"Each application has its own {about['clients']} clients and its own connections to the pooler, 45 in all. A "
+        f"pooler gives all of them together {about['pool']} server connections at most; without one PostgreSQL has a "
+        f"process for each. The cores are shared by all, so that each has less than alone."
+    )
+
+
+def pooler_costs(cells: list[dict[str, Any]]) -> Table:
+    table = [
+        ["pooler", "load", "requests/s", "pooler's CPU", "per request", "its memory", "PostgreSQL's CPU", "per request"]
+    ]
+    for cell in cells:
+        rate = sum(app["per_second"] for app in cell["apps"].values())
+        pooler, postgres = cell["others"].get("pooler"), cell["others"]["postgres"]
+        table.append(
+            [
+                cell["pooler_name"],
+                "all at once" if cell["cell"] == "all" else cell["cell"],
+                f"{rate:.0f}",
+                f"{pooler['cpu_mean']:.0f} %" if pooler else "–",
+                f"{1e4 * pooler['cpu_mean'] / rate:.0f} µs" if pooler else "–",
+                f"{pooler['memory_peak']:.0f} MB" if pooler else "–",
+                f"{postgres['cpu_mean']:.0f} %",
+                f"{1e4 * postgres['cpu_mean'] / rate:.0f} µs",
+            ]
+        )
+    return table
+
+
+# --- Why ---------------------------------------------------------------------------------------------------
+
+
+def why_blocks(why: dict[str, Any], directory: Path) -> list[Block]:
+    steps = {step["key"]: step for step in why["steps"]}
+    return [
+        "## Why the article's axum app was slower than Starlette",
+        why_text(why, steps),
+        steps_table(why),
+        (plots.reasons(why, directory), "Requests a second by variant, on loopback and over a network"),
+        fastest_text(steps),
+        *([tls_text(why["tls"])] if why["tls"] else []),
+    ]
+
+
+def why_text(why: dict[str, Any], steps: dict[str, Any]) -> str:
+    plain, prepared, starlette = steps["plain"], steps["prepared"], steps["starlette"]
+    return (
+        f"Not because of Tokio: because of round trips. The author saw the app at 53 % of a core, so it was waiting. "
+        f'tokio-postgres keeps no statements: `client.query("SELECT …")` prepares one, waits for the answer, runs it, '
+        f"waits, and closes it, and bb8 asks before each use whether the connection lives. The nine queries of a request "
+        f"take {plain['round_trips']:.0f} round trips so. asyncpg keeps prepared statements by itself, and takes "
+        f"{starlette['round_trips']:.0f} for the same, with the reset that its pool does. A connection is held for the "
+        f"whole request, so that a pool of *n* gives at most *n* / (round trips × time of one) requests a second.\n\n"
+        f"On loopback, where a round trip takes {why['loopback_ms']:.2f} ms, this is only CPU time: {plain['near']['per_second']:.0f} "
+        f"requests/s as written, {prepared['near']['per_second']:.0f} with prepared statements, Starlette "
+        f"{starlette['near']['per_second']:.0f}. Over a network, which a relay makes of it here (a round trip takes "
+        f"{why['network_ms']:.1f} ms), it decides: {plain['far']['per_second']:.0f} as written, "
+        f"{prepared['far']['per_second']:.0f} prepared, Starlette {starlette['far']['per_second']:.0f}. By the same "
+        f"reckoning the article's 267 and 495 requests/s, from 20 and at most 25 connections, are round trips of about "
+        f"{1000 * 20 / 267 / plain['round_trips']:.1f} and {1000 * 25 / 495 / starlette['round_trips']:.1f} ms: the same network."
+    )
+
+
+def steps_table(why: dict[str, Any]) -> Table:
+    head = ["variant", "what", "connections", "round trips", "requests/s", "p99", "over a network", "p99", "bound"]
+    table = [[*head, "CPU per request: app", "pooler", "PostgreSQL"]]
+    for step in why["steps"]:
+        at_work = min(step["connections"], 25)
+        bound = 1000 * at_work / (step["round_trips"] * why["network_ms"])
+        table.append(
+            [
+                step["key"],
+                step["what"],
+                str(step["connections"]),
+                f"{step['round_trips']:.1f}",
+                f"{step['near']['per_second']:.0f}",
+                milliseconds(step["near"]["percentiles"]["99"]),
+                f"{step['far']['per_second']:.0f}",
+                milliseconds(step["far"]["percentiles"]["99"]),
+                f"{bound:.0f}",
+                *(f"{step['cpu_ms'][who]:.2f} ms" for who in ("app", "pooler", "postgres")),
+            ]
+        )
+    return table
+
+
+def fastest_text(steps: dict[str, Any]) -> str:
+    plain = steps["plain"]
+    axums = [step for key, step in steps.items() if key != "starlette"]
+    near = max(axums, key=lambda step: step["near"]["per_second"])
+    far = max(axums, key=lambda step: step["far"]["per_second"])
+    return (
+        f"Round trips are those that the relay counted; *bound* is what connections, round trips and network allow, "
+        f"by the formula above. A bigger pool helps as written only over a network, and only as far as HAProxy's 25 "
+        f"requests and the pooler's 25 servers go. Fastest on loopback is `{near['key']}` "
+        f"({near['near']['per_second'] / plain['near']['per_second']:.1f} times as written), over a network `{far['key']}` "
+        f"({far['far']['per_second'] / plain['far']['per_second']:.1f} times)."
+    )
+
+
+def tls_text(tls: dict[str, float]) -> str:
+    queries = 100 * (1 - tls["queries_tls"] / tls["queries_plain"])
+    return (
+        f"**TLS** isn't the reason where connections are kept: pgbench, directly at PostgreSQL with 8 clients, runs "
+        f"{tls['queries_plain']:.0f} queries a second without and {tls['queries_tls']:.0f} with it ({queries:.0f} % fewer). "
+        f"Where each query has a connection of its own, it is: {tls['connections_plain']:.0f} and "
+        f"{tls['connections_tls']:.0f} connections a second."
+    )
+
+
+# --- Form ------------------------------------------------------------------------------------------------
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"
+
+
+def markdown(block: Block) -> str:
+    if isinstance(block, str):
+        return block
+    if isinstance(block, tuple):
+        name, alt = block
+        return f"![{alt}]({name}.svg)"
+    head, *rows = block
+    return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])
+
+
+def line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def as_html(block: Block) -> str:
+    if isinstance(block, tuple):
+        name, alt = block
+        picture = f'<img src="{name}.svg" alt="{html.escape(alt)}">'
+        return f'<figure>{picture}<figcaption>{html.escape(alt)} (<a href="{name}.png">PNG</a>)</figcaption></figure>'
+    if isinstance(block, list):
+        head, *rows = block
+        cells = "".join(f"<th>{inline(cell)}</th>" for cell in head)
+        body = "\n".join("<tr>" + "".join(f"<td>{inline(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        return f'<div class="wide"><table><thead><tr>{cells}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+    if block.startswith("#"):
+        level = len(block) - len(block.lstrip("#"))
+        return f"<h{level}>{inline(block.lstrip('# '))}</h{level}>"
+    return "\n".join(f"<p>{inline(paragraph)}</p>" for paragraph in block.split("\n\n"))
+
+
+def inline(text: str) -> str:
+    """The little markdown that the texts above use."""
+    for mark, tag in (("`", "code"), ("**", "strong"), ("*", "em")):
+        parts = text.split(mark) if tag != "code" else html.escape(text, quote=False).split(mark)
+        if len(parts) % 2 == 0:
+            continue
+        text = "".join(f"<{tag}>{part}</{tag}>" if odd % 2 else part for odd, part in enumerate(parts))
+    return text
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>The showdown</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+table {{ border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }}
+th {{ background: #f6f6f6; vertical-align: bottom; }}
+td:first-child, th:first-child {{ text-align: left; }}
+.wide {{ overflow-x: auto; }}
+figure {{ margin: 1.5rem 0; }}
+img {{ max-width: 100%; height: auto; }}
+figcaption {{ font-size: 14px; color: #666; }}
+code {{ background: #f2f2f2; padding: 0 .2em; }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

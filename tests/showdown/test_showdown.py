@@ -1,0 +1,174 @@
+"""Unit tests of what the showdown reckons and writes; nothing is started."""
+
+import io
+import json
+import math
+import os
+import random
+import re
+import tempfile
+import unittest
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import cells
+import load
+import watch
+from load import Result
+
+try:
+    import report
+except ModuleNotFoundError as error:
+    # Without matplotlib, as in `make test`.
+    if error.name != "matplotlib":
+        raise
+    report = None
+
+
+class Loads(unittest.TestCase):
+    CSV = """request-start,DNS,DNS+dialup,Response-delay,request-duration,bytes,status
+0.0,0,0,0.001,0.002,100,200
+0.5,0,0,0.001,0.004,100,200
+0.9,0,0,0.001,0.3,100,503
+"""
+
+    def test_csv_of_oha(self):
+        result = load.read(io.StringIO(self.CSV), 1.0)
+        self.assertEqual(result.latencies, [2.0, 4.0, 300.0])
+        # The last reply came after the end, so that 1.2 seconds were had.
+        self.assertAlmostEqual(result.seconds, 1.2)
+        self.assertAlmostEqual(result.per_second, 2 / 1.2)
+        self.assertEqual(result.failed, 1)
+
+    def test_percentiles(self):
+        values = [float(value) for value in range(1, 101)]
+        self.assertEqual(load.percentile(values, 50), 51)
+        self.assertEqual(load.percentile(values, 99), 100)
+        self.assertEqual(load.percentile([7.0], 99), 7.0)
+        self.assertTrue(math.isnan(load.percentile([], 50)))
+
+
+class Histograms(unittest.TestCase):
+    def test_each_latency_lies_between_the_edges_of_its_place(self):
+        chance = random.Random(1)
+        for _ in range(2000):
+            latency = 10 ** chance.uniform(-0.9, 4.4)
+            found = cells.histogram([latency])
+            place = found["first"]
+            self.assertEqual(found["counts"], [1])
+            self.assertLessEqual(cells.EDGES[place - 1] if place else 0, latency * 1.0000001)
+            self.assertGreaterEqual(cells.EDGES[place] * 1.0000001, latency)
+
+    def test_nothing_is_lost(self):
+        latencies = [0.0001, 0.05, 1, 10, 10, 1e9]
+        self.assertEqual(sum(cells.histogram(latencies)["counts"]), len(latencies))
+        self.assertEqual(cells.histogram([]), {"first": 0, "counts": []})
+
+
+class Watching(unittest.TestCase):
+    def test_this_process(self):
+        began = watch.cpu_seconds([1])
+        self.assertGreaterEqual(began, 0)
+        own = [os.getpid()]
+        self.assertGreater(watch.resident(own), 1)
+        self.assertGreater(watch.proportional(own), 1)
+        self.assertIn(os.getpid(), watch.tree(os.getppid(), watch.families()))
+
+    def test_a_process_that_has_ended(self):
+        self.assertEqual(watch.stat(2**22 + 1), [])
+        self.assertEqual(watch.cpu_seconds([2**22 + 1]), 0)
+
+    def test_peaks_last_a_second(self):
+        self.assertEqual(max(cells.smoothed([0, 100, 0])), 50)
+        self.assertEqual(cells.smoothed([7]), [7])
+
+
+def results():
+    """As a run leaves them, with made-up figures."""
+    series = watch.Series(at=[0.5, 1.0, 1.5], cpu=[10, 60, 30], memory=[20, 21, 22], proportional=15)
+    pool = {"at": [0.5, 1.0, 1.5], "active": [1, 25, 3], "idle": [2, 0, 22], "waiting": [0, 7, 0], "most": 25}
+
+    def app(rate):
+        latencies = sorted(1000 / rate * (1 + n / 10) for n in range(100))
+        return cells.described(Result(2.0, latencies, load.Counter({200: round(rate * 2)})), series)
+
+    found = []
+    rates = {"django": 50, "starlette": 400, "axum": 300, "axum-fast": 2000}
+    for pooler, name in (("carpool", "Carpool 1"), ("pgbouncer", "PgBouncer 1.18"), ("direct", "no pooler")):
+        others = {"postgres": cells.usage(series), "haproxy": cells.usage(series)}
+        if pooler != "direct":
+            others["pooler"] = cells.usage(series)
+        common = {"pooler": pooler, "pooler_name": name, "note": "", "others": others, "pool": pool, "foreign": 30}
+        found += [{**common, "cell": key, "apps": {key: app(rate)}} for key, rate in rates.items()]
+        found.append({**common, "cell": "all", "apps": {key: app(rates[key] / 3) for key in list(rates)[:3]}})
+    steps = [
+        {
+            "key": key,
+            "title": key,
+            "what": f"with <{key}>",
+            "connections": 20,
+            "round_trips": trips,
+            "near": {"per_second": 100, "percentiles": {"50": 1, "90": 2, "99": 3}},
+            "far": {"per_second": 50, "percentiles": {"50": 1, "90": 2, "99": 3}},
+            "cpu_ms": {"app": 1, "pooler": 1, "postgres": 1},
+        }
+        for key, trips in (("starlette", 10), ("plain", 18), ("prepared", 9), ("single", 1))
+    ]
+    tls = {"queries_plain": 100.0, "queries_tls": 90.0, "connections_plain": 50.0, "connections_tls": 10.0}
+    about = {
+        "date": "2025-01-01", "processor": "some", "cores": 2, "seconds": 2.0, "clients": 50, "pool": 25,
+        "max_requests": 25, "postgres": "15", "haproxy": "2.6", "oha": "oha 1", "apps": {},
+    }  # fmt: skip
+    why = {"steps": steps, "loopback_ms": 0.1, "network_ms": 2.5, "tls": tls}
+    return {"about": about, "cells": found, "why": why}
+
+
+@unittest.skipIf(report is None, "needs matplotlib")
+class Reports(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.results = json.loads(json.dumps(results()))
+        scratch = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(scratch.cleanup)
+        cls.directory = Path(scratch.name)
+        report.write(cls.results, cls.directory)
+        cls.markdown = (cls.directory / "report.md").read_text(encoding="utf-8")
+        cls.html = (cls.directory / "report.html").read_text(encoding="utf-8")
+
+    def test_the_articles_figures_stand_beside_todays(self):
+        row = next(line for line in self.markdown.splitlines() if line.startswith("| starlette | 495 "))
+        self.assertEqual([cell.strip() for cell in row.split("|")[2:6]], ["495", "400", "400", "400"])
+
+    def test_tables_are_whole(self):
+        lines = self.markdown.splitlines()
+        for above, line in zip(lines, lines[1:]):
+            if above.startswith("|") and line.startswith("|"):
+                self.assertEqual(above.count("|"), line.count("|"), line)
+
+    def test_every_picture_is_there_twice(self):
+        names = re.findall(r"\]\((\S+)\.svg\)", self.markdown)
+        self.assertEqual(len(names), 2 + 2 * 3)
+        for name in names:
+            self.assertTrue((self.directory / f"{name}.png").read_bytes().startswith(b"\x89PNG"))
+            ElementTree.parse(self.directory / f"{name}.svg")
+            self.assertIn(f'src="{name}.svg"', self.html)
+
+    def test_html_is_well_formed_and_escaped(self):
+        ElementTree.fromstring(re.sub(r"<(meta[^>]*|img[^>]*)>", r"<\1/>", self.html.removeprefix("<!DOCTYPE html>")))
+        self.assertIn("with &lt;single&gt;", self.html)
+
+    def test_a_busy_machine_is_admitted(self):
+        self.assertIn("up to 30 % of a core", self.markdown)
+
+    def test_parts_that_were_not_run_are_left_out(self):
+        found = [cell for cell in self.results["cells"] if (cell["pooler"], cell["cell"]) == ("carpool", "axum")]
+        with tempfile.TemporaryDirectory() as directory:
+            blocks = report.content(self.results | {"why": {}, "cells": found}, Path(directory))
+        text = "\n".join(map(report.markdown, blocks))
+        self.assertNotIn("## All at once", text)
+        self.assertNotIn("## Why", text)
+        self.assertIn("| axum | 267 | 300 |", text)
+
+
+if __name__ == "__main__":
+    unittest.main()

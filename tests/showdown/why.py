@@ -1,0 +1,128 @@
+"""Why the article's axum app was slower than Starlette: one change at a time, on loopback and over a network."""
+
+from __future__ import annotations
+
+import re
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+from cells import Bench, Progress
+from machine import ROOT, Process, free_port
+from stack import DATABASE, KINDS, PASSWORD, USER, Kind, Pooler, axum
+
+# One way of the network that the relay makes, seconds.
+DELAY = 0.001
+TLS_SECONDS = 3
+
+
+@dataclass(frozen=True)
+class Step:
+    kind: Kind
+    what: str
+
+
+def steps() -> list[Step]:
+    starlette = next(kind for kind in KINDS if kind.key == "starlette")
+    return [
+        Step(
+            starlette, "Starlette, for comparison: asyncpg keeps prepared statements by itself, and resets connections"
+        ),
+        Step(
+            axum("plain", "plain", "plain", 20),
+            "axum as written: SQL as text, and bb8 asks whether the connection lives",
+        ),
+        Step(axum("plain-50", "plain, 50", "plain", 50), "the same with a pool of 50"),
+        Step(
+            axum("plain-unchecked", "plain, no check", "plain", 20, TEST_ON_CHECK_OUT="false"),
+            "without bb8's question (`test_on_check_out(false)`)",
+        ),
+        Step(axum("prepared", "prepared", "prepared", 20), "statements prepared once per connection"),
+        Step(axum("pipelined", "pipelined", "pipelined", 20), "what needn't wait is sent at once"),
+        Step(axum("single", "single", "single", 20), "one statement whose JSON PostgreSQL builds"),
+        Step(axum("single-8", "single, 8", "single", 8), "the same with a pool of 8"),
+        Step(axum("single-4", "single, 4", "single", 4), "the same with a pool of 4"),
+    ]
+
+
+class Relay:
+    """A network between the applications and the pooler; `stop`ped by the machine."""
+
+    def __init__(self, bench: Bench, target: int):
+        self.port, self._count_port = free_port(), free_port()
+        command = [sys.executable, ROOT / "tests/showdown/relay.py", str(self.port), str(target)]
+        self.process: Process = bench.machine.start("relay", [*command, str(DELAY), str(self._count_port)], self.port)
+        self.process.wait_until(self.process.accepts)
+
+    def round_trips(self) -> int:
+        with socket.create_connection(("127.0.0.1", self._count_port), 5) as connection:
+            return int(connection.recv(64))
+
+
+def round_trip(port: int) -> float:
+    """Milliseconds for `SELECT 1`, the median."""
+    connection = psycopg2.connect(host="127.0.0.1", port=port, user=USER, password=PASSWORD, dbname=DATABASE)
+    connection.autocommit = True
+    times = []
+    with connection.cursor() as cursor:
+        for _ in range(100):
+            began = time.perf_counter()
+            cursor.execute("SELECT 1")
+            times.append(time.perf_counter() - began)
+    connection.close()
+    return 1000 * statistics.median(times)
+
+
+def analyse(bench: Bench, pooler: Pooler, progress: Callable[[str], Progress]) -> dict[str, Any]:
+    relay = Relay(bench, pooler.port)
+    try:
+        rows = [row(bench, pooler, relay, step, progress) for step in steps()]
+        network = round_trip(relay.port)
+    finally:
+        bench.machine.stop([relay.process])
+    return {"steps": rows, "loopback_ms": round_trip(pooler.port), "network_ms": network, "tls": tls(bench)}
+
+
+def row(bench: Bench, pooler: Pooler, relay: Relay, step: Step, progress: Callable[[str], Progress]) -> dict[str, Any]:
+    kind = step.kind
+    near = bench.measure([kind], pooler, progress(f"{kind.key}, loopback"))
+    far = bench.measure([kind], pooler, progress(f"{kind.key}, network"), relay.port, relay.round_trips)
+    app = near["apps"][kind.key]
+
+    def per_request(group: dict[str, Any]) -> float:
+        return round(10 * group["cpu_mean"] / max(app["per_second"], 0.1), 3)
+
+    return {
+        "key": kind.key,
+        "title": kind.title,
+        "what": step.what,
+        "connections": kind.connections,
+        "round_trips": round(far["counted"] / far["apps"][kind.key]["requests"], 1),
+        "near": {"per_second": app["per_second"], "percentiles": app["percentiles"]},
+        "far": {key: far["apps"][kind.key][key] for key in ("per_second", "percentiles")},
+        "cpu_ms": {
+            "app": per_request(app),
+            "pooler": per_request(near["others"]["pooler"]),
+            "postgres": per_request(near["others"]["postgres"]),
+        },
+    }
+
+
+def tls(bench: Bench) -> dict[str, float]:
+    """Queries and new connections a second, directly at PostgreSQL, with TLS and without; empty without a certificate."""
+    if not bench.postgres.tls:
+        return {}
+    found = {}
+    for what, arguments in (("queries", ["-c", "8"]), ("connections", ["-c", "8", "-C"])):
+        for on in (False, True):
+            script = bench.machine.write("one.sql", "SELECT 1;\n")
+            text = bench.postgres.pgbench(
+                "-T", str(TLS_SECONDS), "-M", "extended", "-f", str(script), *arguments, tls=on
+            )
+            found[f"{what}_{'tls' if on else 'plain'}"] = float(re.search(r"tps = ([\d.]+)", text)[1])
+    return found
