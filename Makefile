@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 AXUM := docker/apps/axum
 AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 
-.PHONY: run test bench conformance deny fuzz showdown compose-test build deb axum clean
+.PHONY: run test bench bench-check conformance deny fuzz showdown compose-test build deb axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -22,6 +22,11 @@ test: setup axum
 # Against PgBouncer, in interleaved rounds. Options: make bench BENCH="--quick"
 bench: setup build
 	$(PYTHON) tests/bench/bench.py --carpool target/release/carpool $(BENCH)
+
+# Instructions, allocations and system calls of a transaction, memory of an idle client, against the committed baseline;
+# with valgrind and strace, where they are there. Options: make bench-check CHECK="--update"
+bench-check: setup build
+	$(PYTHON) tests/bench/check.py --carpool target/release/carpool $(CHECK)
 
 # PostgreSQL's and drivers' own test suites, directly and through Carpool. Options: make conformance CONFORMANCE="--help"
 conformance: setup build
