@@ -187,7 +187,14 @@ fn passwords_by_line() {
     assert_eq!(first(2, "scram_user"), (b'R', 3));
     assert_eq!(first(3, "scram_user"), (b'R', 5));
     assert_eq!(first(4, "scram_user"), (b'R', 0));
-    let unknown = rules.answer(Login { from: Some(4), user: "none", database: &database, replication: false });
+    let login = Login { from: Some(4), user: "none", database: &database, replication: false };
+    let (mut socket, asked) = login.first_answer(rules.carpool.port, &rules.dir());
+    assert_eq!(
+        (asked.tag, asked.body.as_slice()),
+        (b'R', &[0; 4][..]),
+        "as PostgreSQL, which looks for the role later"
+    );
+    let unknown = read_message(&mut *socket);
     assert_eq!(told(&unknown), ("28000".to_owned(), "role \"none\" does not exist".to_owned()));
     // Whether there is such a user shows no earlier than in PostgreSQL.
     let refused = |user| rules.answer(Login { from: Some(1), user, database: &database, replication: false });
