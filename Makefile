@@ -4,11 +4,7 @@ PYTHON := .venv/bin/python
 AXUM := docker/apps/axum
 AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 
-<<<<<<< HEAD
-.PHONY: run test bench bench-check conformance build axum clean
-=======
-.PHONY: run test bench conformance showdown compose-test build axum clean
->>>>>>> main
+.PHONY: run test bench bench-check conformance showdown compose-test build deb axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -49,6 +45,11 @@ build:
 	cargo build --release
 
 # The axum app that the sharing test runs; a crate of its own, so that its dependencies aren't Carpool's.
+# A Debian package (cargo-deb must be installed).
+deb: build
+	target/release/carpool generate target
+	cargo deb --no-build
+
 axum:
 	CARGO_TARGET_DIR=target/apps cargo build --release --manifest-path $(AXUM)/Cargo.toml
 

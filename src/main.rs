@@ -8,7 +8,8 @@ use carpool::net::timer;
 use carpool::pooler::log::{self, LogControl, Wanted};
 use carpool::pooler::process::{self, PidFile};
 use carpool::pooler::{self, Loaded, Origin, Overrides, Source};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use tracing::{error, warn};
 
 /// The exit code for a bad configuration, `EX_USAGE` of sysexits.h.
@@ -63,6 +64,12 @@ enum Command {
         /// The ini file.
         file: PathBuf,
     },
+    /// Write the man page and the shells' completions, for packages.
+    #[command(hide = true)]
+    Generate {
+        /// Where: the directories `man` and `completions` are made there.
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -74,8 +81,28 @@ fn main() -> ExitCode {
             report(Config::load(&config), || println!("{}: ok", config.display()))
         }
         Some(Command::Convert { file }) => convert(file),
+        Some(Command::Generate { directory }) => match generate(directory) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{}: {error}", directory.display());
+                ExitCode::FAILURE
+            }
+        },
         None => serve(&arguments),
     }
+}
+
+/// Writes what packages have beside the binary.
+fn generate(directory: &Path) -> std::io::Result<()> {
+    let (man, completions) = (directory.join("man"), directory.join("completions"));
+    std::fs::create_dir_all(&man)?;
+    std::fs::create_dir_all(&completions)?;
+    let mut command = Arguments::command();
+    clap_mangen::Man::new(command.clone()).render(&mut std::fs::File::create(man.join("carpool.1"))?)?;
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        clap_complete::generate_to(shell, &mut command, "carpool", &completions)?;
+    }
+    Ok(())
 }
 
 /// Says all there is to say about a configuration.

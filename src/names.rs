@@ -67,6 +67,8 @@ pub struct ClientId(pub u64);
 impl ClientId {
     /// In place of a client, for a pool's listening connection.
     pub const LISTENER: Self = Self(0);
+    /// In place of a client, for the connection that runs `auth_query`.
+    pub const LOOKUP: Self = Self(u64::MAX);
 }
 
 impl fmt::Display for ClientId {

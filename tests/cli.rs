@@ -49,3 +49,48 @@ fn a_file_that_is_missing_is_a_bad_configuration() {
     assert_eq!(output.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/carpool.toml: cannot be read"));
 }
+
+#[test]
+fn diff_shows_what_a_reload_changes() {
+    let file = |name: &str, text: &str| {
+        let path = std::env::temp_dir().join(format!("carpool-cli-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let old = file("old.toml", "[pooler]\nquery_timeout = 1\n[databases.a]\nhost = 'h'\n");
+    let new = file("new.ini", "[pgbouncer]\nquery_timeout = 2\n[databases]\na = host=h password=secret\n");
+    let broken = file("broken.toml", "[pooler]\nquery_timeout = 'x'\n");
+    let diff = |old: &PathBuf, new: &PathBuf| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_carpool")).args(["check", "--diff"]).args([old, new]).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let (code, stdout, _) = diff(&old, &old);
+    assert_eq!((code, stdout.as_str()), (0, "nothing changes\n"));
+    let (code, stdout, _) = diff(&old, &new);
+    assert_eq!(code, 0);
+    assert!(stdout.contains("pgbouncer.query_timeout: 1 -> 2\n") && stdout.contains("databases.a.password: changed\n"));
+    assert!(!stdout.contains("secret"), "{stdout}");
+    let (code, stdout, stderr) = diff(&old, &broken);
+    assert_eq!((code, stdout.as_str()), (64, ""));
+    assert!(stderr.contains("query_timeout"), "{stderr}");
+    [old, new, broken].iter().for_each(|path| std::fs::remove_file(path).unwrap());
+}
+
+#[test]
+fn packages_get_a_man_page_and_completions() {
+    let dir = std::env::temp_dir().join(format!("carpool-cli-{}-generated", std::process::id()));
+    let status = Command::new(env!("CARGO_BIN_EXE_carpool")).arg("generate").arg(&dir).status().unwrap();
+    assert!(status.success());
+    for (file, part) in [
+        ("man/carpool.1", "\\-\\-daemon"),
+        ("completions/carpool.bash", "--daemon"),
+        ("completions/_carpool", "--daemon"),
+        ("completions/carpool.fish", "daemon"),
+    ] {
+        let text = std::fs::read_to_string(dir.join(file)).unwrap();
+        assert!(text.contains(part), "{file}: {text}");
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
+}

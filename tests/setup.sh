@@ -11,6 +11,7 @@ nodejs            node --version
 npm               npm --version
 python3-venv      python3 -c 'import venv, ensurepip'
 tzdata            test -e /usr/share/zoneinfo/Europe/Berlin
+slapd             test -x /usr/sbin/slapd
 util-linux        setpriv --version
 "
 

@@ -21,7 +21,7 @@ use crate::config::{Config, Database, Host, PoolMode, User};
 use crate::names::{ClientId, ServerId};
 use crate::net::Peer;
 use crate::pool::control::Pauser;
-use crate::pool::{Pool, PoolUser, directory, listening};
+use crate::pool::{Pool, PoolUser, directory, listening, lookup};
 use crate::server::{Server, ServerShared};
 use crate::stats::rows::{End, PoolRow, SocketRow};
 use crate::stats::table::{Row, Value, row};
@@ -242,9 +242,11 @@ impl<'a> View<'a> {
             for server in pool.servers() {
                 let state = self.server_state(&server, &idle);
                 let settings = state.holder.and_then(|(client, _)| names.get(&client));
-                let listens = state.holder.is_some_and(|(client, _)| client == ClientId::LISTENER);
-                let name = settings.and_then(|s| s.get("application_name")).unwrap_or_default();
-                let name = if listens { listening::NAME } else { name };
+                let name = match state.holder {
+                    Some((ClientId::LISTENER, _)) => listening::NAME,
+                    Some((ClientId::LOOKUP, _)) => lookup::NAME,
+                    _ => settings.and_then(|s| s.get("application_name")).unwrap_or_default(),
+                };
                 rows.push(SocketRow {
                     close_needed: pool.is_outdated(&server),
                     database: pool.name.to_string(),

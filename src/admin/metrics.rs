@@ -343,4 +343,18 @@ mod tests {
         assert_eq!(value["accepting"], true);
         assert_eq!(value["pools"].as_array().unwrap().len(), 0);
     }
+    /// The dashboard asks for nothing that isn't there.
+    #[test]
+    fn the_dashboard_shows_what_there_is() {
+        let text = prometheus(&Stand::new(&["app"]).admin);
+        let dashboard = include_str!("../../docker/grafana/carpool.json");
+        let names = dashboard.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        let mut names: Vec<_> = names.filter(|name| name.starts_with("carpool_")).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert!(names.len() > 15, "{names:?}");
+        for name in names {
+            assert!(text.contains(&format!("# TYPE {name} ")), "{name}");
+        }
+    }
 }

@@ -122,6 +122,9 @@ pub enum FailureReason {
     /// There is no such user, whatever the certificate says.
     #[error("unknown user, with auth_type cert")]
     UnknownCertificateUser,
+    /// The method isn't one that looks at the stored secret.
+    #[error("the method doesn't look at stored secrets")]
+    DecidedElsewhere,
     /// The user has no password.
     #[error("no password is set for the user")]
     NoPassword,
@@ -145,6 +148,21 @@ pub enum FailureReason {
     Scram(#[from] ScramError),
 }
 
+impl FailureReason {
+    /// Whether another secret could have let the client in.
+    #[must_use]
+    pub const fn is_of_the_secret(self) -> bool {
+        matches!(
+            self,
+            Self::UnknownUser
+                | Self::NoPassword
+                | Self::OnlyMd5Secret
+                | Self::WrongPassword
+                | Self::Scram(ScramError::WrongProof)
+        )
+    }
+}
+
 impl From<AuthFailure> for ClientError {
     fn from(failure: AuthFailure) -> Self {
         use FailureReason as Reason;
@@ -159,6 +177,7 @@ impl From<AuthFailure> for ClientError {
             Reason::Sasl(error) => (SqlState::PROTOCOL_VIOLATION, error.to_string()),
             Reason::Scram(error) if error != ScramError::WrongProof => return scram_error(error),
             Reason::UnknownUser
+            | Reason::DecidedElsewhere
             | Reason::NoPassword
             | Reason::OnlyMd5Secret
             | Reason::WrongPassword
@@ -237,6 +256,9 @@ impl ClientAuth {
             }
             AuthType::Plain | AuthType::Md5 => policy.decoy,
             AuthType::ScramSha256 => SecretKind::Scram,
+            AuthType::Hba | AuthType::Peer | AuthType::Ldap | AuthType::Pam | AuthType::Jwt => {
+                return ClientStep::Failed(AuthFailure::new(user, FailureReason::DecidedElsewhere));
+            }
         };
         let (secret, doom) = match account {
             Account::Known(Some(secret)) if !secret.is_empty() => (secret.clone(), None),
@@ -399,8 +421,17 @@ impl Attempt {
     }
 }
 
+/// The body of the message that asks for a clear-text password.
+#[must_use]
+pub fn cleartext_request() -> Vec<u8> {
+    authentication(code::CLEARTEXT_PASSWORD, b"")
+}
+
 /// The one string of a PasswordMessage.
-fn password_of(body: &[u8]) -> Result<Password, FailureReason> {
+///
+/// # Errors
+/// When it isn't one, or empty.
+pub fn password_of(body: &[u8]) -> Result<Password, FailureReason> {
     if body.len() > MAX_PASSWORD_MESSAGE {
         return Err(FailureReason::InvalidPasswordMessage);
     }

@@ -11,11 +11,13 @@
 //! | [`server`] | the driver towards PostgreSQL |
 //! | [`secret`] | what is known of a user |
 //! | [`md5`], [`scram`] | the mechanisms |
+//! | [`jwt`] | signed tokens in the place of a password |
 //! | [`sasl`] | the bodies of SASL messages |
 //!
 //! See <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP>.
 
 pub mod client;
+pub mod jwt;
 pub mod md5;
 pub mod sasl;
 pub mod scram;

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::info;
 
+use super::access::{Asked, Decided};
 use super::registry::{Admission, ClientKind, Identity, Registered, Registry};
 use super::relay::Session;
+use super::secrets::{self, Known};
 use super::startup::{Handshake, HandshakeError, requested_settings};
-use super::{Context, cert};
+use super::{Context, access, cert};
 use crate::auth::{
-    self, Account, AuthFailure, ClientAuth, ClientStep, Policy, Proven, ServerCredentials, StoredSecret,
+    self, AuthFailure, ClientAuth, ClientStep, FailureReason, Policy, Proven, ServerCredentials, StoredSecret,
 };
 use crate::config::{AuthType, Config, Database, PoolMode};
 use crate::error::{ClientError, Severity, SqlState};
@@ -89,6 +91,13 @@ impl Request {
         Ok(Self { startup, user, database, peer })
     }
 
+    /// What is asked for, as `auth_hba_file` sees it. The console has one name there, whichever the client used.
+    fn asked(&self) -> Asked<'_> {
+        let database = if self.is_console() { CONSOLE_DATABASES[0] } else { self.database.as_str() };
+        let replication = replication_mode(&self.startup).is_some_and(|mode| mode != "database");
+        Asked { user: &self.user, database, physical_replication: replication, peer: self.peer }
+    }
+
     fn is_console(&self) -> bool {
         CONSOLE_DATABASES.contains(&self.database.as_str())
     }
@@ -114,7 +123,7 @@ pub async fn login(
     if request.is_console() && is_own_user(io, &request.user) {
         return console(admission, handshake, &config, request, true).await;
     }
-    let (proven, secret) = authenticate(io, &context, &config, &request).await?;
+    let (proven, known) = authenticate(io, &context, &config, &request).await?;
     if request.is_console() {
         return console(admission, handshake, &config, request, false).await;
     }
@@ -133,7 +142,7 @@ pub async fn login(
             .into());
     }
     check_limits(&context, &config, database, &request)?;
-    let (server_user, credentials) = server_login(&config, database, &request.user, secret.as_ref(), &proven);
+    let (server_user, credentials) = server_login(&config, database, &request.user, known.secret(), &proven);
     let mut settings = startup_settings(&config, database, &request.startup)?;
     if config.pooler.application_name_add_host {
         add_host(&mut settings, request.peer);
@@ -154,7 +163,12 @@ pub async fn login(
     }
     let share = config.user_share(&server_user);
     let user = pool.user(&server_user, credentials, share);
-    let start = start_of(&pool, &user, settings).await?;
+    let start = start_of(&pool, &user, settings).await.inspect_err(|error| {
+        // The server may have another password by now.
+        if error.code.0.starts_with("28") {
+            known.doubt(&context);
+        }
+    })?;
     let identity = identity(&request, io, ClientKind::Pooled);
     let registered = Registry::register(admission, identity, Arc::clone(&start.settings));
     pool.count_client_login();
@@ -193,28 +207,34 @@ async fn negotiate(io: &mut Handshake, startup: &Startup) -> Result<(), Handshak
 /// Checks the password. Gives what was learned and what is stored.
 async fn authenticate(
     io: &mut Handshake,
-    context: &Context,
+    context: &Arc<Context>,
     config: &Config,
     request: &Request,
-) -> Result<(Proven, Option<StoredSecret>), HandshakeError> {
-    let known = config.users.get(&request.user);
-    let secret = known.and_then(|u| u.password.as_ref()).map(StoredSecret::parse);
-    let account = if known.is_some() { Account::Known(secret.as_ref()) } else { Account::Unknown };
-    if config.pooler.auth_type == AuthType::Cert {
-        let checked =
-            cert::check(io.tls.as_deref(), &request.user, account, |p| cert::is_common_name(p, &request.user));
-        return checked.map(|()| (Proven::Nothing, secret.clone())).map_err(|failure| refused(request, failure));
+) -> Result<(Proven, Known), HandshakeError> {
+    let auth_type = match access::decide(io, context, config, &request.asked()).await? {
+        Decided::Proven(proven) => return Ok((proven, Known::configured(config, &request.user))),
+        Decided::Stored(auth_type) => auth_type,
+    };
+    let mut known = secrets::find(context, config, &request.user, &request.database).await?;
+    if auth_type == AuthType::Cert {
+        let names = |peer: &_| cert::is_common_name(peer, &request.user);
+        let checked = cert::check(io.tls.as_deref(), &request.user, known.account(), names);
+        return checked.map(|()| (Proven::Nothing, known)).map_err(|failure| refused(request, failure));
     }
-    let policy = Policy { binding: io.binding(), ..Policy::from(config.pooler.auth_type) };
-    let mut step = ClientAuth::start(&policy, &request.user, account, &context.verifiers, &mut rand::rng());
-    let mut message = Vec::new();
+    let decoy = context.secrets.decoy(config, request.database.as_str());
+    let policy = Policy { auth_type, decoy, binding: io.binding() };
+    let start = |known: &Known| {
+        ClientAuth::start(&policy, &request.user, known.account(), &context.verifiers, &mut rand::rng())
+    };
+    let mut step = start(&known);
+    let (mut message, mut answer) = (Vec::new(), Vec::new());
     loop {
         message.clear();
         match step {
             ClientStep::Send(body, auth) => {
                 backend::put_authentication(&mut message, &body);
                 io.send(&message).await?;
-                let answer = io.password(auth::MAX_PASSWORD_MESSAGE).await?;
+                answer = io.password(auth::MAX_PASSWORD_MESSAGE).await?;
                 step = auth.step(&answer);
             }
             ClientStep::Done { last_message, proven } => {
@@ -222,9 +242,30 @@ async fn authenticate(
                     backend::put_authentication(&mut message, &body);
                     io.hold(&message);
                 }
-                return Ok((proven, secret));
+                return Ok((proven, known));
             }
-            ClientStep::Failed(failure) => return Err(refused(request, failure)),
+            // A password in plain can be held against the newest secret. Other exchanges can't be taken up again; the
+            // next login gets it.
+            ClientStep::Failed(failure)
+                if failure.reason().is_of_the_secret()
+                    && known.doubt(context)
+                    && policy.auth_type == AuthType::Plain =>
+            {
+                known = secrets::find(context, config, &request.user, &request.database).await?;
+                step = match start(&known) {
+                    ClientStep::Send(_, auth) => auth.step(&answer),
+                    other => other,
+                };
+            }
+            ClientStep::Failed(failure) => {
+                if failure.reason() == FailureReason::NotTrusted {
+                    // As PostgreSQL, which asks for nothing, and only then looks for the role. Drivers that try several
+                    // kinds of connections stop at what comes behind it.
+                    backend::put_authentication(&mut message, &[0; 4]);
+                    io.hold(&message);
+                }
+                return Err(refused(request, failure));
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Layer 7: the application side: startup, login, and the relay between a client and its server.
 
+pub mod access;
 pub mod cancel;
 pub mod cert;
 pub mod connection;
@@ -7,6 +8,7 @@ pub mod login;
 pub mod registry;
 pub mod relay;
 pub mod replication;
+pub mod secrets;
 pub mod startup;
 
 use std::sync::atomic::AtomicBool;
@@ -29,6 +31,10 @@ pub struct Context {
     pub pools: Directory,
     /// The clients.
     pub registry: Registry,
+    /// What logins leave to others.
+    pub outside: access::outside::Outside,
+    /// Users who were looked up in a database.
+    pub secrets: secrets::Secrets,
     /// What logins check passwords with.
     pub verifiers: Verifiers,
     /// What session state clients use, see `audit`.
@@ -46,6 +52,8 @@ impl Context {
         let context = Self {
             pools: Directory::default(),
             registry: Registry::default(),
+            outside: access::outside::Outside::default(),
+            secrets: secrets::Secrets::default(),
             verifiers: Verifiers::new(&mut rand::rng()),
             audit: Audit::default(),
             started: Instant::now(),

@@ -234,10 +234,10 @@ async fn encrypt(handshake: &mut Option<Handshake>, tls: &AcceptTls, direct: boo
     let (Some(config), Some(io)) = (&tls.config, handshake.take()) else { return Ok(()) };
     let Handshake { stream: Stream::Tcp(socket), local, buf, .. } = io else { return Ok(()) };
     let accepted = tls::accept(socket, config, buf, tls.verifies).await;
-    let (mut stream, mut info) = accepted.map_err(HandshakeError::Tls)?;
+    let (stream, mut info) = accepted.map_err(HandshakeError::Tls)?;
     if direct && !stream.has_alpn() {
         // As PostgreSQL: what isn't meant for this protocol may be somebody's trick on another one (ALPACA).
-        stream.say_goodbye().await;
+        stream.part().await;
         let text = "direct TLS connection without ALPN \"postgresql\"";
         return Err(HandshakeError::Tls(io::Error::new(io::ErrorKind::InvalidData, text)));
     }
@@ -247,8 +247,16 @@ async fn encrypt(handshake: &mut Option<Handshake>, tls: &AcceptTls, direct: boo
     Ok(())
 }
 
-/// Whether a session may begin without encryption.
+/// Whether a session may begin without encryption, or without a certificate.
 fn check_encryption(io: &Handshake, tls: &AcceptTls) -> Result<(), ClientError> {
+    if let Some(info) = &io.tls {
+        if tls.mode.verifies() && !info.peer.as_ref().is_some_and(|peer| peer.verified) {
+            let text = "connection requires a valid client certificate";
+            let error = ClientError::fatal(SqlState::INVALID_AUTHORIZATION, text);
+            return Err(error.hint("See client_tls_sslmode and client_tls_ca_file."));
+        }
+        return Ok(());
+    }
     if tls.mode < SslMode::Require || !matches!(io.stream, Stream::Tcp(_)) {
         return Ok(());
     }

@@ -1,7 +1,9 @@
 //! From a file's keys and values to a [`Config`]: typing, defaults, inheritance.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use super::access::Access;
 use super::document::{Document, Raw, Section};
 use super::field::Value;
 use super::foreign::{self, Foreign, Verdict};
@@ -38,6 +40,7 @@ pub(super) fn build(document: Document, format: Format, mut report: Report) -> R
     }
     builder.auth_file(&mut config);
     builder.cap_min_pool_size(&mut config.pooler);
+    config.access = Arc::new(Access::load(&config, &mut report));
     check::check(&config, &mut report);
     super::tls::load(&mut config, &mut report);
     config.warnings = report.finish()?;

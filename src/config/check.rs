@@ -2,6 +2,7 @@
 
 use super::report::{KeyPath, Report};
 use super::{AuthType, Config, Database, Format, RESERVED_DATABASES, UNLIMITED, User, build};
+use crate::names::{DatabaseName, UserName};
 
 /// The longest name of a user or database, bytes: PostgreSQL's `NAMEDATALEN - 1`.
 const NAME_LIMIT: usize = 63;
@@ -10,8 +11,7 @@ const NAME_LIMIT: usize = 63;
 pub(super) fn check(config: &Config, report: &mut Report) {
     listening(config, report);
     pooler_sizes(config, report);
-    let databases = config.databases.iter().map(|(name, database)| (name.as_str(), database));
-    for (name, database) in databases.chain(config.fallback.iter().map(|database| (build::FALLBACK, database))) {
+    for (name, database) in databases_of(config) {
         check_database(config, name, database, report);
     }
     for (name, user) in &config.users {
@@ -20,8 +20,49 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     if config.databases.is_empty() && config.fallback.is_none() {
         report.warn(&KeyPath::default(), "names no database, so clients can only use the console");
     }
-    if config.users.is_empty() && config.pooler.auth_type != AuthType::Any {
+    lookups(config, report);
+    let looks_up = config.pooler.auth_user.is_some() || databases_of(config).any(|(_, d)| d.auth_user.is_some());
+    // Others know who their users are.
+    let needs_none = [AuthType::Any, AuthType::Hba, AuthType::Ldap, AuthType::Pam, AuthType::Jwt];
+    if config.users.is_empty() && !looks_up && !needs_none.contains(&config.pooler.auth_type) {
         report.warn(&KeyPath::default(), "names no user, so nobody can log in");
+    }
+}
+
+/// All databases with their names, `*` among them.
+fn databases_of(config: &Config) -> impl Iterator<Item = (&str, &Database)> {
+    let databases = config.databases.iter().map(|(name, database)| (name.as_str(), database));
+    databases.chain(config.fallback.iter().map(|database| (build::FALLBACK, database)))
+}
+
+/// `auth_user`, `auth_query` and `auth_dbname`.
+fn lookups(config: &Config, report: &mut Report) {
+    let pooler = &config.pooler;
+    let mut check = |path: &KeyPath, user: Option<&UserName>, query: Option<&str>, database: Option<&DatabaseName>| {
+        if let Some(user) = user {
+            check_name(user.as_str(), &path.join("auth_user"), report);
+            let secret = config.users.get(user).and_then(|user| user.password.as_ref());
+            if secret.is_some_and(|secret| secret.expose().starts_with(SCRAM)) {
+                let message = "has a SCRAM secret, which can check a password but not log in with it";
+                report.warn(&path.join("auth_user"), message);
+            }
+        }
+        if query.is_some_and(|query| !query.contains("$1")) {
+            report.error(&path.join("auth_query"), "asks for nobody: the user's name is $1");
+        }
+        let Some(database) = database.map(DatabaseName::as_str) else { return };
+        if RESERVED_DATABASES.contains(&database) {
+            report.error(&path.join("auth_dbname"), "this name is the admin console's");
+        } else if config.database(database).is_none() {
+            report.error(&path.join("auth_dbname"), format!("there is no {database:?} in [databases]"));
+        }
+    };
+    let path = config.format.pooler_path();
+    check(&path, pooler.auth_user.as_ref(), Some(&pooler.auth_query), pooler.auth_dbname.as_ref());
+    for (name, database) in databases_of(config) {
+        let path = KeyPath::top("databases").join(name);
+        let query = database.auth_query.as_deref();
+        check(&path, database.auth_user.as_ref(), query, database.auth_dbname.as_ref());
     }
 }
 

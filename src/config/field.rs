@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{AuthType, Host, PoolMode, Secret};
-use crate::names::UserName;
+use crate::names::{DatabaseName, UserName};
 use crate::tls::{BindingMode, SslMode, SslNegotiation};
 
 /// A setting's value, checked, without the field's own type.
@@ -73,6 +73,7 @@ field!(Duration, Time, |t| *t, Some);
 field!(String, Text, Clone::clone, Some);
 field!(PathBuf, Text, |p| p.to_string_lossy().into_owned(), |t: String| Some(t.into()));
 field!(UserName, Text, |n| n.as_str().to_owned(), |t: String| Some(t.into()));
+field!(DatabaseName, Text, |n| n.as_str().to_owned(), |t: String| Some(t.into()));
 field!(Vec<String>, List, Clone::clone, Some);
 field!(Vec<UserName>, List, |names| names.iter().map(|n| n.as_str().to_owned()).collect(), |names: Vec<String>| {
     Some(names.into_iter().map(UserName::from).collect())

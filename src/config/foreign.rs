@@ -79,11 +79,6 @@ const fn refused(name: &'static str, default: &'static str, reason: &'static str
     Foreign { name, default, fate: Fate::Refused, reason }
 }
 
-const DEFAULT_AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
-                                  FROM pg_authid WHERE rolname=$1 AND rolcanlogin";
-const AUTH_QUERY: &str = "looking users up in the database is not supported yet; name them in [users] or auth_file";
-const AUTH_HBA: &str = "auth_type hba is not supported yet, so its rules would not be kept";
-const AUTH_LDAP: &str = "auth_type ldap is not supported yet";
 const DNS: &str = "the system resolves host names, at each connect";
 const RESERVE: &str = "the database's reserve is for all its users; see reserve_pool_size";
 const PEERS: &str = "cancel requests are not passed on to peers";
@@ -93,12 +88,6 @@ const TOTAL: &str = "here pool_size (default_pool_size) is a database's total, a
 
 /// Of `[pgbouncer]` and `[pooler]`.
 pub(super) static POOLER: &[Foreign] = &[
-    refused("auth_dbname", "", AUTH_QUERY),
-    refused("auth_hba_file", "", AUTH_HBA),
-    refused("auth_ident_file", "", AUTH_HBA),
-    refused("auth_ldap_options", "", AUTH_LDAP),
-    refused("auth_query", DEFAULT_AUTH_QUERY, AUTH_QUERY),
-    refused("auth_user", "", AUTH_QUERY),
     no_effect("conffile", "", "a reload reads the file that Carpool was started with"),
     refused("disable_pqexec", "0", "simple queries can't be disabled yet"),
     no_effect("dns_max_ttl", "15", DNS),
@@ -118,13 +107,8 @@ pub(super) static POOLER: &[Foreign] = &[
 ];
 
 /// Of a database.
-pub(super) static DATABASE: &[Foreign] = &[
-    refused("auth_dbname", "", AUTH_QUERY),
-    refused("auth_query", "", AUTH_QUERY),
-    refused("auth_user", "", AUTH_QUERY),
-    no_effect("load_balance_hosts", "round-robin", "there is one host"),
-    refused("max_db_connections", "", TOTAL),
-];
+pub(super) static DATABASE: &[Foreign] =
+    &[no_effect("load_balance_hosts", "round-robin", "there is one host"), refused("max_db_connections", "", TOTAL)];
 
 /// Of a user.
 pub(super) static USER: &[Foreign] = &[

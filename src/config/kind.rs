@@ -71,9 +71,9 @@ impl Kind {
             Self::List => list(raw).map(Value::List),
             Self::FileMode => file_mode(raw, format).map(Value::Number),
             Self::Host => host(raw).map(Value::Text),
-            Self::PoolMode => word(raw, &PoolMode::ALL.map(PoolMode::as_str), &[]),
-            Self::AuthType => word(raw, &AuthType::ALL.map(AuthType::as_str), AuthType::NOT_SUPPORTED),
-            Self::Word(words) => word(raw, words, &[]),
+            Self::PoolMode => word(raw, &PoolMode::ALL.map(PoolMode::as_str)),
+            Self::AuthType => word(raw, &AuthType::ALL.map(AuthType::as_str)),
+            Self::Word(words) => word(raw, words),
             Self::Secret => secret(raw),
         }
     }
@@ -243,14 +243,11 @@ fn host(raw: &Raw) -> Result<String, String> {
     }
 }
 
-fn word(raw: &Raw, words: &[&str], not_supported: &[&str]) -> Result<Value, String> {
+fn word(raw: &Raw, words: &[&str]) -> Result<Value, String> {
     let given = text(raw)?;
-    let among = |words: &[&str]| words.iter().find(|word| word.eq_ignore_ascii_case(&given)).map(|w| (*w).to_owned());
-    match (among(words), among(not_supported)) {
-        (Some(word), _) => Ok(Value::Text(word)),
-        (None, Some(word)) => Err(format!("{word} is not supported yet; it may be {}", words.join(", "))),
-        (None, None) => Err(format!("{given:?} is not one of {}", words.join(", "))),
-    }
+    let word = words.iter().find(|word| word.eq_ignore_ascii_case(&given));
+    let word = word.ok_or_else(|| format!("{given:?} is not one of {}", words.join(", ")))?;
+    Ok(Value::Text((*word).to_owned()))
 }
 
 fn secret(raw: &Raw) -> Result<Value, String> {

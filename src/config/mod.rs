@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `toml_file`, `ini`, `url` | a text to its keys and values, in the order of the file: `document` |
 //! | `userlist` | PgBouncer's `auth_file` |
+//! | `hba`, `ldap`, `jwt` | who may connect, and how they show who they are; `access` puts it together |
 //! | `tls` | the files of TLS |
 //! | `settings`, `sections` | the table of every setting: name, kind, default, meaning |
 //! | `foreign` | PgBouncer's settings that have no effect here, or are refused |
@@ -18,14 +19,18 @@
 //! | `write` | a [`Config`] to TOML, and to the rows of SHOW CONFIG |
 //! | `report` | errors and warnings with their place |
 
+pub mod access;
 mod build;
 mod check;
 mod document;
 mod draft;
 mod field;
 mod foreign;
+pub mod hba;
 mod ini;
+pub mod jwt;
 mod kind;
+pub mod ldap;
 mod plan;
 mod report;
 mod sections;
@@ -60,6 +65,10 @@ pub fn parse_time(text: &str) -> Option<Duration> {
 
 /// A pool without a size of its own (PgBouncer's 0, `"unlimited"` in TOML).
 pub const UNLIMITED: u32 = u32::MAX;
+
+/// PgBouncer's `auth_query`.
+const DEFAULT_AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
+                                  FROM pg_authid WHERE rolname=$1 AND rolcanlogin";
 
 /// The databases of the admin console, which can't be configured.
 const RESERVED_DATABASES: [&str; 2] = ["pgbouncer", "carpool"];
@@ -114,16 +123,35 @@ pub enum AuthType {
     Md5,
     /// SCRAM-SHA-256.
     ScramSha256,
+    /// As the line of `auth_hba_file` says that is for the connection.
+    Hba,
+    /// By the user of the operating system at the other end of the unix socket.
+    Peer,
+    /// Clear-text password that an LDAP server knows.
+    Ldap,
+    /// Clear-text password that PAM knows.
+    Pam,
+    /// Signed token in the place of a clear-text password (Carpool's own).
+    Jwt,
     /// A certificate whose common name is the user's name.
     Cert,
 }
 
 impl AuthType {
     /// All types.
-    pub const ALL: [Self; 6] = [Self::Trust, Self::Any, Self::Plain, Self::Md5, Self::ScramSha256, Self::Cert];
-
-    /// PgBouncer's types that are not here.
-    const NOT_SUPPORTED: &[&str] = &["hba", "ldap", "pam", "peer"];
+    pub const ALL: [Self; 11] = [
+        Self::Trust,
+        Self::Any,
+        Self::Plain,
+        Self::Md5,
+        Self::ScramSha256,
+        Self::Hba,
+        Self::Peer,
+        Self::Ldap,
+        Self::Pam,
+        Self::Jwt,
+        Self::Cert,
+    ];
 
     /// The word of the configuration.
     #[must_use]
@@ -134,6 +162,11 @@ impl AuthType {
             Self::Plain => "plain",
             Self::Md5 => "md5",
             Self::ScramSha256 => "scram-sha-256",
+            Self::Hba => "hba",
+            Self::Peer => "peer",
+            Self::Ldap => "ldap",
+            Self::Pam => "pam",
+            Self::Jwt => "jwt",
             Self::Cert => "cert",
         }
     }
@@ -176,6 +209,8 @@ pub struct Config {
     pub users: BTreeMap<UserName, User>,
     /// The users whose password is the one in `auth_file`.
     pub auth_file_users: BTreeSet<UserName>,
+    /// What the files of `auth_hba_file` and the like have.
+    pub access: Arc<access::Access>,
     /// TLS with clients: the `client_tls_*` settings and the files that they name.
     pub client_tls: AcceptTls,
     /// TLS to servers, by database.
@@ -234,6 +269,10 @@ pub struct Pooler {
     pub max_concurrent_logins: u32,
     /// Client connections in total.
     pub max_client_conn: u32,
+    /// Connections from one address, those not logged in among them; 0: no limit (Carpool's own).
+    pub max_client_conn_per_address: u32,
+    /// Connections that have not proved who they are (Carpool's own).
+    pub max_login_connections: u32,
     /// Default of a database's `max_client_connections`; 0: no limit.
     pub max_db_client_connections: u32,
     /// Default of a user's `max_client_connections`; 0: no limit.
@@ -244,6 +283,30 @@ pub struct Pooler {
     pub auth_type: AuthType,
     /// PgBouncer's userlist file (already merged into `Config::users`).
     pub auth_file: Option<PathBuf>,
+    /// Who may connect from where and how, in the format of `pg_hba.conf` (already read into `Config::access`).
+    pub auth_hba_file: Option<PathBuf>,
+    /// The identity maps of its lines, in the format of `pg_ident.conf`.
+    pub auth_ident_file: Option<PathBuf>,
+    /// The LDAP server of `auth_type = ldap`, as options of an hba line; may have a password in it.
+    pub auth_ldap_options: Option<Secret>,
+    /// The keys that tokens are signed with, as a JSON Web Key Set (Carpool's own).
+    pub auth_jwks_file: Option<PathBuf>,
+    /// Who must have issued a token (Carpool's own).
+    pub auth_jwt_issuer: Option<String>,
+    /// For whom a token must be: one of these (Carpool's own).
+    pub auth_jwt_audience: Vec<String>,
+    /// The claim that has the user's name (Carpool's own).
+    pub auth_jwt_user_claim: String,
+    /// How far the clocks of issuer and Carpool may differ (Carpool's own).
+    pub auth_jwt_leeway: Duration,
+    /// Default of a database's `auth_user`: who looks up users without a secret here.
+    pub auth_user: Option<UserName>,
+    /// Default of a database's `auth_query`: what it asks.
+    pub auth_query: String,
+    /// Default of a database's `auth_dbname`: where it asks; `None`: in the database that the client wants.
+    pub auth_dbname: Option<DatabaseName>,
+    /// What was looked up holds for so long (Carpool's own); zero: for logins at the same time only.
+    pub auth_query_cache_ttl: Duration,
     /// Whether clients may, or must, use TLS.
     pub client_tls_sslmode: SslMode,
     /// Private key for TLS with clients.
@@ -352,6 +415,8 @@ pub struct Pooler {
     pub syslog_ident: String,
     /// Under which facility.
     pub syslog_facility: String,
+    /// Let the system write core dumps, which hold secrets (Carpool's own).
+    pub core_dumps: bool,
     /// Listen queue length.
     pub listen_backlog: u32,
     /// `SO_REUSEPORT` on the listening sockets.
@@ -396,6 +461,12 @@ pub struct Database {
     pub user: Option<UserName>,
     /// That user's (or every user's) password towards the server.
     pub password: Option<Secret>,
+    /// Overrides the global `auth_user`.
+    pub auth_user: Option<UserName>,
+    /// Overrides the global `auth_query`.
+    pub auth_query: Option<String>,
+    /// Overrides the global `auth_dbname`.
+    pub auth_dbname: Option<DatabaseName>,
     /// Overrides `server_tls_sslmode` (Carpool's own).
     pub server_tls_sslmode: Option<SslMode>,
     /// Overrides `server_tls_ca_file` (Carpool's own).
@@ -481,11 +552,25 @@ impl Default for Pooler {
             autodb_idle_timeout: seconds(3600),
             max_concurrent_logins: 4,
             max_client_conn: 10_000,
+            max_client_conn_per_address: 0,
+            max_login_connections: 1000,
             max_db_client_connections: 0,
             max_user_client_connections: 0,
             max_user_connections: 0,
             auth_type: AuthType::ScramSha256,
             auth_file: None,
+            auth_hba_file: None,
+            auth_ident_file: None,
+            auth_ldap_options: None,
+            auth_jwks_file: None,
+            auth_jwt_issuer: None,
+            auth_jwt_audience: Vec::new(),
+            auth_jwt_user_claim: "sub".into(),
+            auth_jwt_leeway: seconds(30),
+            auth_user: None,
+            auth_query: DEFAULT_AUTH_QUERY.into(),
+            auth_dbname: None,
+            auth_query_cache_ttl: seconds(5),
             client_tls_sslmode: SslMode::Disable,
             client_tls_key_file: None,
             client_tls_cert_file: None,
@@ -540,6 +625,7 @@ impl Default for Pooler {
             syslog: false,
             syslog_ident: "carpool".into(),
             syslog_facility: "daemon".into(),
+            core_dumps: false,
             listen_backlog: 1024,
             so_reuseport: false,
             pin_notice: false,
@@ -563,6 +649,9 @@ impl Default for Database {
             dbname: None,
             user: None,
             password: None,
+            auth_user: None,
+            auth_query: None,
+            auth_dbname: None,
             server_tls_sslmode: None,
             server_tls_ca_file: None,
             sslnegotiation: SslNegotiation::Postgres,

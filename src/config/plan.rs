@@ -36,6 +36,14 @@ impl Plan {
         let mut plan = Self::default();
         let section = new.format.pooler_path().to_string();
         plan.settings(&section, POOLER, new.format, &old.pooler, &new.pooler);
+        if old.client_tls.mode == new.client_tls.mode && old.client_tls != new.client_tls {
+            let what = "the files have changed: clients that come in from now on are shown the new certificate";
+            plan.push(format!("{section}.client_tls_cert_file"), what);
+        }
+        if old.server_tls.has_other_files(&new.server_tls) {
+            let what = "the files of TLS have changed: new server connections use them";
+            plan.push(format!("{section}.server_tls_ca_file"), what);
+        }
         let databases = |config: &Config| config.databases.keys().map(ToString::to_string).collect::<BTreeSet<_>>();
         let mut names: Vec<_> = databases(old).union(&databases(new)).cloned().collect();
         names.push(FALLBACK.to_owned());

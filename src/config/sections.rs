@@ -43,6 +43,9 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         .unset(""),
     database!(user, Kind::Text, "Log in to the server as this user for everybody.").unset(""),
     database!(password, Kind::Secret, "Password to log in to the server with; without it, the user's own.").unset(""),
+    database!(auth_user, Kind::Text, "Looks up users without a password here; see the global auth_user.").unset(""),
+    database!(auth_query, Kind::Text, "What it asks; see the global auth_query.").unset(""),
+    database!(auth_dbname, Kind::Text, "In which database it asks; see the global auth_dbname.").unset(""),
     database!(
         server_tls_sslmode,
         Kind::Word(&SslMode::WORDS),

@@ -201,6 +201,16 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(so_reuseport, Kind::Flag, "Let several processes listen on the same port (SO_REUSEPORT).").fixed(),
     pooler!(worker_threads, Kind::Number(0, 1024), "Worker threads. 0: one for every two cores, at most 4.").fixed(),
     pooler!(max_client_conn, Kind::Number(1, i32::MAX as u32), "Client connections in total.").ini("100"),
+    pooler!(
+        max_client_conn_per_address,
+        Kind::ANY_NUMBER,
+        "Connections from one address, those not logged in among them. 0: no limit."
+    ),
+    pooler!(
+        max_login_connections,
+        Kind::Number(1, i32::MAX as u32),
+        "Connections that have not proved who they are; over it, the one that is silent for longest is closed."
+    ),
     pooler!(pool_mode, Kind::PoolMode, "When a server is free again: after the transaction, session or statement.")
         .ini("session"),
     pooler!(
@@ -244,7 +254,7 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(
         auth_type,
         Kind::AuthType,
-        "How clients log in: scram-sha-256, md5 (SCRAM where the secret is), plain, cert, trust, any."
+        "How clients log in: scram-sha-256, md5 (SCRAM where the secret is), plain, cert, trust, any, hba, peer, ldap, pam, jwt."
     )
     .ini("md5"),
     pooler!(
@@ -253,6 +263,33 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         "Further users, in the format of PgBouncer's userlist.txt; [users] wins, setting by setting."
     )
     .unset(""),
+    pooler!(
+        auth_hba_file,
+        Kind::Path,
+        "With auth_type hba: who may connect from where and how, in the format of pg_hba.conf."
+    )
+    .unset(""),
+    pooler!(auth_ident_file, Kind::Path, "Identity maps of auth_hba_file, in the format of pg_ident.conf.").unset(""),
+    pooler!(
+        auth_ldap_options,
+        Kind::Secret,
+        "With auth_type ldap: the server and how users are found there, as options of an hba line."
+    )
+    .unset(""),
+    pooler!(auth_jwks_file, Kind::Path, "With auth_type jwt: the keys of the issuer, a JSON Web Key Set.").unset(""),
+    pooler!(auth_jwt_issuer, Kind::Text, "Who must have issued a token (its claim iss).").unset(""),
+    pooler!(auth_jwt_audience, Kind::List, "For whom a token must be (its claim aud): one of these."),
+    pooler!(auth_jwt_user_claim, Kind::Text, "The claim of a token that has the user's name."),
+    pooler!(auth_jwt_leeway, Kind::Time, "How far the issuer's clock may differ, at most 5 minutes."),
+    pooler!(auth_user, Kind::Text, "Looks up users without a password here, as this role, by auth_query.").unset(""),
+    pooler!(auth_query, Kind::Text, "What it asks: $1 is the name; one row with name and secret is the answer."),
+    pooler!(auth_dbname, Kind::Text, "In which of [databases] it asks; without it, in the one that the client wants.")
+        .unset(""),
+    pooler!(
+        auth_query_cache_ttl,
+        Kind::Time,
+        "How long an answer of auth_query holds. 0: for logins at the same time only."
+    ),
     pooler!(
         client_tls_sslmode,
         Kind::Word(&SslMode::WORDS),
@@ -364,9 +401,10 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(syslog_ident, Kind::Text, "Name in the system's log.").ini("pgbouncer"),
     pooler!(
         syslog_facility,
-        Kind::Text,
+        Kind::Word(&FACILITIES),
         "Facility in the system's log: daemon, user, auth, authpriv, local0 to local7."
     ),
+    pooler!(core_dumps, Kind::Flag, "Let the system write core dumps, which hold passwords.").fixed(),
     pooler!(tcp_keepalive, Kind::Flag, "TCP keepalive, for clients and servers."),
     pooler!(tcp_keepidle, Kind::ANY_NUMBER, "Seconds of silence before the first probe. 0: the system's."),
     pooler!(tcp_keepintvl, Kind::ANY_NUMBER, "Seconds between probes. 0: the system's."),

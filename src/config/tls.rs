@@ -19,6 +19,14 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
+    /// Whether the same settings name files that say something else.
+    pub(super) fn has_other_files(&self, new: &Self) -> bool {
+        let changed = |old: &ConnectTls, new: &ConnectTls| !old.asks_otherwise(new) && old != new;
+        let named =
+            |(name, old): (&DatabaseName, &ConnectTls)| new.databases.get(name).is_some_and(|n| changed(old, n));
+        changed(&self.fallback, &new.fallback) || self.databases.iter().any(named)
+    }
+
     /// That of the database that clients call `name`.
     #[must_use]
     pub fn of(&self, name: &str) -> ConnectTls {

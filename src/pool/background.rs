@@ -245,7 +245,7 @@ impl Pool {
             user: user.name.clone(),
             database: spec.dbname.clone(),
             credentials: user.credentials.lock().clone(),
-            parameters: Vec::new(),
+            parameters: user.startup_parameters(),
             connect_query: spec.connect_query.clone(),
             timeout: spec.connect_timeout,
             max_prepared_statements: spec.max_prepared_statements,
@@ -285,17 +285,22 @@ impl Pool {
         warn!(database = %self.name, user = %user.name, "{error}");
         let error = Arc::new(error);
         let longest = self.spec.load().login_retry.max(FIRST_RETRY);
-        let mut backoff = self.backoff.lock();
-        backoff.failures += 1;
-        backoff.last = Some(Arc::clone(&error));
-        let pause = FIRST_RETRY.saturating_mul(1 << backoff.failures.min(16).saturating_sub(1)).min(longest);
-        backoff.until = Some(Instant::now() + pause.mul_f64(rand::random_range(0.75..=1.0)));
-        drop(backoff);
         // Waiting can't help those who would log in the same way, unless others of the user are served.
         let mut queue = self.queue.lock();
         let hopeless = error.is_permanent() && queue.established(user.index) == 0;
         let told = if hopeless { queue.take_waiting(user.index) } else { Vec::new() };
         drop(queue);
+        let mut backoff = self.backoff.lock();
+        backoff.failures += 1;
+        backoff.last = Some(Arc::clone(&error));
+        let pause = FIRST_RETRY.saturating_mul(1 << backoff.failures.min(16).saturating_sub(1)).min(longest);
+        let until = Some(Instant::now() + pause.mul_f64(rand::random_range(0.75..=1.0)));
+        // One user's wrong password holds up no other user.
+        match hopeless {
+            true => *user.rests_until.lock() = until,
+            false => backoff.until = until,
+        }
+        drop(backoff);
         for ticket in told {
             drop(ticket.grant.give(Err(error.client_error())));
         }

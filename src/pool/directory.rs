@@ -60,11 +60,9 @@ impl Directory {
         let _changing = self.changing();
         self.pools.retain(|name, pool| {
             let named = config.databases.contains_key(name);
-            let gone = !named && pool.unused_for(now, is_used(name)).is_some_and(|unused| unused >= limit);
-            if gone {
-                pool.retire();
-            }
-            !gone
+            let unused = !named && pool.unused_for(now, is_used(name)).is_some_and(|unused| unused >= limit);
+            // Nobody can come by it just now, so when it is in no other hands it never will be again.
+            !(unused && Arc::strong_count(pool) == 1)
         });
     }
 
@@ -112,6 +110,18 @@ impl Directory {
             pool.resume(Pauser::All);
         }
         was
+    }
+
+    /// Removes a pool of the fallback that never had a server: anybody can ask for any name, so what nothing is behind
+    /// must not stay.
+    pub fn forget_unreached(&self, name: &str, config: &Config) {
+        if config.databases.contains_key(name) {
+            return;
+        }
+        let unreached = |_: &DatabaseName, pool: &Arc<Pool>| !pool.was_reached() && pool.slots() == 0;
+        if let Some((_, pool)) = self.pools.remove_if(name, unreached) {
+            pool.retire();
+        }
     }
 
     /// All pools, by name.

@@ -9,6 +9,7 @@ mod books;
 pub mod control;
 pub mod directory;
 pub mod listening;
+pub mod lookup;
 pub mod pins;
 pub mod place;
 pub mod queue;
@@ -17,7 +18,7 @@ pub mod spec;
 pub mod start;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -149,6 +150,10 @@ pub struct PoolUser {
     /// The role that servers are logged in as.
     pub name: UserName,
     index: UserIndex,
+    /// Its servers are for `auth_query` alone.
+    looks_up: bool,
+    /// After a login that was refused for good: when another may be begun that nobody waits for.
+    rests_until: Mutex<Option<Instant>>,
     /// What logs it in.
     pub credentials: Mutex<ServerCredentials>,
     /// What its servers said at their login, from the first one on.
@@ -184,6 +189,8 @@ const CANONICAL_LIMIT: usize = 1024;
 #[derive(Debug, Default)]
 struct Users {
     by_name: HashMap<UserName, Arc<PoolUser>>,
+    /// Those that run `auth_query`; see [`lookup`].
+    lookups: HashMap<UserName, Arc<PoolUser>>,
     list: Vec<Arc<PoolUser>>,
 }
 
@@ -296,18 +303,31 @@ impl Pool {
             self.queue.lock().set_user_limit(user.index, share);
             return Arc::clone(user);
         }
-        let index = self.queue.lock().add_user(share, Some(self.quotas.of(name)));
-        let user = Arc::new(PoolUser {
+        let user = self.new_user(name, credentials, share, false);
+        users.by_name.insert(name.clone(), Arc::clone(&user));
+        users.list.push(Arc::clone(&user));
+        user
+    }
+
+    fn new_user(
+        &self,
+        name: &UserName,
+        credentials: ServerCredentials,
+        share: Option<u32>,
+        looks_up: bool,
+    ) -> Arc<PoolUser> {
+        // Lookups let users in whatever the role that does them has: it must never wait for itself.
+        let quota = (!looks_up).then(|| self.quotas.of(name));
+        Arc::new(PoolUser {
             name: name.clone(),
-            index,
+            index: self.queue.lock().add_user(share, quota),
+            looks_up,
+            rests_until: Mutex::default(),
             credentials: Mutex::new(credentials),
             welcome: ArcSwapOption::empty(),
             canonical: Mutex::default(),
             start: ArcSwapOption::empty(),
-        });
-        users.by_name.insert(name.clone(), Arc::clone(&user));
-        users.list.push(Arc::clone(&user));
-        user
+        })
     }
 
     /// Lends a server: an idle one if there is one and nobody waits, else a place in the queue. One that has these
@@ -448,7 +468,10 @@ impl Pool {
     }
 
     fn keep_minimum(self: &Arc<Self>, min_size: u32, now: Instant) {
-        let Some(user) = self.users.lock().list.first().cloned() else { return };
+        let Some(user) = self.users.lock().list.iter().find(|user| !user.looks_up).cloned() else { return };
+        if user.rests_until.lock().is_some_and(|until| until > now) {
+            return;
+        }
         while self.may_login(now) {
             let mut queue = self.queue.lock();
             if queue.slots() >= min_size || !queue.spare_login(user.index) {
@@ -495,9 +518,7 @@ impl Pool {
 
     /// A sentence about users who have all that they may have of all pools; empty for none.
     fn why_limited(&self) -> String {
-        let waits = |counts: &Counts| counts.waiting > 0;
-        let limited =
-            self.counts().into_iter().filter(|(name, counts)| waits(counts) && !self.quotas.of(name).has_room());
+        let limited = self.counts().into_iter().filter(|(name, _)| !self.quotas.of(name).has_room());
         let names: Vec<_> = limited.map(|(name, _)| format!("\"{name}\"")).collect();
         match names.is_empty() {
             true => String::new(),
@@ -547,7 +568,10 @@ impl Pool {
     pub fn counts(&self) -> Vec<(UserName, Counts)> {
         let users = self.users.lock().list.clone();
         let queue = self.queue.lock();
-        users.iter().map(|u| (u.name.clone(), queue.counts(u.index))).collect()
+        let mut sums: BTreeMap<UserName, Counts> = BTreeMap::new();
+        // One who runs auth_query may be a client's user as well.
+        users.iter().for_each(|u| sums.entry(u.name.clone()).or_default().add(queue.counts(u.index)));
+        sums.into_iter().collect()
     }
 
     /// Its servers, for SHOW SERVERS; those of a pool whose place it has taken included.

@@ -152,6 +152,7 @@ pub(super) fn who(holder: &Holder, user: &UserName, held: Duration) -> String {
     let seconds = held.as_secs_f64();
     match holder.client {
         ClientId::LISTENER => format!("the connection that listens for all clients for {seconds:.1} s"),
+        ClientId::LOOKUP => format!("the connection that runs auth_query (user \"{user}\") for {seconds:.1} s"),
         client => format!("{client} (user \"{user}\") for {seconds:.1} s"),
     }
 }

@@ -124,6 +124,17 @@ pub struct Counts {
     pub waiting_since: Option<Instant>,
 }
 
+impl Counts {
+    /// Adds another user's.
+    pub fn add(&mut self, other: Self) {
+        self.idle += other.idle;
+        self.busy += other.busy;
+        self.logins += other.logins;
+        self.waiting += other.waiting;
+        self.waiting_since = [self.waiting_since, other.waiting_since].into_iter().flatten().min();
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Queue<S, W> {

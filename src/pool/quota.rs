@@ -52,7 +52,7 @@ impl Quota {
 
 /// Of every user that has had servers.
 #[derive(Debug, Default)]
-pub(super) struct Quotas {
+pub struct Quotas {
     quotas: DashMap<UserName, Arc<Quota>>,
     /// Of users without a limit of their own.
     general: AtomicU32,

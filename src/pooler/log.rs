@@ -152,7 +152,8 @@ impl Places {
             places.syslog = opened.map_err(|error| eprintln!("syslog ({SYSLOG}): {error}")).ok();
         }
         let elsewhere = places.file.is_some() || places.syslog.is_some();
-        places.stderr = !wanted.in_background && !(wanted.quiet && elsewhere);
+        let silent = wanted.in_background || (wanted.quiet && elsewhere);
+        places.stderr = !silent;
         places
     }
 }

@@ -88,6 +88,7 @@ fn apply(context: &Arc<Context>, config: Config) {
     let before = context.config.swap(Arc::new(config));
     let config = context.config.load_full();
     context.pools.apply(&config);
+    context.secrets.forget_all();
     let audit_changed = before.pooler.audit != config.pooler.audit;
     context.registry.for_each(|client| {
         if audit_changed && client.kind == ClientKind::Pooled {

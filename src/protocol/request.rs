@@ -321,19 +321,17 @@ impl ClientPath<'_> {
             return Ok(Step::Listens);
         }
         self.show_own_statements(input, reading.ends);
-        if reading.own.is_empty() {
-            return Ok(self.run_query(input, at, header, (text, None), reading, Extra::default()));
-        }
-        let refused = text.zip(self.refused(&reading.own));
+        let refused = if reading.own.is_empty() { None } else { text.zip(self.refused(&reading.own)) };
         let Some((text, (at_text, refusal))) = refused else {
-            return Ok(self.run_query(input, at, header, (text, None), reading, Extra::default()));
+            return Ok(self.run_query(input, at, header, (text, None), (reading, taint), Extra::default()));
         };
         // In its place stands what fails there, and the error is replaced.
         let fails = [b"DEALLOCATE \"", &*prepare::nonexistent(OWN), b"\""].concat();
         let text = [&text[..at_text.start], &fails, &text[at_text.end..]].concat();
         let reading = sql::read(&text, &self.client.settings);
+        let taint = self.may_leave(functions::Runs::of(&reading)).or(self.may_leave_by_name(&reading.mentions));
         let extra = Extra { error: Some(ErrorText::Own(refusal)), ..Extra::default() };
-        Ok(self.run_query(input, at, header, (Some(&text), Some(&text)), reading, extra))
+        Ok(self.run_query(input, at, header, (Some(&text), Some(&text)), (reading, taint), extra))
     }
 
     /// The first of these assignments that can't be run, and why.
@@ -342,18 +340,18 @@ impl ClientPath<'_> {
         own.iter().find_map(|assignment| Some((assignment.at.clone(), assignment.refusal(may_pin)?)))
     }
 
-    /// Sends a query on: its text, if that could be read, and the text to send in place of it.
+    /// Sends a query on: its text, if that could be read, and the text to send in place of it; what was read, and what
+    /// it may leave behind.
     fn run_query(
         &mut self,
         input: &[u8],
         at: usize,
         header: Header,
         (text, instead): (Option<&[u8]>, Option<&[u8]>),
-        reading: Reading,
+        (reading, taint): (Reading, Taints),
         mut extra: Extra,
     ) -> Step {
         let runs = functions::Runs::of(&reading);
-        let taint = self.may_leave(runs).or(self.may_leave_by_name(&reading.mentions));
         self.server.retry.stop();
         self.server.touch(taint, reading.ends, &reading.names);
         self.note_run(runs, taint);

@@ -49,6 +49,12 @@ impl Sequences {
         self.foreign && !self.advanced
     }
 
+    /// The tenant has run something that may have advanced one.
+    #[must_use]
+    pub const fn has_own(&self) -> bool {
+        self.advanced
+    }
+
     /// Others have used the server before.
     #[must_use]
     pub const fn is_worn(&self) -> bool {

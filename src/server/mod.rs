@@ -3,6 +3,7 @@
 //! Invariant: a [`Server`] is idle and clean, or on loan to one client, or on its way out; which of them is the
 //! pool's business.
 
+pub mod ask;
 pub mod cancel;
 pub mod connect;
 pub mod encrypt;

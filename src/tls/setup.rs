@@ -147,7 +147,7 @@ impl AcceptTls {
         let builder = match trust {
             None => builder.with_no_client_auth(),
             Some(trust) => {
-                let verifier = ClientVerifier::new(trust, mode.verifies(), provider);
+                let verifier = ClientVerifier::new(trust, provider);
                 let verifier = verifier.map_err(|error| TlsError::new("tls_ca_file", error))?;
                 builder.with_client_cert_verifier(Arc::new(verifier))
             }

@@ -159,11 +159,10 @@ pub(super) struct ClientVerifier {
 }
 
 impl ClientVerifier {
-    /// One that lets clients without a certificate in unless it is `mandatory`.
-    pub(super) fn new(trust: Trust, mandatory: bool, provider: Arc<CryptoProvider>) -> Result<Self, String> {
+    /// Clients without a certificate get through the handshake, so that they can be told what is missing.
+    pub(super) fn new(trust: Trust, provider: Arc<CryptoProvider>) -> Result<Self, String> {
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&trust.roots), provider);
-        let builder = if mandatory { builder } else { builder.allow_unauthenticated() };
-        let chains = builder.build().map_err(|error| error.to_string())?;
+        let chains = builder.allow_unauthenticated().build().map_err(|error| error.to_string())?;
         Ok(Self { trust, chains })
     }
 }

@@ -82,6 +82,18 @@ pub fn parameter_status(body: &[u8]) -> Result<(&[u8], &[u8]), FrameError> {
     fields.end().map(|()| (name, value))
 }
 
+/// The columns of a DataRow, as they come; `None` is NULL.
+///
+/// # Errors
+/// [`FrameError::Body`] when they don't fill the body exactly.
+pub fn data_row(body: &[u8]) -> Result<Vec<Option<Vec<u8>>>, FrameError> {
+    let mut fields = Fields::new(tag::DATA_ROW, body);
+    let count = fields.u16()?;
+    let columns = (0..count).map(|_| fields.value().map(|value| value.map(<[u8]>::to_vec)));
+    let columns = columns.collect::<Result<_, _>>()?;
+    fields.end().map(|()| columns)
+}
+
 /// The key of a BackendKeyData: 4 bytes of secret in protocol 3.0, up to 256 in 3.2.
 ///
 /// # Errors

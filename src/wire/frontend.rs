@@ -134,6 +134,23 @@ pub fn put_execution(out: &mut Vec<u8>, name: &[u8]) {
     });
 }
 
+/// Appends Parse, Bind, Execute and Sync of one unnamed statement with text parameters and text results.
+pub fn put_question(out: &mut Vec<u8>, sql: &str, parameters: &[&str]) {
+    // No types: the server infers them.
+    put_parse(out, b"", &[sql.as_bytes(), b"\0\0\0"].concat());
+    frame::message(out, tag::BIND, |b| {
+        b.extend_from_slice(&[0; 4]);
+        b.extend_from_slice(&u16::try_from(parameters.len()).unwrap_or(u16::MAX).to_be_bytes());
+        for parameter in parameters {
+            b.extend_from_slice(&u32::try_from(parameter.len()).unwrap_or(u32::MAX).to_be_bytes());
+            b.extend_from_slice(parameter.as_bytes());
+        }
+        b.extend_from_slice(&[0; 2]);
+    });
+    frame::message(out, tag::EXECUTE, |b| b.extend_from_slice(&[0; 5]));
+    put_empty(out, tag::SYNC);
+}
+
 /// Appends a password message (also SASL responses); `body` as the auth layer made it.
 pub fn put_password(out: &mut Vec<u8>, body: &[u8]) {
     frame::message(out, tag::PASSWORD, |b| b.extend_from_slice(body));

@@ -111,6 +111,17 @@ ROWS = [
         auth="scram",
         unit="connections/s",
     ),
+    Row("tls-simple-50", "`pgbench -S`, simple protocol, 50 clients with TLS 1.3", 50, auth="tls"),
+    Row("tls-large-8", "Results of 1.1 MB each, 8 clients with TLS 1.3", 8, script=LARGE, auth="tls", unit="results/s"),
+    Row(
+        "tls-connect-8",
+        "New connection (TLS 1.3, ECDSA P-256) with one `SELECT 1`, 8 clients",
+        8,
+        script="SELECT 1;",
+        reconnect=True,
+        auth="tls",
+        unit="connections/s",
+    ),
     Row("memory", "Memory for each idle client that has run one query", 5000, memory=True),
 ]
 
@@ -218,6 +229,8 @@ class Direct:
         self.bench = bench
 
     def unsupported(self, row: Row) -> str | None:
+        if row.auth == "tls":
+            return "PostgreSQL is set up without TLS"
         return "every client has a PostgreSQL process of its own" if row.memory else None
 
     def start(self, auth: str) -> Daemon:
@@ -260,6 +273,8 @@ class PgBouncer:
         }
         if self.version >= (1, 21):
             settings["max_prepared_statements"] = 200
+        if auth == "tls":
+            settings |= bench.tls_settings()
         lines = ["[databases]", f"* = host={bench.server_host()} port={bench.postgres.port}", "[pgbouncer]"]
         lines += [f"{name} = {value}" for name, value in settings.items()]
         config = bench.write(f"pgbouncer-{port}.ini", "\n".join(lines) + "\n")
@@ -290,6 +305,8 @@ class Carpool:
             "log_disconnections = false",
             "log_stats = false",
         ]
+        if auth == "tls":
+            lines += [f'{name} = "{value}"' for name, value in bench.tls_settings().items()]
         if bench.options.unix:
             lines.append(f'unix_socket_dir = "{bench.dir}"')
         if self.workers is not None:
@@ -417,6 +434,20 @@ class Bench:
         self.run([*pgbench, "bench"])
         self.run([*psql, "-c", "VACUUM ANALYZE", "-c", "CHECKPOINT", "bench"])
 
+    def tls_settings(self) -> dict[str, str]:
+        """TLS with clients, as both poolers name it; the certificate is made on first use."""
+        certificate, key = self.dir / "tls.crt", self.dir / "tls.key"
+        if not certificate.exists():
+            curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(key)]
+            subject = ["-subj", "/CN=localhost", "-addext", "basicConstraints=critical,CA:FALSE"]
+            self.run(["openssl", "req", "-x509", *curve, *subject, "-days", "30", "-out", str(certificate)])
+            key.chmod(0o644)
+        return {
+            "client_tls_sslmode": "require",
+            "client_tls_key_file": str(key),
+            "client_tls_cert_file": str(certificate),
+        }
+
     # Targets
 
     def targets(self) -> list[Target]:
@@ -471,7 +502,7 @@ class Bench:
         if row.reconnect:
             command.append("-C")
         command += [*more, "scram" if row.auth == "scram" else "bench"]
-        env = {**os.environ, "PGPASSWORD": PASSWORD, "PGSSLMODE": "disable"}
+        env = {**os.environ, "PGPASSWORD": PASSWORD, "PGSSLMODE": "require" if row.auth == "tls" else "disable"}
         out = self.run(command, cwd=self.dir, env=env, timeout=self.options.seconds + PATIENCE)
         daemon.check()
         return out
@@ -776,7 +807,7 @@ class Report:
             ("Targets", ", ".join(t.name for t in self.targets)),
             ("Reference of the ratios", self.reference or "none: no PgBouncer found"),
             ("Server and load generator", f"{postgres}; {pgbench}, {options.jobs} threads"),
-            ("Connections", "unix sockets" if options.unix else "TCP over loopback, no TLS"),
+            ("Connections", "unix sockets" if options.unix else "TCP over loopback; TLS where the row says so"),
             ("Network namespace", f"its own, without packet filter, {options.netns}" if options.netns else "the machine's"),
             ("Rounds", f"{options.rounds} of {options.seconds} s each, interleaved, order rotated"),
             *machine(),

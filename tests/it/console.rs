@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+use crate::drivers::{node, python, script};
 use crate::harness::postgres::free_port;
 use crate::harness::raw::{bind, describe, execute, parse, query, sync};
 use crate::harness::{Carpool, Message, Raw, Setup, eventually, http};
@@ -156,4 +157,145 @@ fn http_tells_health_and_numbers() {
     assert_eq!(http(port, "GET", "/healthz").0, 200);
     client.query("commit");
     assert!(carpool.wait().success());
+}
+
+/// The URL of the console, and the name of the test's own database.
+fn for_scripts(carpool: &Carpool) -> [String; 2] {
+    let url = format!("postgresql://postgres:unused@127.0.0.1:{}/pgbouncer", carpool.port);
+    [url, carpool.database.clone()]
+}
+
+#[test]
+fn psycopg_uses_the_console() {
+    let carpool = Carpool::start(&Setup::default());
+    let [url, database] = for_scripts(&carpool);
+    script(python(), "console.py", &[&url, &database]);
+}
+
+#[test]
+fn node_postgres_uses_the_console() {
+    let carpool = Carpool::start(&Setup::default());
+    let [url, database] = for_scripts(&carpool);
+    script(node(), "console.js", &[&url, &database]);
+}
+
+/// What prometheus-community/pgbouncer_exporter asks, as it does, and the columns that it reads by name. It takes all
+/// but the first for numbers, unless it knows them.
+#[test]
+fn the_exporters_queries_work() {
+    let carpool = Carpool::start(&Setup::default());
+    let (mut client, mut console) = (carpool.client(), console(&carpool));
+    client.query("select 1");
+    let columns = |message: &Message| {
+        let mut rest = &message.body[2..];
+        let mut names = Vec::new();
+        while !rest.is_empty() {
+            let end = rest.iter().position(|b| *b == 0).unwrap();
+            names.push(String::from_utf8_lossy(&rest[..end]).into_owned());
+            rest = &rest[end + 19..];
+        }
+        names
+    };
+    for (command, wanted) in [
+        (
+            "SHOW DATABASES;",
+            "name host port database force_user pool_size reserve_pool_size pool_mode max_connections \
+            current_connections paused disabled max_client_connections current_client_connections",
+        ),
+        (
+            "SHOW STATS;",
+            "database avg_query_count avg_query_time avg_recv avg_sent avg_wait_time avg_xact_count \
+            avg_xact_time total_query_count total_query_time total_received total_sent total_wait_time total_xact_count \
+            total_xact_time total_server_assignment_count total_client_parse_count total_server_parse_count total_bind_count",
+        ),
+        (
+            "SHOW POOLS;",
+            "database user cl_active cl_active_cancel_req cl_waiting cl_waiting_cancel_req sv_active \
+            sv_active_cancel sv_being_canceled sv_idle sv_used sv_tested sv_login maxwait maxwait_us pool_mode",
+        ),
+        ("SHOW LISTS;", "list items"),
+        ("SHOW CONFIG;", "key value"),
+        ("SHOW VERSION;", "version"),
+        ("SHOW CLIENTS;", "database user state addr application_name"),
+    ] {
+        let replies = console.query(command);
+        assert_eq!(replies.iter().map(|m| m.tag).find(|tag| *tag == b'E'), None, "{command}: {replies:?}");
+        let names = columns(&replies[0]);
+        for want in wanted.split_whitespace() {
+            assert!(names.iter().any(|name| name == want), "{command}: {want}");
+        }
+    }
+    let config = rows(&mut console, "SHOW CONFIG;");
+    for key in ["max_client_conn", "default_pool_size", "max_user_connections"] {
+        let row = config.iter().find(|row| row[0] == key).unwrap();
+        assert!(row[1].parse::<u64>().is_ok(), "{row:?}");
+    }
+    let lists = rows(&mut console, "SHOW LISTS;");
+    for list in [
+        "databases",
+        "users",
+        "pools",
+        "free_clients",
+        "used_clients",
+        "login_clients",
+        "free_servers",
+        "used_servers",
+        "dns_names",
+        "dns_zones",
+        "dns_queries",
+        "dns_pending",
+    ] {
+        let row = lists.iter().find(|row| row[0] == list).unwrap();
+        assert!(row[1].parse::<u64>().is_ok(), "{row:?}");
+    }
+}
+
+/// A file as PgBouncer's documentation has it, run as it is.
+#[test]
+fn a_pgbouncer_ini_is_run_unchanged() {
+    let postgres = crate::harness::Postgres::shared();
+    let dir = std::env::temp_dir().join(format!("carpool-ini-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir(&dir).unwrap();
+    let (database, port, at) = (postgres.new_database(), free_port(), dir.display());
+    let text = format!(
+        ";; databases\n[databases]\n{database} = host=127.0.0.1 port={} pool_size=2 ; no comment\n\
+         forced = host=127.0.0.1 port={} dbname={database} user=app connect_query='select 1'\n\
+         * = host=127.0.0.1 port={}\n%include {at}/more.ini\n\n[pgbouncer]\nlogfile = {at}/pgbouncer.log\n\
+         pidfile = {at}/pgbouncer.pid\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir = {at}\n\
+         auth_type = plain\nauth_file = {at}/userlist.txt\nadmin_users = postgres\nstats_users = stats, app\n\
+         pool_mode = transaction\nserver_reset_query = DISCARD ALL\nmax_client_conn = 100\ndefault_pool_size = 20\n\
+         reserve_pool_size = 5\nserver_lifetime = 3600\nignore_startup_parameters = extra_float_digits\nverbose = 0\n",
+        postgres.port, postgres.port, postgres.port
+    )
+    .replace(" ; no comment", "");
+    std::fs::write(dir.join("more.ini"), "[users]\napp = pool_mode=session max_user_connections=3\n").unwrap();
+    std::fs::write(dir.join("userlist.txt"), "\"postgres\" \"secret\"\n\"app\" \"app\"\n").unwrap();
+    std::fs::write(dir.join("pgbouncer.ini"), text).unwrap();
+    let run = |arguments: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_carpool")).args(arguments).current_dir(&dir).output().unwrap()
+    };
+    assert!(run(&["-V"]).stdout.starts_with(b"carpool "));
+    let started = run(&["-q", "-d", "-v", "pgbouncer.ini"]);
+    assert!(started.status.success() && started.stderr.is_empty(), "{started:?}");
+    let psql = |database: &str, user: &str, command: &str| {
+        let port = port.to_string();
+        let arguments = ["-XAtw", "-h", "127.0.0.1", "-p", &port, "-U", user, "-d", database, "-c", command];
+        let password = if user == "app" { "app" } else { "secret" };
+        let output = std::process::Command::new("psql").args(arguments).env("PGPASSWORD", password).output().unwrap();
+        (String::from_utf8_lossy(&output.stdout).trim_end().to_owned(), output.status.success())
+    };
+    eventually("it listens", || psql(&database, "postgres", "select 1").1.then_some(()));
+    assert_eq!(psql("forced", "postgres", "select current_user").0, "app");
+    assert_eq!(psql("postgres", "postgres", "select current_database()").0, "postgres");
+    assert!(psql("pgbouncer", "app", "show pools").0.contains("|session|"));
+    assert!(!psql("pgbouncer", "app", "reload").1);
+    assert_eq!(psql("pgbouncer", "postgres", "reload"), ("RELOAD".into(), true));
+    let pid = std::fs::read_to_string(dir.join("pgbouncer.pid")).unwrap();
+    let stopped = std::process::Command::new("kill").args(["-s", "INT", pid.trim()]).status().unwrap();
+    assert!(stopped.success());
+    eventually("it ends", || (!dir.join("pgbouncer.pid").exists()).then_some(()));
+    let log = std::fs::read_to_string(dir.join("pgbouncer.log")).unwrap();
+    assert!(log.contains("reloaded") && log.contains("stopped"), "{log}");
+    std::fs::remove_dir_all(&dir).unwrap();
 }

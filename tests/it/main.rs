@@ -11,6 +11,7 @@
 )]
 
 mod audit;
+mod auth_query;
 mod basics;
 mod cancel;
 mod console;
@@ -19,9 +20,11 @@ mod drivers;
 mod faults;
 mod functions;
 mod harness;
+mod hba;
 mod isolation;
 mod layers;
 mod listen;
+mod logins;
 mod modes;
 mod names;
 mod operations;

@@ -62,7 +62,8 @@ fn a_pause_waits_for_transactions_and_clients_wait_for_its_end() {
     let (mut pausing, mut other) = (console(&carpool), console(&carpool));
     holder.query("begin");
     pausing.send(&query(&format!("PAUSE {}", carpool.database)));
-    let held = eventually("the holder is shown", || rows(&mut other, "show paused").pop().filter(|r| r[4] != ""));
+    let held =
+        eventually("the holder is shown", || rows(&mut other, "show paused").pop().filter(|row| !row[4].is_empty()));
     let clients = rows(&mut other, "show clients");
     assert_eq!((&held[0], &held[4]), (&carpool.database, &clients[0][20]));
     assert_eq!(held[6], holder.value("select pg_backend_pid()"), "its transaction goes on");
@@ -192,7 +193,7 @@ fn a_session_pool_pauses_when_clients_have_left() {
     let (mut client, mut pausing, mut other) = (carpool.client(), console(&carpool), console(&carpool));
     client.query("select 1");
     pausing.send(&query("PAUSE"));
-    eventually("it is held up", || rows(&mut other, "show paused").pop().filter(|row| row[4] != ""));
+    eventually("it is held up", || rows(&mut other, "show paused").pop().filter(|row| !row[4].is_empty()));
     assert_eq!(client.value("select 2"), "2", "its session goes on");
     drop(client);
     assert_eq!(done(&mut pausing), "PAUSE");

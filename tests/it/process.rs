@@ -55,6 +55,30 @@ fn who_looks_at_its_own_process_gets_a_new_one() {
     }
 }
 
+/// In session mode only where the session has run nothing yet.
+#[test]
+fn a_session_that_has_begun_keeps_its_server() {
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 1\npool_mode = \"session\""));
+    let worn = pid(&mut carpool.client());
+    let mut one = carpool.client();
+    succeeds(&one.query("set work_mem = '3MB'; reset work_mem"));
+    drop(one);
+    let mut two = carpool.client();
+    succeeds(&two.query("select pg_stat_force_next_flush()"));
+    let fresh = pid(&mut two);
+    assert_ne!(fresh, worn);
+    succeeds(&two.query("select pg_stat_force_next_flush()"));
+    assert_eq!(pid(&mut two), fresh);
+    drop(two);
+    let mut three = carpool.client();
+    let first = pid(&mut three);
+    drop(three);
+    let mut four = carpool.client();
+    assert_eq!(pid(&mut four), first);
+    succeeds(&four.query("select pg_stat_force_next_flush()"));
+    assert_eq!(pid(&mut four), first, "it has run something there");
+}
+
 /// Statistics that a session has forced out are there, whatever other servers keep back.
 #[test]
 fn a_session_finds_its_own_statistics() {

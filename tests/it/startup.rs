@@ -189,7 +189,7 @@ fn a_login_that_does_not_go_on_is_ended() {
 }
 
 /// Runs psql with a password and gives its output, or its error's text.
-fn psql(port: u16, database: &str, user: &str, password: &str, sql: &str) -> Result<String, String> {
+pub fn psql(port: u16, database: &str, user: &str, password: &str, sql: &str) -> Result<String, String> {
     let output = Command::new("psql")
         .args(["-XAtqw", "-h", "127.0.0.1", "-p", &port.to_string(), "-U", user, "-d", database, "-c", sql])
         .env("PGPASSWORD", password)

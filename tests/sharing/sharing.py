@@ -46,7 +46,7 @@ def build_axum():
 
 
 async def same_json(options, truth, http):
-    """In one time zone and without load, all answer the same JSON for a recipe: what PostgreSQL says. They refuse alike."""
+    """In one time zone and without load, all answer a recipe with the same JSON, PostgreSQL's, and refuse alike."""
     names = [*TIME_ZONES, *(f"axum-{variant}" for variant in apps.AXUM_VARIANTS)]
     made = apps.make(options.pooled, dict.fromkeys(names, COMMON_TIME_ZONE), options.axum, 2)
     failures = []

@@ -140,23 +140,33 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         bench = Bench(machine, postgres, axum, oha, options.seconds, options.clients)
         alone = [[kind] for kind in stack.KINDS if kind.key in options.apps]
         groups = alone + ([together(options)] if together(options) else [])
-        looks_into_it = not options.no_why and "carpool" in options.poolers
+        looks_into_it = not options.no_why
         cells = len(options.poolers) * len(groups) + (2 * len(why.steps()) if looks_into_it else 0)
         display = Display(cells, options.seconds)
         results = {"about": about(options, postgres), "cells": [], "why": {}}
-        for name in options.poolers:
-            pooler = start(name, machine, postgres, options)
-            for kinds in groups:
-                what = kinds[0].key if len(kinds) == 1 else ALL
+        # The poolers in turns, so that what else the machine does hits all of them alike; each time a new one.
+        for kinds in groups:
+            what = kinds[0].key if len(kinds) == 1 else ALL
+            for name in options.poolers:
+                pooler = start(name, machine, postgres, options)
                 measured = bench.measure(kinds, pooler, display.cell(f"{pooler.name}: {what}"))
+                machine.stop(pooler.processes)
                 display.done(summary(measured))
                 results["cells"].append(
                     {"pooler": name, "pooler_name": pooler.name, "note": pooler.note, "cell": what, **measured}
                 )
-            if name == "carpool" and looks_into_it:
-                results["why"] = why.analyse(bench, pooler, display.cell)
+                # What is there already stays when it ends early, for --render.
+                save(results, options.output)
+        if looks_into_it:
+            pooler = start("carpool", machine, postgres, options)
+            results["why"] = why.analyse(bench, pooler, display.cell, display.done)
             machine.stop(pooler.processes)
         return results
+
+
+def save(results: dict[str, Any], directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "results.json").write_text(json.dumps(results), encoding="utf-8")
 
 
 def about(options: argparse.Namespace, postgres: stack.Postgres) -> dict[str, Any]:
@@ -196,8 +206,7 @@ def main() -> None:
         raise SystemExit("\nshowdown: interrupted, everything is stopped") from None
     except Failed as failure:
         raise SystemExit(f"\nshowdown: {failure}") from None
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    save(results, options.output)
     report.write(results, options.output)
     minutes = (time.monotonic() - began) / 60
     print(f"showdown: {options.output / 'report.html'} and report.md, after {minutes:.0f} min")

@@ -9,7 +9,7 @@ from typing import Any
 
 from load import PERCENTILES, Oha, Result
 from machine import Failed, Machine, Process
-from stack import POOL, App, Direct, Kind, Pooler, Postgres, haproxy, require_same_json
+from stack import DATABASE, PASSWORD, POOL, USER, App, Direct, Kind, Pooler, Postgres, haproxy, require_same_json
 from watch import Series, Watch
 
 WARM_UP = 2.0  # seconds
@@ -34,12 +34,14 @@ class Bench:
         progress: Progress,
         port: int | None = None,
         count: Callable[[], int] | None = None,
+        tls: bool = False,
     ) -> dict[str, Any]:
         """The applications on `pooler` (or what listens on `port` before it), as plain data for the report.
 
         `counted` is by how much `count` grew under the load.
         """
-        url = f"postgresql://recipes:recipes@127.0.0.1:{port or pooler.port}/recipes"
+        address = f"127.0.0.1:{port or pooler.port}"
+        url = f"postgresql://{USER}:{PASSWORD}@{address}/{DATABASE}?sslmode={'require' if tls else 'disable'}"
         started: list[Process] = []
         try:
             apps = [App(self.machine, kind, url, self.axum) for kind in kinds]

@@ -1,4 +1,4 @@
-"""Processes on this machine: started unprivileged on free ports, in a directory of their own, and all stopped at the end."""
+"""Processes on this machine: unprivileged, on free ports, in a directory of their own, and all stopped at the end."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def latencies(cells: list[dict[str, Any]], pooler: str, name: str, directory: Pa
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel("milliseconds")
         axes.set_title(f"{name}, {title}")
-        axes.legend()
+        axes.legend(loc="upper left")
     row[0][0].set_ylabel("% of requests")
     return save(figure, directory, f"latency-{pooler}")
 
@@ -169,7 +169,7 @@ def reasons(why: dict[str, Any], directory: Path) -> str:
         (far, "far", f"over a network of {why['network_ms']:.1f} ms"),
     ):
         values = [step[where]["per_second"] for step in steps]
-        colours = ["#0072B2" if step["key"] == "starlette" else "#D55E00" for step in steps]
+        colours = ["#0072B2" if step["key"].startswith("starlette") else "#D55E00" for step in steps]
         bars = axes.barh(places, values, color=colours)
         axes.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
         axes.set_title(title)

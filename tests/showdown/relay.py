@@ -2,7 +2,7 @@
 
     relay.py LISTEN_PORT TARGET_PORT SECONDS COUNT_PORT
 
-Counts round trips: how often a client sent something after it had been answered. Whoever connects to COUNT_PORT is told.
+Counts round trips: how often a client sent something after it had been answered. Who connects to COUNT_PORT is told.
 """
 
 import asyncio

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +35,6 @@ def session_cookie() -> str:
 
 class Postgres:
     def __init__(self, machine: Machine, bin_dir: Path):
-        self._machine, self._bin = machine, bin_dir
         data = machine.dir / "data"
         initdb = [
             bin_dir / "initdb",
@@ -52,7 +50,6 @@ class Postgres:
         ]
         secret = machine.write("superuser", PASSWORD + "\n")
         machine.run([*initdb, "--no-sync", f"--pwfile={secret}"])
-        self.tls = self._certificate(data)
         self.port = free_port()
         settings = {
             "port": self.port,
@@ -63,7 +60,6 @@ class Postgres:
             # Nothing is written while it counts, and all of it is thrown away.
             "fsync": "off",
             "autovacuum": "off",
-            "ssl": "on" if self.tls else "off",
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
         # SIGINT is its fast shutdown.
@@ -97,11 +93,6 @@ class Postgres:
             active, idle = cursor.fetchone()
         return active, idle, 0
 
-    def pgbench(self, *arguments: str, tls: bool) -> str:
-        env = {"PGPASSWORD": PASSWORD, "PGSSLMODE": "require" if tls else "disable"}
-        connection = ["-h", "127.0.0.1", "-p", str(self.port), "-U", USER]
-        return self._machine.run([self._bin / "pgbench", "-n", *connection, *arguments, DATABASE], env=env)
-
     def _answers(self) -> bool:
         try:
             with self.connect("postgres"):
@@ -109,22 +100,19 @@ class Postgres:
         except psycopg2.OperationalError:
             return False
 
-    def _certificate(self, data: Path) -> bool:
-        openssl = find("openssl")
-        if openssl is None:
-            return False
-        files: list[str | Path] = ["-keyout", data / "server.key", "-out", data / "server.crt"]
-        request = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-        self._machine.run([*request, *files])
-        return True
-
 
 class Cursor:
     """A connection with autocommit, for a with statement."""
 
     def __init__(self, port: int, user: str, database: str):
         self._connection = psycopg2.connect(
-            host="127.0.0.1", port=port, user=user, password=PASSWORD, dbname=database, connect_timeout=5
+            host="127.0.0.1",
+            port=port,
+            user=user,
+            password=PASSWORD,
+            dbname=database,
+            sslmode="disable",
+            connect_timeout=5,
         )
         self._connection.autocommit = True
 
@@ -170,7 +158,7 @@ class Pooler:
         """Active, idle and waiting, as SHOW POOLS tells."""
         if self._console is None:
             self._console = psycopg2.connect(
-                host="127.0.0.1", port=self.port, user=USER, password=PASSWORD, dbname="pgbouncer"
+                host="127.0.0.1", port=self.port, user=USER, password=PASSWORD, dbname="pgbouncer", sslmode="disable"
             )
             self._console.autocommit = True
         with self._console.cursor() as cursor:
@@ -187,6 +175,7 @@ class Pooler:
 
 
 def carpool(machine: Machine, postgres: Postgres, binary: Path) -> Pooler:
+    """It takes clients with TLS and without, and itself uses none, as PgBouncer here."""
     if not binary.exists():
         raise Failed(f"{binary} is missing: run `cargo build --release`, or give --carpool")
     port = free_port()
@@ -200,13 +189,29 @@ stats_users = ["{USER}"]
 [databases.{DATABASE}]
 host = "127.0.0.1"
 port = {postgres.port}
+server_tls_sslmode = "disable"
 pool_size = {POOL}
 [users.{USER}]
 password = "{PASSWORD}"
 """,
     )
+    if tls := certificate(machine):
+        config.write_text(config.read_text().replace("[pooler]\n", f"[pooler]\n{tls}"))
     name = version_of(binary).strip().replace("carpool", "Carpool")
     return Pooler("carpool", name, machine.start("Carpool", [machine.copy(binary), config], port))
+
+
+def certificate(machine: Machine) -> str:
+    """Carpool's settings for clients that want TLS; none without openssl."""
+    openssl = find("openssl")
+    if openssl is None:
+        return ""
+    key, crt = machine.dir / "tls.key", machine.dir / "tls.crt"
+    if not crt.exists():
+        request: list[str | Path] = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        machine.run([*request, "-subj", "/CN=localhost", "-keyout", key, "-out", crt])
+    files = f'client_tls_key_file = "{key}"\nclient_tls_cert_file = "{crt}"\n'
+    return f'client_tls_sslmode = "allow"\n{files}'
 
 
 def pgbouncer(machine: Machine, postgres: Postgres, binary: Path | None) -> Pooler:
@@ -226,6 +231,7 @@ def pgbouncer(machine: Machine, postgres: Postgres, binary: Path | None) -> Pool
         "unix_socket_dir": "",
         "auth_type": "scram-sha-256",
         "auth_file": users,
+        "server_tls_sslmode": "disable",
         "pool_mode": mode,
         "default_pool_size": POOL,
         "max_db_connections": POOL,
@@ -384,6 +390,3 @@ def haproxy(machine: Machine, apps: list[App]) -> Process:
     process = machine.start("HAProxy", [binary, "-db", "-f", config], port)
     process.wait_until(process.accepts)
     return process
-
-
-PoolCounts = Callable[[], Counts]

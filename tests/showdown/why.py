@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg2
@@ -17,25 +16,23 @@ from machine import ROOT, Process, free_port
 from stack import DATABASE, KINDS, PASSWORD, USER, Kind, Pooler, axum
 
 # One way of the network that the relay makes, seconds.
-DELAY = 0.001
-TLS_SECONDS = 3
+DELAY = 0.002
 
 
 @dataclass(frozen=True)
 class Step:
     kind: Kind
     what: str
+    tls: bool = False
 
 
 def steps() -> list[Step]:
     starlette = next(kind for kind in KINDS if kind.key == "starlette")
     return [
+        Step(starlette, "Starlette: asyncpg keeps prepared statements by itself, and resets each connection after use"),
+        Step(replace(starlette, key="starlette-tls"), "the same with TLS between it and the pooler", tls=True),
         Step(
-            starlette, "Starlette, for comparison: asyncpg keeps prepared statements by itself, and resets connections"
-        ),
-        Step(
-            axum("plain", "plain", "plain", 20),
-            "axum as written: SQL as text, and bb8 asks whether the connection lives",
+            axum("plain", "plain", "plain", 20), "axum at first: SQL as text, and bb8 asks whether the connection lives"
         ),
         Step(axum("plain-50", "plain, 50", "plain", 50), "the same with a pool of 50"),
         Step(
@@ -66,7 +63,9 @@ class Relay:
 
 def round_trip(port: int) -> float:
     """Milliseconds for `SELECT 1`, the median."""
-    connection = psycopg2.connect(host="127.0.0.1", port=port, user=USER, password=PASSWORD, dbname=DATABASE)
+    connection = psycopg2.connect(
+        host="127.0.0.1", port=port, user=USER, password=PASSWORD, dbname=DATABASE, sslmode="disable"
+    )
     connection.autocommit = True
     times = []
     with connection.cursor() as cursor:
@@ -78,20 +77,27 @@ def round_trip(port: int) -> float:
     return 1000 * statistics.median(times)
 
 
-def analyse(bench: Bench, pooler: Pooler, progress: Callable[[str], Progress]) -> dict[str, Any]:
+def analyse(
+    bench: Bench, pooler: Pooler, progress: Callable[[str], Progress], done: Callable[[str], None]
+) -> dict[str, Any]:
     relay = Relay(bench, pooler.port)
     try:
-        rows = [row(bench, pooler, relay, step, progress) for step in steps()]
+        rows = []
+        for step in steps():
+            found = row(bench, pooler, relay, step, progress)
+            rows.append(found)
+            near, far = found["near"]["per_second"], found["far"]["per_second"]
+            done(f"{step.kind.key}: {found['round_trips']} round trips, {near:.0f}/s, over a network {far:.0f}/s")
         network = round_trip(relay.port)
     finally:
         bench.machine.stop([relay.process])
-    return {"steps": rows, "loopback_ms": round_trip(pooler.port), "network_ms": network, "tls": tls(bench)}
+    return {"steps": rows, "loopback_ms": round_trip(pooler.port), "network_ms": network}
 
 
 def row(bench: Bench, pooler: Pooler, relay: Relay, step: Step, progress: Callable[[str], Progress]) -> dict[str, Any]:
     kind = step.kind
-    near = bench.measure([kind], pooler, progress(f"{kind.key}, loopback"))
-    far = bench.measure([kind], pooler, progress(f"{kind.key}, network"), relay.port, relay.round_trips)
+    near = bench.measure([kind], pooler, progress(f"{kind.key}, loopback"), tls=step.tls)
+    far = bench.measure([kind], pooler, progress(f"{kind.key}, network"), relay.port, relay.round_trips, step.tls)
     app = near["apps"][kind.key]
 
     def per_request(group: dict[str, Any]) -> float:
@@ -111,18 +117,3 @@ def row(bench: Bench, pooler: Pooler, relay: Relay, step: Step, progress: Callab
             "postgres": per_request(near["others"]["postgres"]),
         },
     }
-
-
-def tls(bench: Bench) -> dict[str, float]:
-    """Queries and new connections a second, directly at PostgreSQL, with TLS and without; empty without a certificate."""
-    if not bench.postgres.tls:
-        return {}
-    found = {}
-    for what, arguments in (("queries", ["-c", "8"]), ("connections", ["-c", "8", "-C"])):
-        for on in (False, True):
-            script = bench.machine.write("one.sql", "SELECT 1;\n")
-            text = bench.postgres.pgbench(
-                "-T", str(TLS_SECONDS), "-M", "extended", "-f", str(script), *arguments, tls=on
-            )
-            found[f"{what}_{'tls' if on else 'plain'}"] = float(re.search(r"tps = ([\d.]+)", text)[1])
-    return found

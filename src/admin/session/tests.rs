@@ -139,6 +139,7 @@ async fn errors_have_their_codes() {
     for (query, code) in [
         ("nonsense", "08P01"),
         ("pause nowhere", ""),
+        ("resume nowhere", ""),
         ("resume nowhere", "08P01"),
         ("resume nobody", "3D000"),
         ("pause pgbouncer", "08P01"),

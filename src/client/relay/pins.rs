@@ -75,8 +75,11 @@ impl Relay {
         }
         let Work::Active(active) = &mut self.work else { return false };
         let Some(server) = active.lease.server() else { return false };
-        if self.mode == PoolMode::Session {
-            // It isn't known well enough what would be lost.
+        if server.state.keeping == Keeping::Never {
+            return true;
+        }
+        if self.mode == PoolMode::Session && server.state.sequences.has_own() {
+            // The session has begun on this one.
             server.state.sequences.accept();
             return true;
         }

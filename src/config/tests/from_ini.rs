@@ -230,9 +230,9 @@ fn all_errors_at_once_each_with_its_place() {
     let text = "[pgbouncer]
 listen_port = x
 pool_mode = sesion
-auth_type = pam
+auth_type = kerberos
 lisen_addr = *
-auth_user = a
+auth_dbname = x
 client_tls_sslmode = require
 [databases]
 a = host=h pol_size=3
@@ -248,15 +248,13 @@ v = pool_mode=x
     let expected = [
         "c.ini:2: pgbouncer.listen_port: expected a whole number",
         "c.ini:3: pgbouncer.pool_mode: \"sesion\" is not one of session, transaction, statement",
-        "c.ini:4: pgbouncer.auth_type: pam is not supported yet; it may be trust, any, plain, md5, scram-sha-256, \
-         cert",
+        "c.ini:4: pgbouncer.auth_type: \"kerberos\" is not one of trust, any, plain, md5, scram-sha-256, hba, \
+         peer, ldap, pam, jwt, cert",
         "c.ini:5: pgbouncer.lisen_addr: unknown setting; did you mean listen_addr?",
-        "c.ini:6: pgbouncer.auth_user: looking users up in the database is not supported yet; name them in [users] or \
-         auth_file",
+        "c.ini:6: pgbouncer.auth_dbname: there is no \"x\" in [databases]",
         "c.ini:9: databases.a.pol_size: unknown setting; did you mean pool_size?",
         "c.ini:10: databases.b.port: 0 is out of range (1 to 65535)",
-        "c.ini:10: databases.b.auth_query: looking users up in the database is not supported yet; name them in [users] \
-         or auth_file",
+        "c.ini:10: databases.b.auth_query: asks for nobody: the user's name is $1",
         "c.ini:11: databases.c.host: lists of hosts are not supported yet",
         "c.ini:12: databases.pgbouncer: this name is the admin console's",
         "c.ini:13: databases.e.user_pool_size: unknown setting; did you mean pool_size?",

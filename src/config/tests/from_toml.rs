@@ -77,7 +77,7 @@ listen_port = 99999
 pool_mod = "session"
 query_timeout = "10 minutes"
 tcp_keepalive = "yes"
-auth_type = "hba"
+auth_type = "kerberos"
 max_client_conn = 2.5
 
 [databases.app]
@@ -99,7 +99,8 @@ max_user_client_connections = 2
         "c.toml:4: pooler.query_timeout: \"10 minutes\" isn't a time: a number of seconds, or a number with one of us, \
          ms, s, min, h, d",
         "c.toml:5: pooler.tcp_keepalive: expected true or false, found a text",
-        "c.toml:6: pooler.auth_type: hba is not supported yet; it may be trust, any, plain, md5, scram-sha-256, cert",
+        "c.toml:6: pooler.auth_type: \"kerberos\" is not one of trust, any, plain, md5, scram-sha-256, hba, \
+         peer, ldap, pam, jwt, cert",
         "c.toml:7: pooler.max_client_conn: expected a whole number, found a number with a fraction",
         "c.toml:10: databases.app.pool_size: 0 is out of range (1 to 2147483647)",
         "c.toml:11: databases.app.hots: unknown setting; did you mean host?",
@@ -164,18 +165,17 @@ fn min_pool_size_is_inherited_up_to_the_size() {
 
 #[test]
 fn pgbouncers_settings_are_judged() {
-    let refused = "[pooler]\nauth_query = \"x\"\nauth_hba_file = \"x\"\ndisable_pqexec = 1\nmax_db_connections = 5\n\
-                   [databases.a]\nauth_user = \"x\"\nmax_db_connections = 5";
+    let refused = "[pooler]\nauth_query = \"x\"\ndisable_pqexec = 1\nmax_db_connections = 5\n\
+                   [databases.a]\nauth_dbname = \"x\"\nmax_db_connections = 5";
     let found = toml_errors(refused);
     let keys: Vec<_> = found.iter().map(|error| error.split(": ").nth(1).unwrap()).collect();
     assert_eq!(
         keys,
         [
             "pooler.auth_query",
-            "pooler.auth_hba_file",
             "pooler.disable_pqexec",
             "pooler.max_db_connections",
-            "databases.a.auth_user",
+            "databases.a.auth_dbname",
             "databases.a.max_db_connections",
         ]
     );

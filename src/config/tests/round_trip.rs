@@ -61,10 +61,13 @@ prop_compose! {
         pooler.http_port = pooler.http_port.filter(|port| *port != pooler.listen_port);
         // With a file: see the test below.
         pooler.auth_file = None;
-        // These need files: see the tests of TLS.
-        if pooler.auth_type == AuthType::Cert {
-            pooler.auth_type = AuthType::Plain;
+        // These need files, or another build.
+        let types = [AuthType::Cert, AuthType::Hba, AuthType::Ldap, AuthType::Pam, AuthType::Jwt];
+        if types.contains(&pooler.auth_type) {
+            pooler.auth_type = AuthType::Peer;
         }
+        pooler.auth_query.push_str("$1");
+        pooler.auth_dbname = None;
         let other = Pooler::default();
         pooler.client_tls_sslmode = SslMode::Disable;
         pooler.server_tls_sslmode = pooler.server_tls_sslmode.min(SslMode::Require);
@@ -80,6 +83,8 @@ prop_compose! {
         let mut database = Database::inheriting(&pooler);
         set(DATABASE, values, &mut database);
         database.min_pool_size = database.min_pool_size.min(database.pool_size);
+        database.auth_query = database.auth_query.map(|query| query + "$1");
+        database.auth_dbname = None;
         database.server_tls_ca_file = None;
         database.server_tls_sslmode = database.server_tls_sslmode.map(|mode| mode.min(SslMode::Require));
         if database.sslnegotiation == SslNegotiation::Direct {
@@ -136,8 +141,9 @@ proptest! {
             let value = setting.text(&pooler);
             // A value of several lines, or with spaces around it, can't be written in this format.
             let writable = !value.contains(['\n', '\r']) && value.trim() == value && !value.is_empty();
-            let needs_file = setting.name.contains("_tls") || setting.name == "auth_type";
-            if writable && !needs_file && !["listen_addr", "unix_socket_dir", "auth_file", "http_port"].contains(&setting.name) {
+            let others = ["listen_addr", "unix_socket_dir", "auth_file", "http_port", "auth_type", "auth_query", "auth_dbname"];
+            let needs_file = setting.name.contains("_tls");
+            if writable && !needs_file && !others.contains(&setting.name) {
                 text += &format!("{} = {value}\n", setting.name);
             }
         }

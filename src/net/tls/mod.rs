@@ -17,16 +17,18 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use session::{Connection, Progress, Session, Write, error_of, nothing_to_write};
 
+use super::timer;
 use crate::tls::{ALPN, Cipher, Peer, TlsInfo, certificate};
 
 /// What a worker thread decrypts in, bytes: what it reads at once, and the start of a record in front of it. A
@@ -38,6 +40,9 @@ const LEAST_READ: usize = 4096;
 const MOST_PLAIN: usize = 64 * 1024;
 /// More than what its encryption adds, key updates and alerts included.
 const OVERHEAD: usize = 2048;
+
+/// How long a client that isn't let in may take to hang up.
+const PARTING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A worker thread's buffers, used within one poll.
 struct Scratch {
@@ -113,7 +118,10 @@ pub async fn accept(
 ) -> io::Result<(TlsStream, TlsInfo)> {
     let connection = UnbufferedServerConnection::new(Arc::clone(config)).map_err(error_of)?;
     let mut stream = TlsStream::new(socket, Connection::Accepted(connection), read);
-    std::future::poll_fn(|cx| stream.poll_handshake(cx)).await?;
+    if let Err(error) = std::future::poll_fn(|cx| stream.poll_handshake(cx)).await {
+        stream.part().await;
+        return Err(error);
+    }
     let info = stream.info(verifies)?;
     Ok((stream, info))
 }
@@ -157,14 +165,17 @@ impl TlsStream {
         self.session.state().alpn_protocol() == Some(ALPN)
     }
 
-    /// Ends a connection that nobody has used yet.
-    pub async fn say_goodbye(&mut self) {
-        // One who doesn't listen isn't waited for: it is so little that the socket takes it at once.
-        let _ = std::future::poll_fn(|cx| match self.poll_shutdown(cx) {
-            Poll::Pending => Poll::Ready(Ok(())),
-            ended => ended,
-        })
-        .await;
+    /// Ends a connection that nobody is to use, in an order that lets goodbyes and alerts arrive: closing a socket
+    /// with unread bytes would reset the connection and take them with it.
+    pub async fn part(mut self) {
+        let parting = async {
+            std::future::poll_fn(|cx| self.poll_shutdown(cx)).await?;
+            let mut sink = [0; 1024];
+            while self.socket.read(&mut sink).await? > 0 {}
+            io::Result::Ok(())
+        };
+        // One who doesn't listen isn't waited for.
+        let _ = timer::timeout(PARTING_TIMEOUT, parting).await;
     }
 
     fn info(&self, verified: bool) -> io::Result<TlsInfo> {
@@ -216,7 +227,8 @@ impl TlsStream {
     fn advance_partial(&mut self) -> io::Result<Progress> {
         let Self { session, partial, plain, outgoing, .. } = self;
         let keep = &mut |bytes: &[u8]| plain.bytes.extend_from_slice(bytes);
-        let progress = session.advance(partial, keep, &mut outgoing.bytes, &mut nothing_to_write)?;
+        let advanced = session.advance(partial, keep, &mut outgoing.bytes, &mut nothing_to_write);
+        let progress = advanced.inspect_err(|_| self.end = End::Broken)?;
         partial.drain(..progress.consumed);
         if partial.is_empty() {
             *partial = Vec::new();
@@ -343,14 +355,15 @@ impl TlsStream {
     fn encrypt(&mut self, outgoing: &mut Vec<u8>, write: &mut Write<'_>) -> io::Result<()> {
         let Self { session, partial, plain, .. } = self;
         let keep = &mut |bytes: &[u8]| plain.bytes.extend_from_slice(bytes);
-        let progress = session.advance(partial, keep, outgoing, write)?;
+        let advanced = session.advance(partial, keep, outgoing, write);
+        let progress = advanced.inspect_err(|_| self.end = End::Broken)?;
         partial.drain(..progress.consumed);
         if progress.established { Ok(()) } else { Err(io::ErrorKind::NotConnected.into()) }
     }
 
     /// Says goodbye and closes this direction.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.session.closed && self.end != End::Broken {
+        if !self.session.closed && self.end != End::Broken && !self.session.state().is_handshaking() {
             let mut goodbye = Vec::new();
             self.encrypt(&mut goodbye, &mut |traffic, out| traffic.close(out))?;
             self.outgoing.bytes.extend_from_slice(&goodbye);

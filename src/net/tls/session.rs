@@ -67,16 +67,7 @@ impl Session {
     ) -> io::Result<Progress> {
         let mut progress = Progress::default();
         loop {
-            let rest = &mut input[progress.consumed..];
-            let step = match &mut self.connection {
-                Connection::Accepted(connection) => {
-                    take_step(connection.process_tls_records(rest), plain, outgoing, write)
-                }
-                Connection::Connected(connection) => {
-                    take_step(connection.process_tls_records(rest), plain, outgoing, write)
-                }
-            };
-            let (consumed, step) = step;
+            let (consumed, step) = self.step(&mut input[progress.consumed..], plain, outgoing, write);
             progress.consumed += consumed;
             match step {
                 Ok(Step::More) => {}
@@ -88,21 +79,37 @@ impl Session {
                 }
                 Ok(Step::Done) => return Ok(progress),
                 Err(error) => {
-                    self.take_alert(outgoing);
+                    self.take_alert(&mut input[progress.consumed..], plain, outgoing);
                     return Err(error);
                 }
             }
         }
     }
 
-    /// What the other side is to be told about an error.
-    fn take_alert(&mut self, outgoing: &mut Vec<u8>) {
-        let no_write = &mut |_: &mut dyn Encrypt, _: &mut Vec<u8>| Ok(());
-        loop {
-            let (_, step) = match &mut self.connection {
-                Connection::Accepted(c) => take_step(c.process_tls_records(&mut []), &mut |_| {}, outgoing, no_write),
-                Connection::Connected(c) => take_step(c.process_tls_records(&mut []), &mut |_| {}, outgoing, no_write),
-            };
+    fn step(
+        &mut self,
+        input: &mut [u8],
+        plain: &mut dyn FnMut(&[u8]),
+        outgoing: &mut Vec<u8>,
+        write: &mut Write<'_>,
+    ) -> (usize, io::Result<Step>) {
+        match &mut self.connection {
+            Connection::Accepted(connection) => {
+                take_step(connection.process_tls_records(input), plain, outgoing, write)
+            }
+            Connection::Connected(connection) => {
+                take_step(connection.process_tls_records(input), plain, outgoing, write)
+            }
+        }
+    }
+
+    /// What the other side is to be told about an error. `input` is what wasn't consumed: rustls remembers places in
+    /// it.
+    fn take_alert(&mut self, input: &mut [u8], plain: &mut dyn FnMut(&[u8]), outgoing: &mut Vec<u8>) {
+        let mut consumed = 0;
+        while self.state().wants_write() {
+            let (more, step) = self.step(&mut input[consumed..], plain, outgoing, &mut nothing_to_write);
+            consumed += more;
             if !matches!(step, Ok(Step::More)) {
                 return;
             }
@@ -129,12 +136,18 @@ pub(super) trait Encrypt {
 
 impl<Data> Encrypt for WriteTraffic<'_, Data> {
     fn encrypt(&mut self, plain: &[u8], outgoing: &mut Vec<u8>) -> io::Result<()> {
-        append(outgoing, plain.len() + OVERHEAD, |out| WriteTraffic::encrypt(self, plain, out).map_err(needed))
+        append(outgoing, encrypted_len(plain.len()), |out| WriteTraffic::encrypt(self, plain, out).map_err(needed))
     }
 
     fn close(&mut self, outgoing: &mut Vec<u8>) -> io::Result<()> {
         append(outgoing, OVERHEAD, |out| self.queue_close_notify(out).map_err(needed))
     }
+}
+
+/// Room for the records of so much plaintext: 22 bytes are added to each 16 KiB. Where something else is to go out
+/// first, more is asked for.
+const fn encrypted_len(plain: usize) -> usize {
+    plain + plain / 256 + 64
 }
 
 fn needed(error: EncryptError) -> Option<usize> {

@@ -113,9 +113,17 @@ fn rubbish_in_place_of_a_handshake() {
     let World { carpool, .. } = world("", "");
     let long_record = [&[0x16, 3, 1, 0xff, 0xff][..], &[1; 70_000]].concat();
     let long_message = [&[0x16, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff][..], &[0; 16_380]].concat();
-    for bytes in
-        [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 5], &[0x16, 3, 1, 0, 0], &login("x"), &long_record, &long_message]
-    {
+    // The beginning of a ClientHello, and then a record that can't be.
+    let broken_off = [0x16, 3, 1, 0, 6, 1, 0, 0, 96, 3, 3, 0x99, 3, 3, 0, 1, 0];
+    for bytes in [
+        &broken_off[..],
+        b"GET / HTTP/1.1\r\n\r\n",
+        &[0; 5],
+        &[0x16, 3, 1, 0, 0],
+        &login("x"),
+        &long_record,
+        &long_message,
+    ] {
         let mut socket = socket(carpool.port);
         socket.write_all(&SSL_REQUEST).unwrap();
         let mut answer = [0];
@@ -128,6 +136,7 @@ fn rubbish_in_place_of_a_handshake() {
         assert!(answer.is_empty() || answer[0] == 0x15, "{}", answer.escape_ascii());
     }
     assert_eq!(carpool.client().value("select 1"), "1");
+    assert!(!carpool.log().contains("panicked"), "{}", carpool.log());
 }
 
 #[test]

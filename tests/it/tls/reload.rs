@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::harness::tls::{Authority, Files, Identity, client_config, proxy};
+use crate::harness::tls::{Authority, Files, Identity, client_config, postgres, proxy};
 use crate::harness::{Carpool, Raw, Setup, eventually};
 
 use super::psql;
@@ -69,6 +69,31 @@ fn a_bad_file_fails_the_reload_as_a_whole() {
 
 fn psql_console(carpool: &Carpool, command: &str) -> Result<String, String> {
     super::psql_as(carpool.port, "dbname=pgbouncer user=postgres sslmode=require", command)
+}
+
+#[test]
+fn changed_authorities_are_for_new_server_connections() {
+    let (authority, other, files) = (Authority::new("root"), Authority::new("other"), Files::new());
+    let bin = crate::harness::postgres::default_bin();
+    let postgres = postgres(&bin, &files, &authority.issue("localhost", &["localhost"]), None);
+    let root = files.write("root.crt", &authority.pem());
+    let lines = format!("host = \"localhost\"\nserver_tls_sslmode = \"verify-full\"\nserver_tls_ca_file = \"{root}\"");
+    let setup = Setup::default().database(&(lines + "\npool_size = 1\nquery_wait_timeout = \"2s\""));
+    let carpool = Carpool::before(&postgres, &postgres.new_database(), &setup);
+    let mut client = carpool.client();
+    let server = client.value("select pg_backend_pid()");
+    files.write("root.crt", &other.pem());
+    carpool.console("reload");
+    assert_eq!(client.value("select pg_backend_pid()"), server);
+    postgres.sql("postgres", &format!("select pg_terminate_backend({server})"));
+    client.send(&crate::harness::raw::query("select 1"));
+    let error = client.until_closed().pop().expect("an error");
+    let text = format!("{error:?}");
+    assert!(text.contains("invalid peer certificate") || text.contains("closed the connection"), "{text}");
+    eventually("the log says why", || carpool.log().contains("UnknownIssuer").then_some(()));
+    files.write("root.crt", &(other.pem() + &authority.pem()));
+    carpool.console("reload");
+    assert_eq!(carpool.client().value("select 1"), "1");
 }
 
 #[test]
