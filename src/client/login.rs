@@ -94,10 +94,10 @@ impl Request {
     }
 
     /// What is asked for, as `auth_hba_file` sees it. The console has one name there, whichever the client used.
-    fn asked(&self) -> Asked<'_> {
+    fn asked<'r>(&'r self, waiting: Option<&'r Waiting>) -> Asked<'r> {
         let database = if self.is_console() { CONSOLE_DATABASES[0] } else { self.database.as_str() };
         let replication = replication_mode(&self.startup).is_some_and(|mode| mode != "database");
-        Asked { user: &self.user, database, physical_replication: replication, peer: self.peer }
+        Asked { user: &self.user, database, physical_replication: replication, peer: self.peer, waiting }
     }
 
     fn is_console(&self) -> bool {
@@ -216,7 +216,7 @@ async fn authenticate(
     request: &Request,
     waiting: Option<&Waiting>,
 ) -> Result<(Proven, Known), HandshakeError> {
-    let auth_type = match access::decide(io, context, config, &request.asked()).await? {
+    let auth_type = match access::decide(io, context, config, &request.asked(waiting)).await? {
         Decided::Proven(proven) => return Ok((proven, Known::configured(config, &request.user))),
         Decided::Stored(auth_type) => auth_type,
     };
