@@ -40,7 +40,7 @@ mod with_pam {
 
     use nonstick::{
         AuthnFlags, ConversationAdapter, ErrorCode, PamShared as _, Result as PamResult, Transaction as _,
-        TransactionBuilder,
+        TransactionBuilder, items::ItemsMut as _,
     };
     use tracing::info;
 
@@ -69,7 +69,7 @@ mod with_pam {
         let text = |error: ErrorCode| format!("service {service:?}: {error}");
         let builder = TransactionBuilder::new_with_service(service).username(user);
         let mut transaction = builder.build(Answers(password).into_conversation()).map_err(text)?;
-        transaction.set_remote_host(Some(host.as_ref())).map_err(text)?;
+        transaction.items_mut().set_remote_host(Some(host.as_ref())).map_err(text)?;
         transaction.authenticate(AuthnFlags::empty()).map_err(text)?;
         transaction.account_management(AuthnFlags::empty()).map_err(text)
     }
