@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 AXUM := docker/apps/axum
 AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 
-.PHONY: run test bench conformance showdown compose-test build deb axum clean
+.PHONY: run test bench bench-check conformance deny fuzz showdown compose-test build deb axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -23,6 +23,11 @@ test: setup axum
 bench: setup build
 	$(PYTHON) tests/bench/bench.py --carpool target/release/carpool $(BENCH)
 
+# Instructions, allocations and system calls of a transaction, memory of an idle client, against the committed baseline;
+# with valgrind and strace, where they are there. Options: make bench-check CHECK="--update"
+bench-check: setup build
+	$(PYTHON) tests/bench/check.py --carpool target/release/carpool $(CHECK)
+
 # PostgreSQL's and drivers' own test suites, directly and through Carpool. Options: make conformance CONFORMANCE="--help"
 conformance: setup build
 	$(PYTHON) tests/conformance $(CONFORMANCE)
@@ -35,6 +40,15 @@ showdown: build axum
 # The compose stack for real, with Docker. Options: make compose-test COMPOSE_TEST="--prebuilt"
 compose-test:
 	docker/test.py $(COMPOSE_TEST)
+
+# Licences, advisories and bans of the dependencies (deny.toml). Builds cargo-deny the first time, so it isn't part of `make test`.
+deny:
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --all-features check
+
+# Fuzzes every reader of foreign bytes. Options: make fuzz FUZZ="SECONDS [TARGET…]"
+fuzz:
+	fuzz/run.sh $(FUZZ)
 
 build:
 	cargo build --release

@@ -39,9 +39,10 @@ COOKIE = "session=" + md5(b"session 7").hexdigest()
 CLIENTS = 8  # of each application
 PULL_TIMEOUT = 60  # seconds
 UP_TIMEOUT = 180
-RECOVERY_TIMEOUT = 90
+LOAD_TIMEOUT = 120
+RECOVERY_TIMEOUT = 120
 # Requests that must succeed in a row, of each application, before it counts as recovered.
-RECOVERED = 50
+RECOVERED = 20
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # What reads certificates from elsewhere than Debian's file.
 CERTIFICATE_SETTINGS = ("PIP_CERT", "CARGO_HTTP_CAINFO", "SSL_CERT_FILE")
@@ -295,7 +296,7 @@ def restart_postgres(stack: Stack) -> None:
     before = stack.lives()
     load = Load(stack)
     try:
-        wait_for("each application answers under load", 60, load.all_succeed)
+        wait_for("each application answers under load", LOAD_TIMEOUT, load.all_succeed)
         say("stopping PostgreSQL under load …")
         stack.compose("stop", "postgres")
         # Nobody can have been answered from here on.

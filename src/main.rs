@@ -180,6 +180,9 @@ fn serve(arguments: &Arguments) -> ExitCode {
     for warning in &loaded.config.warnings {
         warn!("{warning}");
     }
+    if !pooler.core_dumps {
+        forbid_core_dumps();
+    }
     // As many descriptors as the system lets us have; what is missing shows when they run out.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         error!("cannot raise the limit of open files: {error}");
@@ -192,6 +195,17 @@ fn serve(arguments: &Arguments) -> ExitCode {
             error!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A dump would have passwords in it. The limit alone doesn't hold for systems that pipe dumps to a program.
+fn forbid_core_dumps() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        error!("cannot forbid core dumps: {error}");
+    }
+    if let Err(error) = rlimit::setrlimit(rlimit::Resource::CORE, 0, 0) {
+        error!("cannot forbid core dumps: {error}");
     }
 }
 

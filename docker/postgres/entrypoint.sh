@@ -15,7 +15,7 @@ CREATE ROLE recipes LOGIN PASSWORD :'password';
 CREATE DATABASE recipes OWNER recipes;
 SQL
     cd /usr/local/share/recipes
-    psql -q -v ON_ERROR_STOP=1 -U recipes -f schema.sql -f seed.sql recipes >/dev/null
+    psql -q -v ON_ERROR_STOP=1 -U recipes -c "SET client_min_messages = error" -f schema.sql -f seed.sql recipes >/dev/null
     pg_ctl -s -w stop
     touch "$PGDATA/.ready"
 fi

@@ -6,20 +6,22 @@
 use std::fmt;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::md5;
 use super::scram::ScramVerifier;
 use crate::config::Secret;
 use crate::names::UserName;
 
-/// A clear-text password; any bytes but NUL, not necessarily UTF-8. Cheap to clone.
+/// A clear-text password; any bytes but NUL, not necessarily UTF-8. Cheap to clone; its memory is cleared at its end.
 #[derive(Clone)]
-pub struct Password(Arc<[u8]>);
+pub struct Password(Arc<Zeroizing<Vec<u8>>>);
 
 impl Password {
     /// Wraps the bytes of a password, without the NUL that ends it on the wire.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
-        Self(bytes.into())
+        Self(Arc::new(Zeroizing::new(bytes.to_vec())))
     }
 
     /// The bytes themselves.

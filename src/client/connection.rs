@@ -10,6 +10,7 @@ use super::relay::{Relay, Session};
 pub type Entering = Pin<Box<dyn Future<Output = Option<Box<Session>>> + Send>>;
 
 /// See the module.
+#[expect(clippy::large_enum_variant, reason = "the point of it: nearly all of its life it is in")]
 pub enum Connection {
     /// It logs in.
     Entering(Entering),

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::info;
+use zeroize::Zeroizing;
 
 use super::access::{Asked, Decided};
+use super::door::Waiting;
 use super::registry::{Admission, ClientKind, Identity, Registered, Registry};
 use super::relay::Session;
 use super::secrets::{self, Known};
@@ -92,10 +94,10 @@ impl Request {
     }
 
     /// What is asked for, as `auth_hba_file` sees it. The console has one name there, whichever the client used.
-    fn asked(&self) -> Asked<'_> {
+    fn asked<'r>(&'r self, waiting: Option<&'r Waiting>) -> Asked<'r> {
         let database = if self.is_console() { CONSOLE_DATABASES[0] } else { self.database.as_str() };
         let replication = replication_mode(&self.startup).is_some_and(|mode| mode != "database");
-        Asked { user: &self.user, database, physical_replication: replication, peer: self.peer }
+        Asked { user: &self.user, database, physical_replication: replication, peer: self.peer, waiting }
     }
 
     fn is_console(&self) -> bool {
@@ -108,7 +110,7 @@ impl Request {
 /// # Errors
 /// The client is to be told; see [`Handshake::refuse`].
 pub async fn login(
-    admission: Admission,
+    mut admission: Admission,
     handshake: &mut Option<Handshake>,
     startup: Startup,
     peer: Peer,
@@ -123,7 +125,9 @@ pub async fn login(
     if request.is_console() && is_own_user(io, &request.user) {
         return console(admission, handshake, &config, request, true).await;
     }
-    let (proven, known) = authenticate(io, &context, &config, &request).await?;
+    let waiting = admission.waiting();
+    let (proven, known) = authenticate(io, &context, &config, &request, waiting.as_deref()).await?;
+    admission.proved()?;
     if request.is_console() {
         return console(admission, handshake, &config, request, false).await;
     }
@@ -210,12 +214,15 @@ async fn authenticate(
     context: &Arc<Context>,
     config: &Config,
     request: &Request,
+    waiting: Option<&Waiting>,
 ) -> Result<(Proven, Known), HandshakeError> {
-    let auth_type = match access::decide(io, context, config, &request.asked()).await? {
+    let auth_type = match access::decide(io, context, config, &request.asked(waiting)).await? {
         Decided::Proven(proven) => return Ok((proven, Known::configured(config, &request.user))),
         Decided::Stored(auth_type) => auth_type,
     };
+    let busy = waiting.map(Waiting::busy);
     let mut known = secrets::find(context, config, &request.user, &request.database).await?;
+    drop(busy);
     if auth_type == AuthType::Cert {
         let names = |peer: &_| cert::is_common_name(peer, &request.user);
         let checked = cert::check(io.tls.as_deref(), &request.user, known.account(), names);
@@ -227,14 +234,14 @@ async fn authenticate(
         ClientAuth::start(&policy, &request.user, known.account(), &context.verifiers, &mut rand::rng())
     };
     let mut step = start(&known);
-    let (mut message, mut answer) = (Vec::new(), Vec::new());
+    let (mut message, mut answer) = (Vec::new(), Zeroizing::new(Vec::new()));
     loop {
         message.clear();
         match step {
             ClientStep::Send(body, auth) => {
                 backend::put_authentication(&mut message, &body);
                 io.send(&message).await?;
-                answer = io.password(auth::MAX_PASSWORD_MESSAGE).await?;
+                answer = Zeroizing::new(io.password(auth::MAX_PASSWORD_MESSAGE).await?);
                 step = auth.step(&answer);
             }
             ClientStep::Done { last_message, proven } => {

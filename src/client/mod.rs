@@ -4,6 +4,7 @@ pub mod access;
 pub mod cancel;
 pub mod cert;
 pub mod connection;
+pub mod door;
 pub mod login;
 pub mod registry;
 pub mod relay;
@@ -29,6 +30,8 @@ pub struct Context {
     pub config: ArcSwap<Config>,
     /// The pools.
     pub pools: Directory,
+    /// Connections that have not logged in.
+    pub door: door::Door,
     /// The clients.
     pub registry: Registry,
     /// What logins leave to others.
@@ -51,6 +54,7 @@ impl Context {
     pub fn new(config: Config) -> Self {
         let context = Self {
             pools: Directory::default(),
+            door: door::Door::default(),
             registry: Registry::default(),
             outside: access::outside::Outside::default(),
             secrets: secrets::Secrets::default(),
@@ -60,6 +64,7 @@ impl Context {
             suspended: AtomicBool::new(false),
             config: ArcSwap::from_pointee(config),
         };
+        context.verifiers.set_iterations(context.config.load().pooler.scram_iterations);
         context.pools.apply(&context.config.load());
         context
     }

@@ -10,7 +10,8 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use rand::RngExt;
 
-use crate::error::ClientError;
+use super::door::{Entrant, Waiting};
+use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, UserName};
 use crate::net::Peer;
 use crate::protocol::settings::Settings;
@@ -270,34 +271,91 @@ pub fn micros_since(epoch: Instant, now: Instant) -> u64 {
 #[derive(Debug, Default)]
 pub struct Registry {
     clients: DashMap<u32, Arc<ClientShared>>,
+    /// Connections that want a session, logged in or not.
     connections: AtomicU32,
+    /// Those that have proved who they are.
+    clients_admitted: AtomicU32,
     next_id: AtomicU64,
 }
 
-/// A counted connection; uncounted when dropped.
+/// A connection that wants a session; uncounted when dropped.
 #[derive(Debug)]
-pub struct Admission(Arc<crate::client::Context>);
+pub struct Admission {
+    context: Arc<crate::client::Context>,
+    /// Up to its place in the registry.
+    entrant: Option<Entrant>,
+    is_client: bool,
+}
 
 impl Admission {
-    /// Counts a connection, unless `max_client_conn` are there.
+    /// Counts a connection, unless `max_client_conn` clients are there.
     #[must_use]
-    pub fn new(context: &Arc<crate::client::Context>) -> Option<Self> {
-        let max = context.config.load().pooler.max_client_conn;
-        let count = &context.registry.connections;
-        let admitted = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
-        admitted.ok().map(|_| Self(Arc::clone(context)))
+    pub fn new(entrant: Entrant) -> Option<Self> {
+        let context = Arc::clone(entrant.context());
+        let registry = &context.registry;
+        if registry.clients_admitted.load(Ordering::Acquire) >= context.config.load().pooler.max_client_conn {
+            return None;
+        }
+        registry.connections.fetch_add(1, Ordering::AcqRel);
+        Some(Self { context, entrant: Some(entrant), is_client: false })
     }
 
     /// The context that counts it.
     #[must_use]
-    pub fn context(&self) -> &Arc<crate::client::Context> {
-        &self.0
+    pub const fn context(&self) -> &Arc<crate::client::Context> {
+        &self.context
+    }
+
+    /// What keeps it from being closed for another.
+    #[must_use]
+    pub fn waiting(&self) -> Option<Arc<Waiting>> {
+        self.entrant.as_ref().map(|entrant| Arc::clone(entrant.waiting()))
+    }
+
+    /// It has proved who it is: it counts as a client, unless `max_client_conn` are there by now.
+    ///
+    /// # Errors
+    /// What it is told.
+    pub fn proved(&mut self) -> Result<(), ClientError> {
+        if let Some(entrant) = &self.entrant {
+            entrant.proved();
+        }
+        let max = self.context.config.load().pooler.max_client_conn;
+        let count = &self.context.registry.clients_admitted;
+        let admitted = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
+        self.is_client = admitted.is_ok();
+        admitted.map(drop).map_err(|_| Self::refusal())
+    }
+
+    /// What one is told for whom there is no room.
+    #[must_use]
+    pub fn refusal() -> ClientError {
+        let text = "no more connections allowed (max_client_conn)";
+        ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, text).hint("See max_client_conn.")
+    }
+
+    /// The registry counts it from now on.
+    fn hand_over(mut self) -> Arc<crate::client::Context> {
+        if !std::mem::replace(&mut self.is_client, true) {
+            self.context.registry.clients_admitted.fetch_add(1, Ordering::AcqRel);
+        }
+        if let Some(entrant) = self.entrant.take() {
+            entrant.hand_over();
+        }
+        // The counts stay: see the drop.
+        self.is_client = false;
+        self.context.registry.connections.fetch_add(1, Ordering::AcqRel);
+        Arc::clone(&self.context)
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.0.registry.connections.fetch_sub(1, Ordering::AcqRel);
+        let registry = &self.context.registry;
+        registry.connections.fetch_sub(1, Ordering::AcqRel);
+        if self.is_client {
+            registry.clients_admitted.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
@@ -306,20 +364,24 @@ impl Drop for Admission {
 pub struct Registered {
     /// What others know of it.
     pub shared: Arc<ClientShared>,
-    admission: Admission,
+    context: Arc<crate::client::Context>,
 }
 
 impl Registered {
     /// The context that it is registered in.
     #[must_use]
-    pub fn context(&self) -> &Arc<crate::client::Context> {
-        self.admission.context()
+    pub const fn context(&self) -> &Arc<crate::client::Context> {
+        &self.context
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.context().registry.clients.remove(&self.shared.key.pid);
+        let registry = &self.context.registry;
+        registry.clients.remove(&self.shared.key.pid);
+        registry.clients_admitted.fetch_sub(1, Ordering::AcqRel);
+        registry.connections.fetch_sub(1, Ordering::AcqRel);
+        self.context.door.uncount(self.shared.peer);
     }
 }
 
@@ -327,7 +389,7 @@ impl Registry {
     /// Registers a client under a new random cancel key.
     #[must_use]
     pub fn register(admission: Admission, identity: Identity, settings: Arc<Settings>) -> Registered {
-        let context = Arc::clone(admission.context());
+        let context = admission.hand_over();
         let registry = &context.registry;
         let mut rng = rand::rng();
         let mut secret = vec![0u8; if identity.protocol >= PROTOCOL_3_2 { LONG_SECRET } else { 4 }];
@@ -360,7 +422,7 @@ impl Registry {
             });
             vacant.insert(Arc::clone(&shared));
             drop(rng);
-            return Registered { shared, admission };
+            return Registered { shared, context };
         }
     }
 

@@ -291,7 +291,7 @@ impl Service {
                 Err(error) => return self.no_server(&error),
             };
             for _ in 0..BATCH {
-                let next = self.shared.lock().next();
+                let next = self.shared.lock().next_question();
                 let Some(asked) = next else {
                     self.dismissed = true;
                     return;
@@ -312,11 +312,12 @@ impl Service {
             let user = pool.lookup_user(&self.source.user, self.credentials(&config));
             match pool.checkout(&user, ClientId::LOOKUP, None, Instant::now()) {
                 Checkout::Now(lease) => return Ok((pool, lease)),
-                Checkout::Wait(granted) => match granted.await {
-                    Ok(granted) => return granted.map(|lease| (pool, lease)),
-                    // The pool was replaced.
-                    Err(_) => {}
-                },
+                Checkout::Wait(granted) => {
+                    // Else the pool was replaced.
+                    if let Ok(granted) = granted.await {
+                        return granted.map(|lease| (pool, lease));
+                    }
+                }
             }
         }
         Err(ClientError::fatal(SqlState::INVALID_CATALOG_NAME, "the database is not in the configuration"))

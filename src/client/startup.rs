@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use zeroize::Zeroize;
+
 use crate::auth::ChannelBinding;
 use crate::error::{ClientError, SqlState};
 use crate::net::stream::Stream;
@@ -157,6 +159,10 @@ impl Handshake {
             if let Some((header, body)) = whole {
                 let body = body.to_vec();
                 self.buf.drain(..header.total_len());
+                if self.buf.is_empty() {
+                    // A password may have been in it.
+                    self.buf.zeroize();
+                }
                 return Ok(body);
             }
             self.fill().await?;

@@ -10,7 +10,7 @@ use super::foreign::{self, Foreign, Verdict};
 use super::report::{KeyPath, Report};
 use super::sections::{DATABASE, USER};
 use super::settings::{POOLER, Setting};
-use super::{Config, ConfigErrors, Database, Format, Host, Pooler, UNLIMITED, User, check, kind, userlist};
+use super::{Config, ConfigErrors, Database, Format, Host, Pooler, UNLIMITED, User, check, kind, secret, userlist};
 use crate::names::{DatabaseName, UserName};
 
 /// The name of the database that stands for all that aren't named.
@@ -183,6 +183,9 @@ impl Builder<'_> {
             }
             if self.inherits(setting, &path, &raw) {
                 continue;
+            }
+            if setting.kind == kind::Kind::Secret {
+                secret::warning(&raw).into_iter().for_each(|warning| self.report.warn(&path, warning));
             }
             let stored = setting.parse(&raw, self.format).and_then(|value| setting.store(target, value));
             if let Err(message) = stored {

@@ -101,7 +101,6 @@ pub(super) static POOLER: &[Foreign] = &[
     no_effect("pool_idle_timeout", "0", "empty pools are kept"),
     no_effect("resolv_conf", "", DNS),
     no_effect("sbuf_loopcnt", "5", "connections take turns by themselves"),
-    no_effect("scram_iterations", "4096", "verifiers are made with PostgreSQL's default"),
     no_effect("service_name", "pgbouncer", SERVICE),
     no_effect("tcp_defer_accept", "1", "connections are accepted at once"),
 ];

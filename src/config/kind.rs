@@ -1,11 +1,10 @@
 //! The kinds of settings: what a file may say, and how a value is written.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::document::Raw;
 use super::field::Value;
-use super::{AuthType, Format, PoolMode, Secret, UNLIMITED, time};
+use super::{AuthType, Format, PoolMode, UNLIMITED, secret, time};
 
 /// The largest whole number that is taken, PgBouncer's `int`.
 const LARGEST: u32 = i32::MAX as u32;
@@ -43,7 +42,7 @@ pub(super) enum Kind {
     AuthType,
     /// One of these words.
     Word(&'static [&'static str]),
-    /// A secret, given here, in the environment or in a file of its own.
+    /// A secret, given here or elsewhere.
     Secret,
 }
 
@@ -74,7 +73,7 @@ impl Kind {
             Self::PoolMode => word(raw, &PoolMode::ALL.map(PoolMode::as_str)),
             Self::AuthType => word(raw, &AuthType::ALL.map(AuthType::as_str)),
             Self::Word(words) => word(raw, words),
-            Self::Secret => secret(raw),
+            Self::Secret => secret::read(raw).map(Value::Secret),
         }
     }
 
@@ -248,44 +247,4 @@ fn word(raw: &Raw, words: &[&str]) -> Result<Value, String> {
     let word = words.iter().find(|word| word.eq_ignore_ascii_case(&given));
     let word = word.ok_or_else(|| format!("{given:?} is not one of {}", words.join(", ")))?;
     Ok(Value::Text((*word).to_owned()))
-}
-
-fn secret(raw: &Raw) -> Result<Value, String> {
-    let value = match raw {
-        Raw::Text(text) => text.clone(),
-        Raw::Table(keys) => secret_from_elsewhere(keys)?,
-        _ => return expected("a text, { env = \"NAME\" } or { file = \"path\" }", raw),
-    };
-    match value.contains('\0') {
-        true => Err("must not contain a NUL character".into()),
-        false => Ok(Value::Secret(Secret::new(&value))),
-    }
-}
-
-fn secret_from_elsewhere(keys: &BTreeMap<String, Raw>) -> Result<String, String> {
-    let mut keys = keys.iter();
-    let source = match (keys.next(), keys.next()) {
-        (Some((key, Raw::Text(from))), None) => (key.as_str(), from.as_str()),
-        _ => ("", ""),
-    };
-    let value = match source {
-        ("env", name) if name.is_empty() || name.contains(['=', '\0']) => {
-            return Err("env must be the name of an environment variable".into());
-        }
-        // The error's own text would show a value that isn't Unicode.
-        ("env", name) => std::env::var(name).map_err(|error| match error {
-            std::env::VarError::NotPresent => format!("environment variable {name} is not set"),
-            std::env::VarError::NotUnicode(_) => format!("environment variable {name} is not UTF-8"),
-        })?,
-        ("file", path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
-            // Editors and `echo` end a file with a line end, which is no part of the secret.
-            text.trim_end_matches(['\r', '\n']).to_owned()
-        }
-        _ => return Err("a secret from elsewhere is { env = \"NAME\" } or { file = \"path\" }".into()),
-    };
-    match value.is_empty() {
-        true => Err(format!("the secret from {} {} is empty", source.0, source.1)),
-        false => Ok(value),
-    }
 }

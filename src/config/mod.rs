@@ -2,7 +2,7 @@
 //!
 //! A [`Config`] can't be invalid: every value is typed, in range and consistent with the others. Files
 //! (`.toml`, `.ini`) become one through the submodules, which report ALL errors with their key path.
-//! No I/O beyond reading the named files, no clock.
+//! No I/O beyond reading the named files and running the commands that print secrets, no clock.
 //!
 //! | module | owns |
 //! |---|---|
@@ -12,6 +12,7 @@
 //! | `tls` | the files of TLS |
 //! | `settings`, `sections` | the table of every setting: name, kind, default, meaning |
 //! | `foreign` | PgBouncer's settings that have no effect here, or are refused |
+//! | `secret` | secrets, and where they come from |
 //! | `kind`, `field`, `time` | values: from a file, to a typed field, and back to text |
 //! | `draft` | a configuration as it was read, for SET |
 //! | `plan` | what changes from one configuration to another |
@@ -26,6 +27,8 @@ mod document;
 mod draft;
 mod field;
 mod foreign;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub mod hba;
 mod ini;
 pub mod jwt;
@@ -33,6 +36,7 @@ mod kind;
 pub mod ldap;
 mod plan;
 mod report;
+mod secret;
 mod sections;
 mod settings;
 #[cfg(test)]
@@ -55,6 +59,7 @@ use crate::tls::{AcceptTls, BindingMode, SslMode, SslNegotiation};
 pub use draft::{Draft, SetError};
 pub use plan::{Change, Plan};
 pub use report::{ConfigError, ConfigErrors};
+pub use secret::Secret;
 pub use tls::ServerTls;
 
 /// A length of time as settings spell it: seconds, or a number with its unit.
@@ -172,30 +177,6 @@ impl AuthType {
     }
 }
 
-/// A secret as the configuration holds it. `Debug` never shows the value.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Arc<str>);
-
-impl Secret {
-    /// Wraps a secret value.
-    #[must_use]
-    pub fn new(value: &str) -> Self {
-        Self(value.into())
-    }
-
-    /// The value itself: a plain password, `md5…`, or `SCRAM-SHA-256$…`.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(***)")
-    }
-}
-
 /// The whole configuration. Two are equal when they say the same, however they were written.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -281,6 +262,8 @@ pub struct Pooler {
     pub max_user_connections: u32,
     /// How clients log in.
     pub auth_type: AuthType,
+    /// SCRAM iterations of users whose secret is a plain password.
+    pub scram_iterations: u32,
     /// PgBouncer's userlist file (already merged into `Config::users`).
     pub auth_file: Option<PathBuf>,
     /// Who may connect from where and how, in the format of `pg_hba.conf` (already read into `Config::access`).
@@ -558,6 +541,7 @@ impl Default for Pooler {
             max_user_client_connections: 0,
             max_user_connections: 0,
             auth_type: AuthType::ScramSha256,
+            scram_iterations: 4096,
             auth_file: None,
             auth_hba_file: None,
             auth_ident_file: None,

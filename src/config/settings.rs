@@ -258,6 +258,11 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     )
     .ini("md5"),
     pooler!(
+        scram_iterations,
+        Kind::Number(1, 100_000),
+        "Iterations of SCRAM for users whose secret is a plain password; a SCRAM secret has its own."
+    ),
+    pooler!(
         auth_file,
         Kind::Path,
         "Further users, in the format of PgBouncer's userlist.txt; [users] wins, setting by setting."

@@ -37,7 +37,7 @@ pub(super) fn load(path: &Path, key: &KeyPath, report: &mut Report) -> Vec<Entry
 }
 
 /// Reads a text; what is wrong comes with its line, and without anything of the line.
-fn parse(text: &str) -> (Vec<Entry>, Vec<(usize, &'static str)>) {
+pub(super) fn parse(text: &str) -> (Vec<Entry>, Vec<(usize, &'static str)>) {
     let (mut entries, mut errors) = (Vec::new(), Vec::new());
     let (mut rest, mut counted, mut line) = (text, 0, 1);
     while !rest.trim_start().is_empty() {

@@ -701,6 +701,41 @@ mod tests {
             world.drain();
             world.check(size);
         }
+
+        /// A pause is a size of 0.
+        #[test]
+        fn a_pause_empties_the_pool_and_its_end_serves_all(
+            size in 1..5u32,
+            users in 1..4usize,
+            before in prop::collection::vec(op(), 1..100),
+            during in prop::collection::vec(op(), 1..100),
+        ) {
+            let mut world = World::new(size, users);
+            let step = |world: &mut World, op: &Op| {
+                world.step(&if let Op::Ask(u) = op { Op::Ask(u % users) } else { op.clone() });
+            };
+            before.iter().for_each(|op| step(&mut world, op));
+            world.queue.set_limits(limits(0));
+            let idle = world.queue.take_expired(0, |_, _| true);
+            let idle: Vec<_> = idle.into_iter().map(|(user, _)| world.at(user)).collect();
+            world.closing.extend(idle);
+            for op in &during {
+                let (loans, logins) = (world.loans.len(), world.logins.len());
+                step(&mut world, op);
+                assert!(world.loans.len() <= loans && world.logins.len() <= logins, "nothing is lent or begun");
+            }
+            while world.queue.slots() > 0 {
+                match (world.logins.len(), world.closing.len()) {
+                    (1.., _) => world.step(&Op::LoginEnds(0, true)),
+                    (_, 1..) => world.step(&Op::Close(0)),
+                    _ => world.step(&Op::Return(0, true)),
+                }
+            }
+            world.queue.set_limits(limits(size));
+            world.settle();
+            world.drain();
+            world.check(size);
+        }
     }
 
     #[test]

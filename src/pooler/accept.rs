@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
 use crate::admin::Admin;
 use crate::client::connection::Connection;
+use crate::client::door::{self, Entrant};
 use crate::client::login::{self, Entered};
 use crate::client::registry::Admission;
 use crate::client::relay::Session;
@@ -15,11 +16,15 @@ use crate::client::startup::{self, Handshake, HandshakeError, Wish};
 use crate::client::{Context, cancel};
 use crate::error::{ClientError, SqlState};
 use crate::net::listener::{Accepted, Listener};
+use crate::net::stream::Stream;
 use crate::net::timer;
 use crate::net::{Peer, TcpOptions};
 
 /// The pause after a failure to accept: descriptors have run out, and some must be freed first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How many that are turned away are told why, at a time.
+const MOST_LEAVING: usize = 64;
 
 /// Accepts until told to stop by `closing`; `stopping` is what connections see.
 pub async fn accept(
@@ -39,10 +44,19 @@ pub async fn accept(
         match accepted {
             Ok(accepted) => {
                 failing = false;
+                let entered = tokio::select! {
+                    entered = door::enter(&context, accepted.peer) => entered,
+                    _ = closing.wait_for(|stop| *stop) => return,
+                };
                 admin.until_moving().await;
-                // On the heap: a large future is copied several times on its way to becoming a task.
-                let entering = Box::pin(serve(Arc::clone(&admin), accepted, stopping.clone()));
-                tokio::spawn(Connection::Entering(entering));
+                match entered {
+                    Ok(entrant) => {
+                        // On the heap: a large future is copied several times on its way to becoming a task.
+                        let entering = Box::pin(serve(Arc::clone(&admin), accepted, entrant, stopping.clone()));
+                        tokio::spawn(Connection::Entering(entering));
+                    }
+                    Err(error) => turn_away(accepted.stream, accepted.peer, Vec::new(), &error),
+                }
             }
             Err(error) => {
                 // One line for a whole spell of failures.
@@ -55,18 +69,49 @@ pub async fn accept(
     }
 }
 
+/// Tells one for whom there is no room, if that can be had without holding much for it; `held` comes first.
+fn turn_away(stream: Stream, peer: Peer, held: Vec<u8>, error: &ClientError) {
+    static LEAVING: Semaphore = Semaphore::const_new(MOST_LEAVING);
+    debug!(%peer, "closing because: {error}");
+    let Ok(permit) = LEAVING.try_acquire() else { return };
+    let mut message = held;
+    crate::wire::backend::put_error(&mut message, error);
+    tokio::spawn(async move {
+        login::last_words(stream, message).await;
+        drop(permit);
+    });
+}
+
 /// One connection, from its first byte on. Gives the session that it comes to; others are served by other tasks.
-async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<bool>) -> Option<Box<Session>> {
+async fn serve(
+    admin: Arc<Admin>,
+    accepted: Accepted,
+    entrant: Entrant,
+    stopping: watch::Receiver<bool>,
+) -> Option<Box<Session>> {
     let context = &admin.context;
     let Accepted { stream, peer, local } = accepted;
     let mut handshake = Some(Handshake::new(stream, local));
     let timeout = context.config.load().pooler.client_login_timeout;
-    let entering = enter(context, &mut handshake, peer, stopping);
+    let waiting = Arc::clone(entrant.waiting());
+    let entering = async {
+        tokio::select! {
+            entered = enter(context, &mut handshake, entrant, peer, stopping) => Some(entered),
+            () = waiting.closed() => None,
+        }
+    };
     let entered = if timeout.is_zero() {
         entering.await
     } else {
-        let late = || Err(login_timeout(timeout).into());
+        let late = || Some(Err(login_timeout(timeout).into()));
         timer::timeout(timeout, entering).await.unwrap_or_else(|_| late())
+    };
+    let Some(entered) = entered else {
+        if let Some(handshake) = handshake {
+            let (stream, held) = handshake.with_last_words(&[]);
+            turn_away(stream, peer, held, &made_room());
+        }
+        return None;
     };
     match entered {
         Ok(None) => {}
@@ -92,6 +137,11 @@ async fn serve(admin: Arc<Admin>, accepted: Accepted, stopping: watch::Receiver<
     None
 }
 
+fn made_room() -> ClientError {
+    let text = "too many connections are logging in, and this one was not done in time (max_login_connections)";
+    ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, text).hint("See max_login_connections.")
+}
+
 fn login_timeout(timeout: Duration) -> ClientError {
     ClientError::fatal(SqlState::CONNECTION_FAILURE, "client_login_timeout")
         .detail(format!("The login took longer than {timeout:?}."))
@@ -102,21 +152,20 @@ fn login_timeout(timeout: Duration) -> ClientError {
 async fn enter(
     context: &Arc<Context>,
     handshake: &mut Option<Handshake>,
+    entrant: Entrant,
     peer: Peer,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<Option<Entered>, HandshakeError> {
     let tls = context.config.load().client_tls.clone();
     let startup = match startup::wish(handshake, &tls).await? {
         Wish::Cancel(key) => {
+            let _busy = entrant.waiting().busy();
             cancel::request(context, &key).await;
             return Ok(None);
         }
         Wish::Session(startup) => startup,
     };
-    let Some(admission) = Admission::new(context) else {
-        let text = "no more connections allowed (max_client_conn)";
-        return Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, text).hint("See max_client_conn.").into());
-    };
+    let Some(admission) = Admission::new(entrant) else { return Err(Admission::refusal().into()) };
     // One who isn't in yet has nothing to lose by a stop. Whoever looks after it may come in by the unix socket, which
     // is open to the end.
     let database = startup.parameter("database").unwrap_or_default();
@@ -132,7 +181,8 @@ async fn enter(
         _ = stop => {
             return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, "Carpool is shutting down").into());
         }
-        entered = login::login(admission, handshake, startup, peer) => entered?,
+        // Apart, so that one who says nothing doesn't hold the memory for it.
+        entered = Box::pin(login::login(admission, handshake, startup, peer)) => entered?,
     };
     if context.config.load().pooler.log_connections {
         log_login(&entered);

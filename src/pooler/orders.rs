@@ -73,13 +73,13 @@ pub async fn handle(
     loop {
         match signals.next(&mut orders).await {
             // What went wrong is in the log already.
-            Asked::Reload => drop(keeper.reload()),
+            Asked::Reload => drop(keeper.reload().await),
             Asked::Pause => pause(admin),
             Asked::Resume => resume(admin),
             Asked::Stop(how) => break stop.begin(how),
             Asked::Order(Request { order, outcome }) => {
                 let done = match order {
-                    Order::Reload => keeper.reload().map_err(Failure::Reload),
+                    Order::Reload => keeper.reload().await.map_err(Failure::Reload),
                     Order::Set(key, value) => keeper.set(&key, &value).map_err(Failure::Set),
                     ref stopping => begin_to_stop(stop, stopping),
                 };

@@ -31,21 +31,26 @@ impl Keeper {
     ///
     /// # Errors
     /// What was logged.
-    pub fn reload(&mut self) -> Result<Plan, String> {
+    pub async fn reload(&mut self) -> Result<Plan, String> {
         systemd::reloading();
-        let outcome = self.read_again();
+        let outcome = self.read_again().await;
         systemd::ready(if outcome.is_ok() { "serving" } else { "serving; the last reload failed, see the log" });
         outcome
     }
 
-    fn read_again(&mut self) -> Result<Plan, String> {
+    async fn read_again(&mut self) -> Result<Plan, String> {
         let Origin::File(path) = &self.source.origin else {
             let text = "nothing to reload: the configuration came from the environment";
             info!("{text}");
             return Err(text.into());
         };
         let path = path.display().to_string();
-        match self.source.load() {
+        // Files are read and commands run, which may take their time.
+        let source = self.source.clone();
+        let Ok(loaded) = tokio::task::spawn_blocking(move || source.load()).await else {
+            return Err(format!("{path} could not be read, nothing has changed"));
+        };
+        match loaded {
             Ok(Loaded { config, draft }) => {
                 for warning in &config.warnings {
                     warn!("{warning}");
@@ -87,6 +92,7 @@ impl Keeper {
 fn apply(context: &Arc<Context>, config: Config) {
     let before = context.config.swap(Arc::new(config));
     let config = context.config.load_full();
+    context.verifiers.set_iterations(config.pooler.scram_iterations);
     context.pools.apply(&config);
     context.secrets.forget_all();
     let audit_changed = before.pooler.audit != config.pooler.audit;

@@ -289,24 +289,19 @@ struct Counts {
 }
 
 impl Counts {
-    fn each(&mut self, request: &Request, change: impl Fn(&mut usize)) {
-        if request.ends_in_ready() {
-            change(&mut self.ready);
-        }
-        if request.kind == Kind::Sync {
-            change(&mut self.syncs);
-        }
-        if matches!(request.kind, Kind::Execute | Kind::Query | Kind::FunctionCall) {
-            change(&mut self.runs);
-        }
-        if matches!(request.fate, Fate::Insert(_)) || request.kind == Kind::CopyEnd {
-            change(&mut self.unsent);
-        }
-        if request.changes_named() {
-            change(&mut self.named);
-        }
-        if request.changes_unnamed() {
-            change(&mut self.unnamed);
+    /// Adds `by` wherever `request` counts. Without branches: this is done twice for each request.
+    fn change(&mut self, request: &Request, by: isize) {
+        let runs = matches!(request.kind, Kind::Execute | Kind::Query | Kind::FunctionCall);
+        let unsent = matches!(request.fate, Fate::Insert(_)) || request.kind == Kind::CopyEnd;
+        for (count, counts) in [
+            (&mut self.ready, request.ends_in_ready()),
+            (&mut self.syncs, request.kind == Kind::Sync),
+            (&mut self.runs, runs),
+            (&mut self.unsent, unsent),
+            (&mut self.named, request.changes_named()),
+            (&mut self.unnamed, request.changes_unnamed()),
+        ] {
+            *count = count.wrapping_add_signed(by * isize::from(counts));
         }
     }
 }
@@ -327,13 +322,13 @@ impl Pipeline {
     }
 
     fn add(&mut self, request: Request) {
-        self.count.each(&request, |n| *n += 1);
+        self.count.change(&request, 1);
         self.requests.push_back(request);
     }
 
     fn pop(&mut self) -> Option<Request> {
         let request = self.requests.pop_front()?;
-        self.count.each(&request, |n| *n -= 1);
+        self.count.change(&request, -1);
         Some(request)
     }
 
@@ -592,7 +587,7 @@ impl Pipeline {
 
     fn remove(&mut self, at: usize) {
         if let Some(request) = self.requests.remove(at) {
-            self.count.each(&request, |n| *n -= 1);
+            self.count.change(&request, -1);
         }
     }
 

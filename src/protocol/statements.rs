@@ -23,6 +23,7 @@ use super::sql::{self, Effect, Reading};
 pub struct Statement {
     /// Unique for the life of the process; makes the name on servers.
     pub id: u64,
+    server_name: Box<[u8]>,
     key: Key,
     /// What running it does to state kept here.
     pub effect: Effect,
@@ -143,18 +144,10 @@ impl Statement {
         &self.key.context
     }
 
-    /// Appends its name on servers.
-    pub fn put_server_name(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(SERVER_PREFIX);
-        out.extend_from_slice(self.id.to_string().as_bytes());
-    }
-
     /// Its name on servers.
     #[must_use]
-    pub fn server_name(&self) -> Vec<u8> {
-        let mut name = Vec::with_capacity(24);
-        self.put_server_name(&mut name);
-        name
+    pub fn server_name(&self) -> &[u8] {
+        &self.server_name
     }
 
     /// Notes a shape that it was described with in schema epoch `epoch`; `None` for one too many.
@@ -240,8 +233,10 @@ impl StatementTable {
         if resets {
             taint |= Taint::Setting;
         }
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let statement = Arc::new(Statement {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            id,
+            server_name: [SERVER_PREFIX, id.to_string().as_bytes()].concat().into(),
             effect,
             taint,
             ends,

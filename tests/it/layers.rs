@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 10] = [
     &["cluster"],
     &["client"],
     &["admin"],
-    &["pooler"],
+    &["pooler", "fuzzing"],
 ];
 
 /// The roots see everything.

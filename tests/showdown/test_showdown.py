@@ -145,7 +145,7 @@ class Reports(unittest.TestCase):
                 self.assertEqual(above.count("|"), line.count("|"), line)
 
     def test_every_picture_is_there_twice(self):
-        names = re.findall(r"\]\((\S+)\.svg\)", self.markdown)
+        names = re.findall(r"\]\((\S+)\.png\)", self.markdown)
         self.assertEqual(len(names), 2 + 2 * 3)
         for name in names:
             self.assertTrue((self.directory / f"{name}.png").read_bytes().startswith(b"\x89PNG"))

@@ -1,6 +1,7 @@
 use super::*;
 use crate::admin::tests::Stand;
 use crate::client::Context;
+use crate::client::door;
 use crate::client::registry::{Admission, ClientKind, Identity, Registered, Registry};
 use crate::net::Peer;
 use crate::protocol::settings::Settings;
@@ -58,7 +59,8 @@ fn register(context: &Arc<Context>) -> Registered {
         tls: None,
         protocol: crate::wire::startup::PROTOCOL_3_0,
     };
-    Registry::register(Admission::new(context).unwrap(), identity, Arc::new(Settings::default()))
+    let entrant = futures_util::FutureExt::now_or_never(door::enter(context, Peer::Unix)).unwrap().unwrap();
+    Registry::register(Admission::new(entrant).unwrap(), identity, Arc::new(Settings::default()))
 }
 
 const PARSE: (u8, &[u8]) = (tag::PARSE, b"\0show state\0\0\0");

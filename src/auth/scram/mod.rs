@@ -20,6 +20,7 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use rand::CryptoRng;
 use sha2::{Digest, Sha256};
+use zeroize::Zeroize;
 
 pub use message::Malformed;
 
@@ -122,6 +123,13 @@ pub struct ScramKeys {
     salt: Arc<[u8]>,
     client_key: Key,
     server_key: Key,
+}
+
+impl Drop for ScramKeys {
+    fn drop(&mut self) {
+        self.client_key.zeroize();
+        self.server_key.zeroize();
+    }
 }
 
 impl ScramKeys {

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 use rand::CryptoRng;
@@ -21,6 +22,8 @@ pub const MAX_CACHED: usize = 4096;
 pub struct Verifiers {
     key: Key,
     cached: Mutex<HashMap<UserName, Cached>>,
+    /// Of those that are derived or made up: the two must look alike.
+    iterations: AtomicU32,
 }
 
 struct Cached {
@@ -34,7 +37,17 @@ impl Verifiers {
     pub fn new(rng: &mut (impl CryptoRng + ?Sized)) -> Self {
         let mut key = Key::default();
         rng.fill_bytes(&mut key);
-        Self { key, cached: Mutex::default() }
+        Self { key, cached: Mutex::default(), iterations: AtomicU32::new(DEFAULT_ITERATIONS) }
+    }
+
+    /// Changes the iteration count of verifiers that don't come from a SCRAM secret.
+    pub fn set_iterations(&self, iterations: u32) {
+        // What is derived meanwhile with the old count is found out by its count.
+        self.iterations.store(iterations, Ordering::Relaxed);
+    }
+
+    fn iterations(&self) -> u32 {
+        self.iterations.load(Ordering::Relaxed)
     }
 
     /// The verifier of a user whose plain password is known: from the cache, else derived, about a millisecond.
@@ -43,13 +56,13 @@ impl Verifiers {
     /// login that has to derive takes that much longer than an unknown user's, which an attacker could measure.
     #[must_use]
     pub fn of_password(&self, user: &UserName, password: &Password) -> ScramVerifier {
-        let digest = self.keyed("password", user, password.expose());
+        let (digest, iterations) = (self.keyed("password", user, password.expose()), self.iterations());
         if let Some(cached) = self.cached.lock().get(user) {
-            if same(&cached.password, &digest) {
+            if same(&cached.password, &digest) && cached.verifier.iterations == iterations {
                 return cached.verifier.clone();
             }
         }
-        let verifier = ScramKeys::derive(password.expose(), &self.salt(user), DEFAULT_ITERATIONS).verifier();
+        let verifier = ScramKeys::derive(password.expose(), &self.salt(user), iterations).verifier();
         self.keep(user, digest, verifier.clone());
         verifier
     }
@@ -69,7 +82,7 @@ impl Verifiers {
     #[must_use]
     pub fn decoy(&self, user: &UserName) -> ScramVerifier {
         ScramVerifier {
-            iterations: DEFAULT_ITERATIONS,
+            iterations: self.iterations(),
             salt: self.salt(user)[..].into(),
             stored_key: self.keyed("stored", user, b""),
             server_key: self.keyed("server", user, b""),
@@ -145,6 +158,17 @@ mod tests {
         assert!(new.check_password(b"old").is_none());
         assert!(new.check_password(b"new").is_some());
         assert_eq!(verifiers.cached.lock().len(), 1);
+    }
+
+    #[test]
+    fn known_and_unknown_users_have_the_same_count() {
+        let verifiers = Verifiers::new(&mut StdRng::seed_from_u64(1));
+        let (user, password) = (UserName::from("u"), Password::new(b"p"));
+        for count in [1000, 4096, 1000] {
+            verifiers.set_iterations(count);
+            let counts = [verifiers.of_password(&user, &password).iterations, verifiers.decoy(&"x".into()).iterations];
+            assert_eq!(counts, [count; 2]);
+        }
     }
 
     #[test]

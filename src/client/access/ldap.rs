@@ -30,7 +30,7 @@ pub(super) async fn check(
     user: &UserName,
     password: &Password,
 ) -> Result<(), String> {
-    let password = str::from_utf8(password.expose()).map_err(|_| "the password is not UTF-8 text")?.to_owned();
+    let password = std::str::from_utf8(password.expose()).map_err(|_| "the password is not UTF-8 text")?.to_owned();
     let (ldap, user) = (Arc::clone(ldap), user.clone());
     outside.network(async move { bind_as(&ldap, user.as_str(), &password).await }).await?
 }

@@ -14,6 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
+use super::door::{Busy, Waiting};
 use super::startup::{Handshake, HandshakeError};
 use super::{Context, secrets};
 use crate::auth::{self, AuthFailure, Password, Proven, jwt};
@@ -39,6 +40,15 @@ pub struct Asked<'r> {
     pub physical_replication: bool,
     /// Where it is.
     pub peer: Peer,
+    /// Its place among those who have not proved who they are.
+    pub waiting: Option<&'r Waiting>,
+}
+
+impl<'r> Asked<'r> {
+    /// While this lives others are asked, and the client isn't to blame for the time that it takes.
+    fn busy(&self) -> Option<Busy<'r>> {
+        self.waiting.map(Waiting::busy)
+    }
 }
 
 /// What comes of it.
@@ -97,13 +107,17 @@ pub async fn decide(
         }
         Method::Ldap(ldap) => {
             let password = ask_password(io, asked).await?;
+            let busy = asked.busy();
             let checked = ldap::check(&context.outside, ldap, asked.user, &password).await;
+            drop(busy);
             checked.map_err(|why| inquiry.refused(method, &why))?;
             Ok(Decided::Proven(Proven::Password { password, keys: None }))
         }
         Method::Pam(service) => {
             let password = ask_password(io, asked).await?;
+            let busy = asked.busy();
             let checked = pam::check(&context.outside, service, asked, &password).await;
+            drop(busy);
             checked.map_err(|why| inquiry.refused(method, &why))?;
             Ok(Decided::Proven(Proven::Password { password, keys: None }))
         }
@@ -162,6 +176,7 @@ impl<'c> Inquiry<'c> {
     }
 
     async fn find_out(&mut self, question: Question) -> Result<(), ClientError> {
+        let _busy = self.asked.busy();
         match question {
             Question::Member(role) => {
                 let is_member = self.is_member(&role).await?;

@@ -73,7 +73,7 @@ impl<Q: Clone + Eq + Hash, A: Clone, W: Waiter> Book<Q, A, W> {
     }
 
     /// The next question that anybody still waits for. None: whoever asks them is dismissed.
-    pub fn next(&mut self) -> Option<Asked<Q>> {
+    pub fn next_question(&mut self) -> Option<Asked<Q>> {
         while let Some(question) = self.line.pop_front() {
             let waits = self.waiting.get(&question).is_some_and(|all| all.iter().any(Waiter::is_waiting));
             if waits {
@@ -176,12 +176,12 @@ mod tests {
         assert!(book.wait(1, client(1)));
         assert!(!book.wait(1, client(1)));
         assert!(!book.wait(2, client(2)));
-        let asked = book.next().unwrap();
+        let asked = book.next_question().unwrap();
         assert_eq!(asked.question, 1);
         // One who comes while it is being asked waits along.
         assert!(!book.wait(1, client(1)));
         assert_eq!(book.answer(asked, "one", now, now + seconds(5)).0.len(), 3);
-        assert_eq!(book.next().map(|asked| asked.question), Some(2));
+        assert_eq!(book.next_question().map(|asked| asked.question), Some(2));
         assert_eq!(book.known(&1, now + seconds(4)).map(|kept| kept.answer), Some("one"));
         assert_eq!(book.known(&1, now + seconds(5)), None);
         assert_eq!(book.known(&2, now), None);
@@ -191,18 +191,18 @@ mod tests {
     fn what_was_forgotten_meanwhile_is_not_kept() {
         let (mut book, now) = (Book::default(), Instant::now());
         assert!(book.wait(1, client(1)));
-        let asked = book.next().unwrap();
+        let asked = book.next_question().unwrap();
         book.forget_all();
         assert_eq!(book.answer(asked, "old", now, now + seconds(5)).0.len(), 1);
         assert_eq!(book.known(&1, now), None);
         assert!(!book.wait(1, client(1)));
-        let asked = book.next().unwrap();
+        let asked = book.next_question().unwrap();
         book.answer(asked, "new", now, now + seconds(5));
         book.forget(&1, now.checked_sub(seconds(1)).unwrap());
         assert!(book.known(&1, now).is_some(), "what came after the doubt stays");
         book.forget(&1, now);
         assert_eq!(book.known(&1, now), None);
-        assert_eq!(book.next(), None);
+        assert_eq!(book.next_question(), None);
         assert!(book.is_empty());
     }
 
@@ -210,9 +210,9 @@ mod tests {
     fn an_answer_without_time_to_live_is_given_and_not_kept() {
         let (mut book, now) = (Book::default(), Instant::now());
         assert!(book.wait(1, client(1)));
-        let asked = book.next().unwrap();
+        let asked = book.next_question().unwrap();
         assert_eq!(book.answer(asked, "one", now, now).0.len(), 1);
-        assert_eq!(book.next(), None);
+        assert_eq!(book.next_question(), None);
         assert!(book.is_empty());
     }
 
@@ -221,7 +221,7 @@ mod tests {
         let (mut book, now) = (Book::<u32, u32, Client>::default(), Instant::now());
         for question in 0..u32::try_from(MOST_KEPT).unwrap() + 50 {
             let _ = book.wait(question, client(0));
-            let asked = book.next().unwrap();
+            let asked = book.next_question().unwrap();
             book.answer(asked, question, now, now + seconds(5));
             assert_eq!(book.known(&question, now).map(|kept| kept.answer), Some(question));
         }
@@ -248,7 +248,7 @@ mod tests {
                     }
                     2 if served && asked.is_none() => {
                         let before: usize = book.waiting.values().map(Vec::len).sum();
-                        asked = book.next();
+                        asked = book.next_question();
                         served = asked.is_some();
                         let after: usize = book.waiting.values().map(Vec::len).sum();
                         gone += before - after;

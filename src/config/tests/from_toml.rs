@@ -235,9 +235,12 @@ fn secrets_from_elsewhere() {
         ("{ env = \"A=B\" }".to_owned(), "env must be the name of an environment variable"),
         (format!("{{ file = {:?} }}", path("none")), "none: No such file"),
         (format!("{{ file = {:?} }}", path("empty")), "empty is empty"),
-        ("{ env = \"A\", file = \"B\" }".to_owned(), "a secret from elsewhere is { env = \"NAME\" }"),
-        ("{ vault = \"A\" }".to_owned(), "a secret from elsewhere is { env = \"NAME\" }"),
-        ("5".to_owned(), "expected a text, { env = \"NAME\" } or { file = \"path\" }, found a number"),
+        ("{ env = \"A\", file = \"B\" }".to_owned(), "a secret from elsewhere is { env = \"NAME\" }, {"),
+        ("{ vault = \"A\" }".to_owned(), "a secret from elsewhere is { env = \"NAME\" }, {"),
+        (
+            "5".to_owned(),
+            "expected a text, { env = \"NAME\" }, { file = \"path\" } or { command = \"…\" }, found a number",
+        ),
     ] {
         let found = toml_errors(&format!("[users.u]\npassword = {secret}"));
         assert!(found.len() == 1 && found[0].contains(error), "{secret}: {found:?}");

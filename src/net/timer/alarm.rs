@@ -109,10 +109,8 @@ mod linux {
         // 0 would turn it off.
         let left = at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
         let never = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let left = Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(left.subsec_nanos()).into(),
-        };
+        let left =
+            Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
         let once = Itimerspec { it_interval: never, it_value: left };
         if let Err(error) = timerfd_settime(timer, TimerfdTimerFlags::empty(), &once) {
             tracing::error!("cannot set the timer of the process: {error}");

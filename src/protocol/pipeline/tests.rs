@@ -360,7 +360,7 @@ proptest! {
                 Step::Ready => drop(pipeline.ready(IDLE)),
             }
             let mut counts = Counts::default();
-            pipeline.requests.iter().for_each(|r| counts.each(r, |n| *n += 1));
+            pipeline.requests.iter().for_each(|r| counts.change(r, 1));
             prop_assert_eq!(format!("{counts:?}"), format!("{:?}", pipeline.count));
             prop_assert!(pipeline.is_answered() || !pipeline.is_idle());
         }

@@ -1,5 +1,6 @@
 //! Parse, Bind, Describe, Close, Execute.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::prepare::{Fit, Found, nonexistent};
@@ -122,19 +123,19 @@ impl ClientPath<'_> {
             // Else it may have to wait for replies, and with each of these for more of them.
             self.show_own_statements(input, named.statement.ends);
         }
-        let (sent_name, request) = match found {
+        let (sent_name, request): (Option<Cow<'_, [u8]>>, _) = match &found {
             Found::Blocked => return Ok(Step::Blocked),
             Found::Unknown if name.starts_with(SERVER_PREFIX) => {
-                (Some(nonexistent(name)), Request::renamed(Kind::Bind, name))
+                (Some(nonexistent(name).into()), Request::renamed(Kind::Bind, name))
             }
             Found::Unknown => (None, Request::forward(Kind::Bind)),
             Found::Known(named) if !named.statement.own.is_empty() && self.refused(&named.statement.own).is_some() => {
                 let error = self.refused(&named.statement.own).map(|(_, refusal)| ErrorText::Own(refusal));
                 let extra = Extra { error, ..Extra::default() };
-                (Some(nonexistent(OWN)), Request::forward(Kind::Bind).with(extra))
+                (Some(nonexistent(OWN).into()), Request::forward(Kind::Bind).with(extra))
             }
             Found::Known(named) if self.must_listen(named.statement.ends) => return Ok(Step::Listens),
-            Found::Known(named) => match self.bind_known(input, name, portal, &named, idle) {
+            Found::Known(named) => match self.bind_known(input, name, portal, named, idle) {
                 None => return Ok(Step::Blocked),
                 Some(bind) => bind,
             },
@@ -161,14 +162,14 @@ impl ClientPath<'_> {
 
     /// Bind of a statement that the client has: by what name it is sent (`None`: as it is) and how it is noted.
     /// `None` when replies must arrive first.
-    fn bind_known(
+    fn bind_known<'n>(
         &mut self,
         input: &[u8],
         name: &[u8],
         portal: &[u8],
-        named: &Named,
+        named: &'n Named,
         idle: bool,
-    ) -> Option<(Option<Vec<u8>>, Request)> {
+    ) -> Option<(Option<Cow<'n, [u8]>>, Request)> {
         let statement = &named.statement;
         if let Some(target) = statement.effect.target() {
             if self.server.pipeline.uncertain(significant(target), 0) {
@@ -186,7 +187,7 @@ impl ClientPath<'_> {
             Fit::Blocked => None,
             Fit::Changed => {
                 let extra = Extra { error: Some(ErrorText::Changed), ..Extra::default() };
-                Some((Some(nonexistent(b"changed")), request.with(extra)))
+                Some((Some(nonexistent(b"changed").into()), request.with(extra)))
             }
             Fit::Fits { injected } => {
                 self.prepare_to_run(input, statement, portal);
@@ -195,7 +196,7 @@ impl ClientPath<'_> {
                     self.server.retry.begin(statement);
                 }
                 let undo = Undo { server: ServerUndo::Uses(statement.id), ..Undo::default() };
-                Some((Some(statement.server_name()), Request { undo, ..request }))
+                Some((Some(statement.server_name().into()), Request { undo, ..request }))
             }
         }
     }
@@ -217,8 +218,7 @@ impl ClientPath<'_> {
             }
             Found::Known(Named { statement, .. }) => {
                 self.ensure_named(input, &statement);
-                let sent_name = statement.server_name();
-                frontend::put_statement_target(self.to_server.own(input), tag::DESCRIBE, &sent_name);
+                frontend::put_statement_target(self.to_server.own(input), tag::DESCRIBE, statement.server_name());
                 let key = significant(name);
                 if let Some(named) = self.client.statements.named.get_mut(key) {
                     named.told = Told::Asked;

@@ -68,7 +68,7 @@ impl ClientPath<'_> {
         let text = statement.rest().split(|&b| b == 0).next()?;
         let (before, behind) = (text.get(..at.start)?, text.get(at.end..)?);
         let name = match self.run_by(statement) {
-            Some(run) => run.server_name(),
+            Some(run) => run.server_name().to_vec(),
             None if name.as_ref()?.starts_with(SERVER_PREFIX) => {
                 let mut identifier = Vec::new();
                 sql::put_identifier(&mut identifier, &nonexistent(name.as_ref()?));
@@ -175,7 +175,7 @@ impl ClientPath<'_> {
                     return Some(dummy);
                 }
             }
-            (Use::Run, Some(named)) => return Some(named.statement.server_name()),
+            (Use::Run, Some(named)) => return Some(named.statement.server_name().to_vec()),
             (Use::Make, Some(_)) if gone.names.is_empty() => {
                 extra.error.get_or_insert_with(|| ErrorText::Name(name.into()));
                 return Some(self.prepare_dummy(input, 0));

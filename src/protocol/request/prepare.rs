@@ -188,7 +188,7 @@ impl ClientPath<'_> {
 
     /// Asks the server what a statement looks like there.
     fn probe(&mut self, input: &[u8], statement: &Arc<Statement>, expected: Option<Shape>) {
-        frontend::put_statement_target(self.to_server.own(input), tag::DESCRIBE, &statement.server_name());
+        frontend::put_statement_target(self.to_server.own(input), tag::DESCRIBE, statement.server_name());
         let describes = Describes { statement: Arc::clone(statement), name: None, expected, shape: Vec::new() };
         let extra = Extra { describes: Some(describes), ..Extra::default() };
         self.server.pipeline.push(Request::skip(Kind::DescribeStatement, ServerUndo::None).with(extra));
@@ -224,7 +224,7 @@ impl ClientPath<'_> {
         fate: Fate,
         client: ClientUndo,
     ) {
-        frontend::put_parse(self.to_server.own(input), &statement.server_name(), rest);
+        frontend::put_parse(self.to_server.own(input), statement.server_name(), rest);
         let undo = Undo { client, server: ServerUndo::Added(statement.id) };
         self.server.pipeline.push(Request { fate, undo, ..Request::forward(Kind::Parse) });
         self.server.statements.insert(statement, self.tables.statements.epoch());

@@ -82,9 +82,9 @@ impl ServerState {
             sync.fate = Fate::Skip;
         }
         let name = statement.server_name();
-        frontend::put_statement_target(out, tag::CLOSE, &name);
+        frontend::put_statement_target(out, tag::CLOSE, name);
         self.pipeline.push(Request::skip(Kind::Close, ServerUndo::Removed(statement.id)));
-        frontend::put_parse(out, &name, statement.rest());
+        frontend::put_parse(out, name, statement.rest());
         self.pipeline.push(Request::skip(Kind::Parse, ServerUndo::Added(statement.id)));
         self.statements.insert(&statement, epoch);
         self.counts.server_parses += 1;

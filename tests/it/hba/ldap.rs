@@ -95,7 +95,7 @@ impl Slapd {
         let added = Command::new(add).args(["-f", &config, "-l", &entries]).output().unwrap();
         assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
         let (port, tls_port) = (free_port(), free_port());
-        let urls = format!("ldap://127.0.0.1:{port} ldap://localhost:{port} ldaps://localhost:{tls_port}");
+        let urls = format!("ldap://localhost:{port} ldaps://localhost:{tls_port}");
         let mut slapd = Command::new(find(["/usr/sbin/slapd", "/sbin/slapd"]));
         // In the foreground.
         slapd.args(["-f", &config, "-h", &urls, "-d", "0"]).stdout(Stdio::null()).stderr(Stdio::null());

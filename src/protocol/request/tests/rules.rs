@@ -159,7 +159,7 @@ fn a_statement_that_can_not_be_prepared_again() {
     hand.client.set_settings(Arc::clone(&settings), &hand.tables.settings);
     let statement = &hand.client.statements.named[&b"s"[..]].statement;
     hand.server = ServerState::new(settings, 10);
-    let name = String::from_utf8(statement.server_name()).unwrap();
+    let name = String::from_utf8(statement.server_name().to_vec()).unwrap();
     let (step, sent, _) = hand.send_item(&execute("s")[0]);
     assert_eq!(step, Step::Blocked);
     let sent: Vec<_> = readable(&sent).into_iter().map(|line| line.replace(&name, "NAME")).collect();

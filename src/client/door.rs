@@ -1,0 +1,269 @@
+//! Connections that have not proved who they are, and how many there are from each address.
+//!
+//! Anybody can open connections and say nothing. So they don't count in `max_client_conn` before they have proved who
+//! they are, and there are at most `max_login_connections` of them: for one more, the one that came first is closed,
+//! once it has had [`GRACE`]. Real clients are through by then, so a flood slows them down and keeps nobody out. One
+//! for which Carpool itself has something to do (a lookup, a cancel request) isn't closed for another.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::Context;
+use crate::config::Pooler;
+use crate::error::{ClientError, SqlState};
+use crate::net::{Peer, timer};
+
+/// What a connection has at least to prove who it is.
+const GRACE: Duration = Duration::from_secs(1);
+/// How often it is looked for room.
+const POLL: Duration = Duration::from_millis(20);
+/// The log tells of a flood once in this time.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Door {
+    waiting: Mutex<Line>,
+    addresses: DashMap<IpAddr, u32>,
+    told: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    /// By their coming.
+    waiting: BTreeMap<u64, Arc<Waiting>>,
+    next: u64,
+}
+
+/// One that has not proved who it is.
+#[derive(Debug)]
+pub struct Waiting {
+    since: Instant,
+    busy: AtomicBool,
+    closed: Notify,
+}
+
+impl Waiting {
+    /// Ends when the connection is to make room.
+    pub async fn closed(&self) {
+        self.closed.notified().await;
+    }
+
+    /// While this lives Carpool itself is at work for the connection, so that it isn't closed for another.
+    #[must_use]
+    pub fn busy(&self) -> Busy<'_> {
+        self.busy.store(true, Ordering::Relaxed);
+        Busy(self)
+    }
+}
+
+/// See [`Waiting::busy`].
+#[derive(Debug)]
+pub struct Busy<'a>(&'a Waiting);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.store(false, Ordering::Relaxed);
+    }
+}
+
+/// What becomes of one more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Room {
+    /// It comes in; whether another was closed for it.
+    Free(bool),
+    /// Not yet: those there are have come just now.
+    Soon,
+    /// All wait for Carpool.
+    None,
+}
+
+impl Line {
+    fn room(&mut self, most: usize, now: Instant) -> Room {
+        if self.waiting.len() < most {
+            return Room::Free(false);
+        }
+        let Some((&first, waiting)) = self.waiting.iter().find(|(_, w)| !w.busy.load(Ordering::Relaxed)) else {
+            return Room::None;
+        };
+        if now.saturating_duration_since(waiting.since) < GRACE {
+            return Room::Soon;
+        }
+        waiting.closed.notify_one();
+        self.waiting.remove(&first);
+        Room::Free(true)
+    }
+
+    fn enter(&mut self, now: Instant) -> (u64, Arc<Waiting>) {
+        self.next += 1;
+        let waiting = Arc::new(Waiting { since: now, busy: AtomicBool::new(false), closed: Notify::new() });
+        self.waiting.insert(self.next, Arc::clone(&waiting));
+        (self.next, waiting)
+    }
+}
+
+/// The address that a limit counts: one of IPv4 is the same however it comes.
+fn address(peer: Peer) -> Option<IpAddr> {
+    match peer {
+        Peer::Tcp(addr) => Some(addr.ip().to_canonical()),
+        Peer::Unix => None,
+    }
+}
+
+impl Door {
+    /// One more connection, unless there are too many of its address.
+    fn count(&self, peer: Peer, limit: u32) -> Result<(), ClientError> {
+        let Some(address) = address(peer) else { return Ok(()) };
+        let mut count = self.addresses.entry(address).or_default();
+        if limit > 0 && *count >= limit {
+            let text = "too many connections from this address (max_client_conn_per_address)";
+            return Err(
+                ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, text).hint("See max_client_conn_per_address.")
+            );
+        }
+        *count += 1;
+        Ok(())
+    }
+
+    /// A connection is gone.
+    pub(super) fn uncount(&self, peer: Peer) {
+        let Some(address) = address(peer) else { return };
+        self.addresses.remove_if_mut(&address, |_, count| {
+            *count = count.saturating_sub(1);
+            *count == 0
+        });
+    }
+
+    /// How many have not proved who they are.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.lock().waiting.len()
+    }
+
+    fn tell(&self, now: Instant, pooler: &Pooler) {
+        let mut told = self.told.lock();
+        if told.is_none_or(|at| now.saturating_duration_since(at) > TELL_EVERY) {
+            *told = Some(now);
+            let most = pooler.max_login_connections;
+            warn!("{most} connections have not logged in (max_login_connections): closing the oldest for new ones");
+        }
+    }
+}
+
+/// A connection that has come in; uncounted when dropped, unless a client of the registry has taken its place.
+#[derive(Debug)]
+pub struct Entrant {
+    context: Arc<Context>,
+    peer: Peer,
+    number: u64,
+    waiting: Arc<Waiting>,
+    is_counted: bool,
+}
+
+impl Entrant {
+    /// The context that it is counted in.
+    #[must_use]
+    pub const fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// What the others may ask of it.
+    #[must_use]
+    pub const fn waiting(&self) -> &Arc<Waiting> {
+        &self.waiting
+    }
+
+    /// It has proved who it is.
+    pub(super) fn proved(&self) {
+        self.context.door.waiting.lock().waiting.remove(&self.number);
+    }
+
+    /// A registered client counts for it from now on, up to [`Door::uncount`].
+    pub(super) fn hand_over(mut self) {
+        self.is_counted = false;
+    }
+}
+
+impl Drop for Entrant {
+    fn drop(&mut self) {
+        self.proved();
+        if self.is_counted {
+            self.context.door.uncount(self.peer);
+        }
+    }
+}
+
+/// Lets a connection in, as soon as there is room.
+///
+/// # Errors
+/// What it is told where there is none.
+pub async fn enter(context: &Arc<Context>, peer: Peer) -> Result<Entrant, ClientError> {
+    let config = context.config.load_full();
+    let pooler = &config.pooler;
+    context.door.count(peer, pooler.max_client_conn_per_address)?;
+    let most = usize::try_from(pooler.max_login_connections).unwrap_or(usize::MAX);
+    loop {
+        let now = Instant::now();
+        let (room, entered) = {
+            let mut line = context.door.waiting.lock();
+            let room = line.room(most, now);
+            (room, matches!(room, Room::Free(_)).then(|| line.enter(now)))
+        };
+        if room != Room::Free(false) {
+            context.door.tell(now, pooler);
+        }
+        if let Some((number, waiting)) = entered {
+            return Ok(Entrant { context: Arc::clone(context), peer, number, waiting, is_counted: true });
+        }
+        if room == Room::None {
+            context.door.uncount(peer);
+            let text = "too many connections are logging in (max_login_connections)";
+            return Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, text).hint("See max_login_connections."));
+        }
+        timer::sleep(POLL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_to_come_makes_room_after_its_grace() {
+        let (mut line, begin) = (Line::default(), Instant::now());
+        let (_, first) = line.enter(begin);
+        let (second, _) = line.enter(begin + GRACE / 2);
+        assert_eq!(line.room(3, begin), Room::Free(false));
+        assert_eq!(line.room(2, begin + GRACE / 2), Room::Soon);
+        {
+            let _busy = first.busy();
+            assert_eq!(line.room(2, begin + GRACE), Room::Soon, "one that is busy stays");
+        }
+        assert_eq!(line.room(2, begin + GRACE), Room::Free(true));
+        assert_eq!(line.waiting.keys().copied().collect::<Vec<_>>(), [second]);
+        let last = Arc::clone(&line.waiting[&second]);
+        let _busy = last.busy();
+        assert_eq!(line.room(1, begin + 9 * GRACE), Room::None);
+    }
+
+    #[test]
+    fn addresses_are_counted_whatever_their_notation() {
+        let door = Door::default();
+        let peers: [Peer; 3] =
+            ["192.0.2.1:5", "[::ffff:192.0.2.1]:6", "[2001:db8::1]:7"].map(|text| Peer::Tcp(text.parse().unwrap()));
+        assert!(door.count(peers[0], 2).is_ok() && door.count(peers[1], 2).is_ok());
+        assert_eq!(door.count(peers[0], 2).unwrap_err().code, SqlState::TOO_MANY_CONNECTIONS);
+        assert!(door.count(peers[2], 2).is_ok() && door.count(peers[1], 0).is_ok());
+        (0..3).for_each(|_| door.uncount(peers[0]));
+        assert!(door.count(Peer::Unix, 1).is_ok() && door.count(Peer::Unix, 1).is_ok());
+        assert_eq!(door.addresses.len(), 1, "an address without connections is forgotten");
+    }
+}

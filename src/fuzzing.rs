@@ -1,0 +1,175 @@
+//! What fuzzing feeds: every reader of bytes that strangers send or files hold. No target may panic, hang, or take more
+//! memory than its input. `fuzz/` runs them under libFuzzer, the tests over seeds, regressions and mutations of both.
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::auth::scram::ChannelBinding;
+use crate::auth::{
+    Account, ClientAuth, ClientStep, Policy, ScramKeys, SecretKind, ServerAuth, ServerCredentials, ServerStep,
+    StoredSecret, Verifiers,
+};
+use crate::client::startup::requested_settings;
+use crate::config::{AuthType, Secret};
+use crate::names::UserName;
+use crate::protocol::settings::Settings;
+use crate::protocol::{audit, sql};
+use crate::wire::startup::StartupPacket;
+use crate::wire::{backend, frame, frontend, startup};
+
+/// Takes any input.
+pub type Target = fn(&[u8]);
+
+/// The targets, by name.
+pub const TARGETS: [(&str, Target); 7] = [
+    ("frame", frames),
+    ("startup", startup_packets),
+    ("sasl", logins),
+    ("toml", |data| with_text(data, crate::config::fuzzing::toml)),
+    ("ini", |data| with_text(data, crate::config::fuzzing::ini)),
+    ("userlist", |data| with_text(data, crate::config::fuzzing::userlist)),
+    ("sql", texts),
+];
+
+fn with_text(data: &[u8], read: fn(&str)) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        read(text);
+    }
+}
+
+/// Messages in both directions.
+fn frames(data: &[u8]) {
+    let mut rest = data;
+    while let Ok(Some((header, body))) = frame::whole(rest) {
+        let _ = (frontend::parse(body), frontend::query(body), frontend::bind_names(body), frontend::portal(body));
+        let _ = (frontend::target(header.tag, body), backend::ready_for_query(body), backend::data_row(body));
+        let _ = (backend::parameter_status(body), backend::backend_key_data(body), backend::notification(body));
+        let _ = (backend::error_field(body, b'M'), backend::is_fatal(body));
+        rest = &rest[header.total_len()..];
+    }
+    let _ = frame::peek(rest);
+}
+
+/// Packets before the protocol proper.
+fn startup_packets(data: &[u8]) {
+    let Ok(Some(len)) = frame::peek_startup(data) else { return };
+    if let Some(packet) = data.get(..len) {
+        if let Ok(StartupPacket::Startup(startup)) = startup::parse(packet) {
+            let _ = (requested_settings(&startup), startup.extensions().count());
+        }
+    }
+}
+
+/// Whole exchanges, on both sides: the input is the messages of the other one, each with its length in front.
+fn logins(data: &[u8]) {
+    let _ = std::str::from_utf8(data).map(|text| StoredSecret::parse(&Secret::new(text)));
+    let mut rng = StdRng::seed_from_u64(1);
+    let (verifiers, user) = (Verifiers::new(&mut rng), UserName::from("user"));
+    let secret = verifiers.decoy_secret(&user, SecretKind::Scram);
+    for auth in [AuthType::ScramSha256, AuthType::Md5] {
+        let policy = Policy::from(auth);
+        let mut step = ClientAuth::start(&policy, &user, Account::Known(Some(&secret)), &verifiers, &mut rng);
+        for message in messages(data) {
+            step = match step {
+                ClientStep::Send(_, auth) => auth.step(message),
+                ended => ended,
+            };
+        }
+        // Nobody knows this secret.
+        assert!(!matches!(step, ClientStep::Done { .. }));
+    }
+    let keys = ScramKeys::derive(b"password", b"salt", 1);
+    let mut auth = Some(ServerAuth::new(&user, ServerCredentials::ScramKeys(keys), ChannelBinding::None, &mut rng));
+    for message in messages(data) {
+        let Some(now) = auth.take() else { break };
+        let code = u32::from(message.first().copied().unwrap_or_default());
+        auth = match now.step(code, message.get(1..).unwrap_or_default()) {
+            Ok(ServerStep::Send(_, next) | ServerStep::Wait(next)) => Some(next),
+            Ok(ServerStep::Done(_)) | Err(_) => None,
+        };
+    }
+}
+
+fn messages(data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = data;
+    std::iter::from_fn(move || {
+        let (&len, behind) = rest.split_first()?;
+        let (message, behind) = behind.split_at(usize::from(len).min(behind.len()));
+        rest = behind;
+        Some(message)
+    })
+}
+
+/// Texts of queries.
+fn texts(data: &[u8]) {
+    let _ = (sql::read(data, &Settings::default()), sql::is_plain(data), audit::uses(data));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::RngExt;
+    use std::path::Path;
+
+    /// Mutations of each seed.
+    const ROUNDS: usize = 400;
+    /// Bytes that matter to some reader.
+    const TOKENS: [&[u8]; 16] = [
+        b"\0",
+        b"\xff\xff\xff\xff",
+        b"\0\0\0\x04",
+        b"'",
+        b"\"",
+        b"$$",
+        b"/*",
+        b"--",
+        b"\\",
+        b"=",
+        b"[",
+        b"]",
+        b"\n",
+        b",",
+        b"{",
+        b"SCRAM-SHA-256\0",
+    ];
+
+    fn files(directory: &str, target: &str) -> Vec<Vec<u8>> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(directory).join(target);
+        let Ok(entries) = std::fs::read_dir(path) else { return Vec::new() };
+        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths.into_iter().map(|path| std::fs::read(path).unwrap()).collect()
+    }
+
+    fn mutated(mut bytes: Vec<u8>, other: &[u8], rng: &mut StdRng) -> Vec<u8> {
+        for _ in 0..rng.random_range(1..6) {
+            let at = rng.random_range(0..=bytes.len());
+            match rng.random_range(0..6) {
+                0 if at < bytes.len() => bytes[at] ^= 1 << rng.random_range(0..8),
+                1 if at < bytes.len() => drop(bytes.remove(at)),
+                2 => bytes.insert(at, rng.random()),
+                3 => bytes.truncate(at),
+                4 => drop(bytes.splice(at..at, TOKENS[rng.random_range(0..TOKENS.len())].iter().copied())),
+                _ => bytes.extend_from_slice(&other[rng.random_range(0..=other.len())..]),
+            }
+            bytes.truncate(4096);
+        }
+        bytes
+    }
+
+    #[test]
+    fn seeds_regressions_and_their_mutations() {
+        for (number, (name, target)) in TARGETS.iter().enumerate() {
+            let mut rng = StdRng::seed_from_u64(number as u64);
+            let seeds = [files("seeds", name), files("regressions", name)].concat();
+            assert!(!seeds.is_empty(), "{name} has no seeds");
+            for seed in &seeds {
+                target(seed);
+                for _ in 0..ROUNDS {
+                    let other = &seeds[rng.random_range(0..seeds.len())];
+                    target(&mutated(seed.clone(), other, &mut rng));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Connections that have not logged in, and how many there may be.
+
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::harness::raw::{V3_0, startup};
+use crate::harness::{Carpool, Raw, Setup, eventually};
+use crate::startup::psql;
+
+fn login(carpool: &Carpool, user: &str) -> Vec<u8> {
+    startup(V3_0, &[("user", user), ("database", &carpool.database)])
+}
+
+#[test]
+fn connections_of_one_address_are_limited() {
+    let carpool = Carpool::start(&Setup::pooler("max_client_conn_per_address = 3"));
+    let mut clients: Vec<_> = (0..2).map(|_| carpool.client()).collect();
+    // One that says nothing counts, too.
+    let silent = Raw::connect(carpool.port);
+    let refused = || {
+        let mut raw = Raw::connect(carpool.port);
+        raw.until_closed().pop().expect("an error")
+    };
+    let error = refused();
+    assert_eq!(error.field('C').as_deref(), Some("53300"), "{error:?}");
+    assert!(error.field('H').unwrap().contains("max_client_conn_per_address"), "{error:?}");
+    drop(silent);
+    let another = || {
+        let mut raw = Raw::connect(carpool.port);
+        raw.send(&login(&carpool, "postgres"));
+        raw.try_read().ok().filter(|m| m.tag == b'R').map(|_| raw)
+    };
+    let third = eventually("there is room again", another);
+    assert_eq!(clients[0].value("select 1"), "1");
+    refused();
+    clients.pop();
+    let fourth = eventually("a client that left makes room", another);
+    drop((clients, third, fourth));
+    // Whatever became of them, nothing stays counted.
+    for _ in 0..20 {
+        drop(eventually("there is room", another));
+    }
+}
+
+/// They neither take the places of clients, nor keep anybody out for long.
+#[test]
+fn a_flood_of_silent_connections() {
+    let carpool = Carpool::start(&Setup::pooler(
+        "auth_type = \"scram-sha-256\"\nmax_login_connections = 20\nmax_client_conn = 5",
+    ));
+    let over = AtomicBool::new(false);
+    let first = login(&carpool, "scram_user");
+    std::thread::scope(|scope| {
+        for number in 0..40 {
+            let (over, first, port) = (&over, &first, carpool.port);
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let raw = Raw::connect(port);
+                    let mut stream = raw.stream();
+                    // Some stop in the middle of the exchange.
+                    let sent = [&b""[..], &first[..7], first][number % 3];
+                    let _ = std::io::Write::write_all(&mut stream, sent);
+                    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+                    let mut byte = [0; 512];
+                    loop {
+                        match stream.read(&mut byte) {
+                            Ok(1..) => {}
+                            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                                if over.load(Ordering::Relaxed) {
+                                    break;
+                                }
+                            }
+                            _ => break,
+                        }
+                    }
+                }
+            });
+        }
+        eventually("the flood is there", || carpool.log().contains("max_login_connections").then_some(()));
+        for _ in 0..3 {
+            let answer = psql(carpool.port, &carpool.database, "scram_user", "scram_user", "select 1");
+            if answer.is_err() {
+                over.store(true, Ordering::Relaxed);
+            }
+            assert_eq!(answer.as_deref(), Ok("1"), "{}", carpool.log());
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn those_not_logged_in_take_no_clients_place() {
+    let carpool = Carpool::start(&Setup::pooler("auth_type = \"plain\"\nmax_client_conn = 2"));
+    let start = || {
+        let mut raw = Raw::connect(carpool.port);
+        raw.send(&login(&carpool, "plain_user"));
+        assert_eq!(raw.read().tag, b'R');
+        raw
+    };
+    let mut waiting: Vec<_> = (0..6).map(|_| start()).collect();
+    let prove = |raw: &mut Raw| {
+        raw.send(&crate::harness::raw::message('p', b"plain_user\0"));
+        raw.finish_login()
+    };
+    assert!(prove(&mut waiting[0]).is_none());
+    assert!(prove(&mut waiting[1]).is_none());
+    let error = prove(&mut waiting[2]).expect("no room");
+    assert_eq!(error.field('C').as_deref(), Some("53300"));
+    assert!(error.field('H').unwrap().contains("max_client_conn"));
+    waiting.remove(0);
+    eventually("there is room", || prove(&mut start()).is_none().then_some(()));
+    assert_eq!(waiting[0].value("select 1"), "1");
+}
+
+/// Bytes of memory that the process has.
+fn memory(carpool: &Carpool) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", carpool.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+#[test]
+fn a_silent_connection_costs_little_more_than_a_socket() {
+    let carpool = Carpool::start(&Setup::default());
+    let open = |count: usize| -> Vec<_> {
+        let silent: Vec<_> = (0..count).map(|_| Raw::connect(carpool.port)).collect();
+        // By now it has been let in.
+        assert_eq!(carpool.client().value("select 1"), "1");
+        silent
+    };
+    let some = open(100);
+    let before = memory(&carpool);
+    let more = open(600);
+    let each = memory(&carpool).saturating_sub(before) / more.len();
+    println!("{each} bytes for each silent connection");
+    assert!(each < 12_000, "{each} bytes");
+    drop(some);
+}
