@@ -158,7 +158,7 @@ fn a_user_has_its_connections_over_all_pools() {
     let postgres = Postgres::shared();
     let other = postgres.new_database();
     let sections = format!("[databases.{other}]\nhost = \"127.0.0.1\"\nport = {}\n", postgres.port);
-    let setup = Setup::pooler("max_user_connections = 2\nquery_wait_timeout = 0.5").sections(&sections);
+    let setup = Setup::pooler("max_user_connections = 2\nquery_wait_timeout = 5").sections(&sections);
     let carpool = Carpool::start(&setup);
     let mut here: Vec<_> = (0..2).map(|_| carpool.client()).collect();
     here.iter_mut().for_each(|client| drop(client.query("begin")));
