@@ -287,8 +287,10 @@ class Load:
 
     def stop(self) -> None:
         self._ending.set()
+        # All of them together: what hangs is a daemon thread.
+        deadline = time.monotonic() + 45
         for thread in self._threads:
-            thread.join(60)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def restart_postgres(stack: Stack) -> None:
