@@ -536,7 +536,7 @@ impl Default for Pooler {
             max_concurrent_logins: 4,
             max_client_conn: 10_000,
             max_client_conn_per_address: 0,
-            max_login_connections: 1000,
+            max_login_connections: 10_000,
             max_db_client_connections: 0,
             max_user_client_connections: 0,
             max_user_connections: 0,

@@ -44,6 +44,15 @@ impl Plan {
             let what = "the files of TLS have changed: new server connections use them";
             plan.push(format!("{section}.server_tls_ca_file"), what);
         }
+        let (before, after) = (&old.access, &new.access);
+        if (&before.hba, &before.maps) != (&after.hba, &after.maps) {
+            let what = "the rules have changed: they are for clients that come in from now on";
+            plan.push(format!("{section}.auth_hba_file"), what);
+        }
+        if before.jwt.as_ref().map(|jwt| &jwt.keys) != after.jwt.as_ref().map(|jwt| &jwt.keys) {
+            let what = "the keys have changed: tokens of clients that come in from now on are checked by them";
+            plan.push(format!("{section}.auth_jwks_file"), what);
+        }
         let databases = |config: &Config| config.databases.keys().map(ToString::to_string).collect::<BTreeSet<_>>();
         let mut names: Vec<_> = databases(old).union(&databases(new)).cloned().collect();
         names.push(FALLBACK.to_owned());

@@ -80,7 +80,7 @@ pub async fn handle(
             Asked::Order(Request { order, outcome }) => {
                 let done = match order {
                     Order::Reload => keeper.reload().await.map_err(Failure::Reload),
-                    Order::Set(key, value) => keeper.set(&key, &value).map_err(Failure::Set),
+                    Order::Set(key, value) => keeper.set(&key, &value).await.map_err(Failure::Set),
                     ref stopping => begin_to_stop(stop, stopping),
                 };
                 // The console may have gone meanwhile.

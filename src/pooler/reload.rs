@@ -72,8 +72,13 @@ impl Keeper {
     ///
     /// # Errors
     /// Why not; then nothing changes.
-    pub fn set(&mut self, key: &str, value: &str) -> Result<Plan, SetError> {
-        let config = self.draft.set(key, value).inspect_err(|error| info!("SET failed: {error}"))?;
+    pub async fn set(&mut self, key: &str, value: &str) -> Result<Plan, SetError> {
+        let (mut draft, name, text) = (self.draft.clone(), key.to_owned(), value.to_owned());
+        // As for a reload: the secrets' commands run again.
+        let made = tokio::task::spawn_blocking(move || draft.set(&name, &text).map(|config| (draft, config))).await;
+        let made = made.unwrap_or_else(|_| Err(SetError::Invalid("the configuration could not be made".into())));
+        let (draft, config) = made.inspect_err(|error| info!("SET failed: {error}"))?;
+        self.draft = draft;
         let plan = self.apply(self.source.finish(config));
         info!("SET {key}: {plan}");
         Ok(plan)

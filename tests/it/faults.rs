@@ -184,7 +184,8 @@ fn error(severity: &str, code: &str, text: &str) -> Vec<u8> {
 
 /// Carpool before a fake server.
 fn before_fake(setup: Setup, lines: &str, port: u16) -> Carpool {
-    Carpool::start(&setup.database(&format!("port = {port}\n{lines}")))
+    // The first that it is asked is to be the login.
+    Carpool::start(&setup.database(&format!("port = {port}\nserver_tls_sslmode = \"disable\"\n{lines}")))
 }
 
 #[test]

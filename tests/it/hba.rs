@@ -244,8 +244,10 @@ fn a_reload_takes_all_or_nothing() {
     assert!(errors.contains(":2: ") && errors.contains(":3: "), "{errors}");
     rules.files.write("more", "host all app all reject\n");
     rules.files.write("hba", "include more\nhost all all all trust\n");
-    assert!(rules.reload().contains("INFO reloaded"));
+    let log = rules.reload();
+    assert!(log.contains("INFO reloaded") && log.contains("the rules have changed"), "{log}");
     assert_eq!(told(&login()).0, "28000");
+    assert!(!rules.reload().contains("the rules have changed"));
 }
 
 #[test]
