@@ -291,7 +291,9 @@ fn servers_that_break_the_protocol_later_are_closed_and_not_lent_again() {
         message('E', b"SFATAL\0VFATAL\0C57P01\0Mbye\0\0"),
     ] {
         let port = misbehaving(answer.clone());
-        let carpool = before_fake(Setup::pooler("query_timeout = 5"), "pool_size = 1", port);
+        // One of them has the second client wait for as long as the first one's query may run.
+        let setup = Setup::pooler("query_timeout = 5\nquery_wait_notify = 0");
+        let carpool = before_fake(setup, "pool_size = 1", port);
         let (mut first, mut second) = (carpool.client(), carpool.client());
         first.send(&query("select 1"));
         // The answer may be whole for the client, with more behind it that was not asked for.
