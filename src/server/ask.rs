@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-
-use super::{QueryError, Server, next_message};
+use super::{QueryError, Server};
 use crate::net::timer;
-use crate::protocol::pipeline::{Kind, Request, ServerUndo};
+use crate::protocol::pipeline::Kind;
 use crate::protocol::settings::SettingsTable;
 use crate::wire::backend::{self, tag};
-use crate::wire::frame::FrameError;
 use crate::wire::frontend;
 
 /// A row in text format; `None` is NULL.
@@ -44,31 +41,14 @@ impl Server {
         let mut message = Vec::new();
         frontend::put_question(&mut message, sql, parameters);
         self.state.statements.unnamed = None;
-        self.state.pipeline.push(Request::skip(Kind::Sync, ServerUndo::None));
-        self.stream.write_all(&message).await?;
-        let (mut rows, mut refused) = (Vec::new(), None);
-        let mut buf = std::mem::take(&mut self.carry);
-        loop {
-            let (header, body) = next_message(&mut self.stream, &mut buf).await?;
-            match header.tag {
-                tag::READY_FOR_QUERY => {
-                    let status = backend::ready_for_query(&body)?;
-                    self.state.pipeline.ready(status).map_err(|_| FrameError::Body(tag::READY_FOR_QUERY))?;
-                    self.state.settle();
-                    break;
-                }
-                tag::DATA_ROW if rows.len() < MOST_ROWS => rows.push(backend::data_row(&body)?),
-                tag::ERROR_RESPONSE => {
-                    let text = |field| {
-                        String::from_utf8_lossy(backend::error_field(&body, field).unwrap_or_default()).into_owned()
-                    };
-                    refused = Some(QueryError::Refused { code: text(b'C'), message: text(b'M') });
-                }
-                tag::PARAMETER_STATUS => self.note_parameter(&body, settings)?,
-                _ => {}
+        let mut rows = Vec::new();
+        let each = |tag, body: &[u8]| {
+            if tag == tag::DATA_ROW && rows.len() < MOST_ROWS {
+                rows.push(backend::data_row(body)?);
             }
-        }
-        self.carry = buf;
-        refused.map_or(Ok(rows), Err)
+            Ok(())
+        };
+        self.exchange(&message, Kind::Sync, settings, each).await?;
+        Ok(rows)
     }
 }

@@ -217,11 +217,30 @@ impl Server {
             // A simple query drops it.
             self.state.statements.unnamed = None;
         }
-        self.state
-            .pipeline
-            .push(Request::skip(if sql.is_empty() { Kind::Sync } else { Kind::Query }, ServerUndo::None));
-        self.stream.write_all(&message).await?;
-        let (mut notices, mut refused) = (Vec::new(), None);
+        let kind = if sql.is_empty() { Kind::Sync } else { Kind::Query };
+        let mut notices = Vec::new();
+        let each = |tag, body: &[u8]| {
+            if tag == tag::NOTICE_RESPONSE {
+                frame::message(&mut notices, tag::NOTICE_RESPONSE, |b| b.extend_from_slice(body));
+            }
+            Ok(())
+        };
+        self.exchange(&message, kind, settings, each).await?;
+        Ok(notices)
+    }
+
+    /// Sends requests of Carpool's own that end in one ReadyForQuery, and reads up to it. Errors and parameters are
+    /// seen to; other messages are shown to `each`, by tag and body.
+    async fn exchange(
+        &mut self,
+        message: &[u8],
+        kind: Kind,
+        settings: &SettingsTable,
+        mut each: impl FnMut(u8, &[u8]) -> Result<(), FrameError>,
+    ) -> Result<(), QueryError> {
+        self.state.pipeline.push(Request::skip(kind, ServerUndo::None));
+        self.stream.write_all(message).await?;
+        let mut refused = None;
         let mut buf = std::mem::take(&mut self.carry);
         loop {
             let (header, body) = next_message(&mut self.stream, &mut buf).await?;
@@ -239,14 +258,11 @@ impl Server {
                     refused = Some(QueryError::Refused { code: text(b'C'), message: text(b'M') });
                 }
                 tag::PARAMETER_STATUS => self.note_parameter(&body, settings)?,
-                tag::NOTICE_RESPONSE => {
-                    frame::message(&mut notices, tag::NOTICE_RESPONSE, |b| b.extend_from_slice(&body));
-                }
-                _ => {}
+                tag => each(tag, &body)?,
             }
         }
         self.carry = buf;
-        refused.map_or(Ok(notices), Err)
+        refused.map_or(Ok(()), Err)
     }
 
     fn note_parameter(&mut self, body: &[u8], settings: &SettingsTable) -> Result<(), FrameError> {
