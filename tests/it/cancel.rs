@@ -97,7 +97,7 @@ fn an_idle_client_is_not_cancelled_nor_who_has_its_server() {
     assert_eq!(code(&busy.until_ready()), None);
     // The key of one who has gone.
     let gone = carpool.client().key;
-    eventually("the client is gone", || carpool.log().contains("client close request").then_some(()));
+    carpool.logs("client close request");
     let gate = Postgres::shared().gate(&carpool.database);
     busy.send(&undisturbed);
     wait_until_running(&carpool, "undisturbed");
@@ -297,7 +297,7 @@ fn a_late_cancel_hits_nobody_else() {
         |name| assert!(std::process::Command::new("kill").args(["-s", name, &postmaster]).status().unwrap().success());
     signal("STOP");
     Raw::cancel(carpool.port, &first.key);
-    eventually("Carpool gives up on the cancel", || carpool.log().contains("cancel request failed").then_some(()));
+    carpool.logs("cancel request failed");
     drop(gate);
     assert_eq!(code(&first.until_ready()), None, "the first query ends by itself");
     // On the same server it would begin at once; on a new one it waits for the postmaster.

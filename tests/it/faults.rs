@@ -101,7 +101,7 @@ fn logins_refused_for_a_while_keep_clients_waiting() {
     let kill = format!("select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = '{database}'");
     postgres.sql("postgres", &kill);
     client.send(&query("select 'well'"));
-    eventually("a login is refused", || carpool.log().contains("refused the login").then_some(()));
+    carpool.logs("refused the login");
     assert_eq!(waiting(&carpool), 1);
     postgres.sql("postgres", &format!("alter database {database} allow_connections true"));
     assert_eq!(client.until_ready()[1].columns()[0].as_deref(), Some("well"));
@@ -136,7 +136,7 @@ fn postgres_out_of_connections_keeps_clients_waiting() {
     let port = carpool.port;
     std::thread::scope(|scope| {
         let client = scope.spawn(|| Raw::login(port, "app", &database).value("select 'well'"));
-        eventually("a login is refused", || carpool.log().contains("refused the login").then_some(()));
+        carpool.logs("refused the login");
         drop(hogs);
         assert_eq!(client.join().unwrap(), "well");
     });
@@ -201,7 +201,7 @@ fn a_server_that_is_starting_up_keeps_clients_waiting() {
     });
     let carpool = before_fake(Setup::pooler("server_login_retry = 0.2"), "", port);
     assert_eq!(carpool.client().value("select 'well'"), "well");
-    assert!(carpool.log().contains("starting up"));
+    carpool.logs("starting up");
 }
 
 #[test]
@@ -425,7 +425,7 @@ fn descriptors_run_out_and_come_back() {
     let limit = Command::new("prlimit").args(["--pid", &carpool.pid().to_string(), "--nofile=40:40"]).status();
     assert!(limit.unwrap().success());
     let crowd: Vec<_> = (0..100).map(|_| Raw::connect(carpool.port)).collect();
-    eventually("no more are accepted", || carpool.log().contains("accept failed").then_some(()));
+    carpool.logs("accept failed");
     // Who is in goes on.
     assert_eq!(client.value("select 'well'"), "well");
     drop(crowd);

@@ -384,7 +384,7 @@ fn usr1_pauses_and_usr2_resumes() {
     carpool.signal("USR2");
     assert_eq!(client.until_ready()[1].columns(), [Some("on".to_owned())]);
     carpool.signal("USR2");
-    eventually("it says so", || carpool.log().contains("got SIGUSR2, but not paused/suspended").then_some(()));
+    carpool.logs("got SIGUSR2, but not paused/suspended");
 }
 
 #[test]

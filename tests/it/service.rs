@@ -147,7 +147,7 @@ fn it_goes_into_the_background_and_leaves_a_pid_file_and_a_log() {
     eventually("the log is a new one", || logfile.exists().then(log).filter(|text| text.contains("reloaded")));
     assert!(signal(&pid, "TERM"));
     eventually("it ends", || (!pidfile.exists()).then_some(()));
-    assert!(log().contains("stopped"));
+    eventually("it says so", || log().contains("stopped").then_some(()));
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn the_reserve_serves_those_who_have_waited_and_is_given_up() {
     let (mut holder, mut waiter) = (carpool.client(), carpool.client());
     holder.query("begin");
     assert_eq!(waiter.value("select 'served'"), "served", "by the reserve");
-    assert!(carpool.log().contains("taking connection from reserve_pool"));
+    carpool.logs("taking connection from reserve_pool");
     let backends = || Postgres::shared().backends(&carpool.database);
     eventually("the reserve is given up", || {
         waiter.query("select 1");

@@ -11,7 +11,7 @@ fn code(replies: &[Message]) -> Option<String> {
 
 /// Waits until Carpool has said that it stops.
 fn stopping(carpool: &Carpool) {
-    eventually("it stops", || carpool.log().contains("stopping").then_some(()));
+    carpool.logs("stopping");
 }
 
 fn wait_until_running(carpool: &Carpool, text: &str) {

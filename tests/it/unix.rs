@@ -86,13 +86,13 @@ fn a_file_that_a_dead_process_left_is_replaced_and_a_living_one_is_not() {
     let config = local.dir.join("second.toml");
     let mut rival = Carpool::spawn(&config, "none", &toml, &[]);
     assert!(!rival.wait().success());
-    eventually("it says why", || rival.log().contains("cannot listen on").then_some(()));
+    rival.logs("cannot listen on");
     local.carpool.signal("KILL");
     let mut dead = local;
     dead.carpool.wait();
     assert!(dead.socket().exists());
     let heir = Carpool::spawn(&config, "none", &toml, &[]);
-    eventually("it listens", || heir.log().contains("listening on unix:").then_some(()));
+    heir.logs("listening on unix:");
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn the_console_is_open_while_it_waits_for_clients_to_leave() {
     let (mut client, mut console) = (local.carpool.client(), Raw::login(local.carpool.port, "postgres", "pgbouncer"));
     client.query("select 1");
     console.query("SHUTDOWN WAIT_FOR_CLIENTS");
-    eventually("it stops", || local.carpool.log().contains("stopping").then_some(()));
+    local.carpool.logs("stopping");
     let refused = stderr(&local.psql("postgres", &database, "select 1").output().unwrap());
     assert!(refused.contains("Carpool is shutting down"), "{refused}");
     assert!(stdout(&local.psql("postgres", "pgbouncer", "show clients").output().unwrap()).contains(&database));

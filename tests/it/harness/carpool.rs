@@ -124,6 +124,11 @@ impl Carpool {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits for `text` in its log: what it does shows to a client before the line has come through the pipe.
+    pub fn logs(&self, text: &str) {
+        eventually(&format!("the log has {text:?}"), || self.log().contains(text).then_some(()));
+    }
+
     /// Its process number.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -105,7 +105,7 @@ fn protocols_and_ciphers_are_as_configured() {
     assert_eq!(client.value("select 1"), "1");
     assert_eq!(tls_column(&strict, "clients"), [TLS13]);
     assert_eq!(tls_column(&strict, "servers"), [""]);
-    assert!(strict.log().contains("tls=\"TLSv1.3/TLS_AES_256_GCM_SHA384\""), "{}", strict.log());
+    strict.logs("tls=\"TLSv1.3/TLS_AES_256_GCM_SHA384\"");
 }
 
 /// Lines that have Carpool ask for clients' certificates.
@@ -133,7 +133,7 @@ fn with_verify_ca_only_certificates_of_the_authority_let_in() {
     }
     let error = psql(&carpool, "sslmode=require sslcert=/nowhere", "select 1").unwrap_err();
     assert!(error.contains("connection requires a valid client certificate"), "{error}");
-    assert!(carpool.log().contains("TLS handshake failed: "), "{}", carpool.log());
+    carpool.logs("TLS handshake failed: ");
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn changed_authorities_are_for_new_server_connections() {
     let error = client.until_closed().pop().expect("an error");
     let text = format!("{error:?}");
     assert!(text.contains("invalid peer certificate") || text.contains("closed the connection"), "{text}");
-    eventually("the log says why", || carpool.log().contains("UnknownIssuer").then_some(()));
+    carpool.logs("UnknownIssuer");
     files.write("root.crt", &(other.pem() + &authority.pem()));
     carpool.console("reload");
     assert_eq!(carpool.client().value("select 1"), "1");
