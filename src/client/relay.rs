@@ -317,6 +317,9 @@ impl Relay {
                 granted => granted,
             };
         }
+        if self.is_behind() {
+            return self.poll_ahead(cx, scratch);
+        }
         self.poll_client(cx, scratch)
     }
 
@@ -413,6 +416,7 @@ impl Relay {
                         self.starved = true;
                         return Ok(at);
                     }
+                    Local::NeedsServer if self.falls_behind() => return Ok(at),
                     Local::NeedsServer if self.state.own.pin && !self.may_pin_by_hand()? => return Ok(at),
                     Local::NeedsServer => {
                         self.borrow_server(input, out)?;
@@ -492,7 +496,7 @@ impl Relay {
             self.change_pool()?;
         }
         let (instant, now) = self.now();
-        match self.pool.checkout(&self.user, self.shared().id, Some(&self.state.settings), instant) {
+        match self.pool.checkout(&self.user, self.shared().id, Some(&self.state), instant) {
             Checkout::Now(lease) => self.activate(lease, now, input, out),
             Checkout::Wait(granted) => {
                 // Those who have a server and wait for a permit would wait for each other with this one.
@@ -578,7 +582,10 @@ impl Relay {
         }
         match ready!(self.poll_read(cx, &mut scratch.read)) {
             // It has said goodbye behind requests that wait for a server: they run, as on a connection of its own.
-            Ok(0) if matches!(self.work, Work::Waiting(_)) && self.carry.ends_with(&wait::GOODBYE) => {
+            Ok(0)
+                if (matches!(self.work, Work::Waiting(_)) || self.is_behind())
+                    && self.carry.ends_with(&wait::GOODBYE) =>
+            {
                 self.leaving = true;
                 Poll::Ready(Ok(()))
             }
@@ -959,6 +966,7 @@ impl Relay {
         };
         let mid_message = self.part_from_server();
         self.stop_listening();
+        self.pool.tenant_left(&self.user, self.state.tenant);
         let context = Arc::clone(self.context());
         if context.config.load().pooler.log_disconnections {
             let shared = self.shared();

@@ -8,6 +8,7 @@ mod background;
 mod books;
 pub mod control;
 pub mod directory;
+mod kept;
 pub mod listening;
 pub mod lookup;
 pub mod pins;
@@ -30,6 +31,7 @@ use crate::auth::ServerCredentials;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, ServerId, UserName};
 use crate::net::stream::IdleState;
+use crate::protocol::ClientState;
 use crate::protocol::request::Tables;
 use crate::protocol::settings::Settings;
 use crate::server::connect::LoginError;
@@ -270,7 +272,10 @@ impl Pool {
     /// or disabled as this one is.
     #[must_use]
     pub fn successor(&self, spec: Spec) -> Arc<Self> {
-        Self::with(self.name.clone(), spec, Arc::clone(&self.books), self.control.inherit(), &self.quotas)
+        let next = Self::with(self.name.clone(), spec, Arc::clone(&self.books), self.control.inherit(), &self.quotas);
+        let read = self.tables.sequences_read.load(Ordering::Relaxed);
+        next.tables.sequences_read.fetch_or(read, Ordering::Relaxed);
+        next
     }
 
     fn with(name: DatabaseName, spec: Spec, books: Arc<Books>, control: Control, quotas: &Arc<Quotas>) -> Arc<Self> {
@@ -330,20 +335,18 @@ impl Pool {
         })
     }
 
-    /// Lends a server: an idle one if there is one and nobody waits, else a place in the queue. One that has these
-    /// `settings` already is preferred: on another they'd have to be set first.
+    /// Lends a server: an idle one if there is one and nobody waits, else a place in the queue. One that has the
+    /// settings of the client, in this `state`, already is preferred: on another they'd have to be set first.
     pub fn checkout(
         self: &Arc<Self>,
         user: &PoolUser,
         client: ClientId,
-        settings: Option<&Arc<Settings>>,
+        state: Option<&ClientState>,
         now: Instant,
     ) -> Checkout {
         loop {
             let mut queue = self.queue.lock();
-            #[expect(clippy::borrowed_box, reason = "what the queue holds")]
-            let suits = |pooled: &Box<Pooled>| settings.is_some_and(|s| Arc::ptr_eq(&pooled.server.state.settings, s));
-            let Some((mut pooled, since)) = queue.take_idle(user.index, suits) else {
+            let Some((mut pooled, since, grows)) = self.take_idle(&mut queue, user.index, state, now) else {
                 let (grant, granted) = place::place();
                 let ticket = Ticket { client, grant };
                 match client {
@@ -358,6 +361,9 @@ impl Pool {
                 return Checkout::Wait(granted);
             };
             drop(queue);
+            if grows {
+                background::login(self, user.index);
+            }
             let check_delay = self.hot.check_delay();
             if pooled.server.stream.idle_state() == IdleState::Disturbed {
                 background::close(pooled, background::Slot::Loan);
