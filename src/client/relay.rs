@@ -860,6 +860,8 @@ impl Relay {
     }
 
     /// Carries out what others have ordered.
+    #[cold]
+    #[inline(never)]
     fn obey(&mut self) -> Option<End> {
         let orders = self.shared().orders();
         let answered = match &mut self.work {
@@ -951,6 +953,8 @@ impl Relay {
     }
 
     /// Parts from server and client.
+    #[cold]
+    #[inline(never)]
     fn finish(&mut self, end: End) {
         let (reason, error) = match end {
             End::Left(reason) => (reason.to_owned(), None),
