@@ -8,6 +8,7 @@ pub mod cancel;
 pub mod connect;
 pub mod encrypt;
 pub mod pins;
+pub mod timing;
 
 use std::io;
 use std::sync::Arc;
@@ -148,6 +149,8 @@ pub struct Server {
     pub shared: Arc<ServerShared>,
     /// When it is to be replaced.
     pub expires: Option<Instant>,
+    /// Of the transaction that runs on it.
+    pub timing: timing::Timing,
 }
 
 /// A reply that a query of Carpool's own must not get.
