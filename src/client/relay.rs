@@ -8,6 +8,7 @@
 mod audit;
 mod listen;
 mod pins;
+mod survive;
 mod wait;
 
 use std::cell::RefCell;
@@ -37,6 +38,7 @@ use crate::server::{Outbox, Remainder, Server};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frame, frontend};
 use pins::Pin;
+use survive::Loss;
 
 /// Requests that one client may have in flight. More aren't read until some are answered: records of them would
 /// cost memory without bound, and looking through them time.
@@ -126,8 +128,6 @@ struct Active {
     query_since: Option<NonZero<Moment>>,
     /// The server takes nothing any more; what it still says is passed on.
     broken: bool,
-    /// The server said that it ends the connection, and the client knows.
-    fatal: bool,
 }
 
 /// Why a session ends.
@@ -547,9 +547,8 @@ impl Relay {
         *self.shared().cancel.lock() = slot;
         self.set_phase(Phase::Active, now);
         self.shared().begin_transaction(now);
-        let (broken, fatal) = (false, false);
-        self.work =
-            Work::Active(Active { lease, since: NonZero::new(now), query_since: NonZero::new(now), broken, fatal });
+        let since = NonZero::new(now);
+        self.work = Work::Active(Active { lease, since, query_since: since, broken: false });
     }
 
     fn poll_waiting(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
@@ -660,11 +659,10 @@ impl Relay {
 
     fn poll_server(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
         let Work::Active(active) = &mut self.work else { return Poll::Ready(Ok(())) };
-        let fatal = active.fatal;
         let Some(server) = active.lease.server() else { return Poll::Ready(Ok(())) };
         let n = match ready!(server.stream.poll_read_into(cx, &mut scratch.read)) {
             Ok(n) if n > 0 => n,
-            lost => return Poll::Ready(Err(self.server_lost(lost.err(), fatal))),
+            lost => return Poll::Ready(self.survive(cx, Loss::Untold(lost.err()), &mut scratch.out)),
         };
         server.shared.counters.sent.add(n as u64);
         let Scratch { read, out } = scratch;
@@ -674,18 +672,6 @@ impl Relay {
         let mut input = std::mem::take(&mut server.carry);
         input.extend_from_slice(&read[..n]);
         Poll::Ready(self.take_replies(cx, &input, out))
-    }
-
-    /// The server's connection ended.
-    fn server_lost(&mut self, error: Option<std::io::Error>, told: bool) -> End {
-        if told {
-            return End::ServerFatal;
-        }
-        let why = error.map_or_else(|| "it closed the connection".to_owned(), |e| e.to_string());
-        let text = "server closed the connection unexpectedly";
-        ClientError::fatal(SqlState::CONNECTION_FAILURE, text)
-            .detail(format!("The server connection was lost: {why}."))
-            .into()
     }
 
     /// Takes the server's messages from `input`, gives the server back if it is free, and sends on what is the
@@ -711,8 +697,12 @@ impl Relay {
         if !out.own.is_empty() {
             active.send(cx, &out.own);
         }
-        active.fatal |= events.fatal;
+        let last_words = events.last_words.take();
         self.note(events);
+        if let Some(body) = last_words {
+            self.send_to_client(cx, out.to_client.bytes(input))?;
+            return self.survive(cx, Loss::Told(body), out);
+        }
         self.release_if_free(cx)?;
         let sent = self.send_to_client(cx, out.to_client.bytes(input));
         if self.leaving { self.leave_when_answered() } else { sent }
@@ -828,8 +818,15 @@ impl Relay {
     }
 
     fn give_back(&mut self) {
-        let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return };
         let (instant, now) = self.now();
+        if let Some(lease) = self.part(now) {
+            lease.give_back(instant);
+        }
+    }
+
+    /// The client needs its server no more.
+    fn part(&mut self, now: Moment) -> Option<Lease> {
+        let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return None };
         if let Some(server) = active.lease.server() {
             if let Some(since) = active.query_since {
                 server.note_query(now.saturating_sub(since.get()));
@@ -843,7 +840,7 @@ impl Relay {
         }
         *self.shared().cancel.lock() = CancelSlot::Idle;
         self.set_phase(Phase::Idle, now);
-        active.lease.give_back(instant);
+        Some(active.lease)
     }
 
     fn send_to_client(&mut self, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Result<(), End> {
@@ -989,12 +986,12 @@ impl Relay {
         if let Some(Pin::Held(held)) = self.pin.as_deref_mut() {
             held.mark = None;
         }
-        if usable && self.remainder.bytes == 0 && !active.broken && !active.fatal {
+        if usable && self.remainder.bytes == 0 && !active.broken {
             if self.mode == PoolMode::Session {
                 server.state.touched |= Taint::Session;
             }
             drop(active);
-        } else if active.broken || active.fatal || server.state.pipeline.is_answered() {
+        } else if active.broken || server.state.pipeline.is_answered() {
             active.lease.close();
         } else {
             debug!(client = %self.shared().id, "cancelling what still runs");

@@ -40,6 +40,7 @@ mod settings;
 mod sharing;
 mod startup;
 mod stopping;
+mod survival;
 mod tls;
 mod unix;
 mod versions;
