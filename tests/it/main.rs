@@ -16,6 +16,7 @@ mod basics;
 mod cancel;
 mod console;
 mod differential;
+mod documents;
 mod door;
 mod drivers;
 mod faults;
