@@ -36,6 +36,7 @@ mod secrets;
 mod sequences;
 mod service;
 mod settings;
+mod shares;
 mod sharing;
 mod startup;
 mod stopping;
