@@ -164,7 +164,7 @@ pub async fn login(
         let logical = replication == "database";
         let kind = if logical { ClientKind::LogicalReplication } else { ClientKind::PhysicalReplication };
         let identity = identity(&request, io, kind);
-        return super::replication::enter(admission, handshake, login, identity).await;
+        return Box::pin(super::replication::enter(admission, handshake, login, identity)).await;
     }
     let share = config.user_share(&server_user);
     let user = pool.user(&server_user, credentials, share);
@@ -548,7 +548,7 @@ pub async fn last_words(mut stream: Stream, bytes: Vec<u8>) {
     let parting = async {
         stream.write_all(&bytes).await?;
         stream.shutdown().await?;
-        let mut sink = [0u8; 1024];
+        let mut sink = vec![0u8; 1024];
         while stream.read(&mut sink).await? > 0 {}
         std::io::Result::Ok(())
     };

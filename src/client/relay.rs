@@ -608,7 +608,7 @@ impl Relay {
         let instant = lease.since().unwrap_or_else(Instant::now);
         let now = micros_since(self.context().started, instant).max(since);
         if let Some(server) = lease.server() {
-            server.shared.counters.wait_time.add(now - since);
+            server.note_wait(now - since);
         }
         if self.state.own.pin && !self.may_pin_by_hand()? {
             self.work = Work::Idle;
@@ -749,6 +749,9 @@ impl Relay {
                 *slot = CancelSlot::Running(server);
             }
         }
+        for class in events.errors {
+            self.pool.happenings().server_errors.count(class);
+        }
         let Work::Active(active) = &mut self.work else { return };
         let Some(server) = active.lease.server() else { return };
         let counters = &server.shared.counters;
@@ -819,9 +822,9 @@ impl Relay {
         let Work::Active(active) = &mut self.work else { return };
         let Some(since) = active.query_since.take() else { return };
         let Some(server) = active.lease.server() else { return };
-        server.shared.counters.query_time.add(now.saturating_sub(since.get()));
+        server.note_query(now.saturating_sub(since.get()));
         if let Some(since) = active.since.take_if(|_| !in_block) {
-            server.shared.counters.transaction_time.add(now.saturating_sub(since.get()));
+            server.note_transaction(now.saturating_sub(since.get()));
         }
         let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
         self.set_phase(phase, now);
@@ -831,12 +834,11 @@ impl Relay {
         let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return };
         let (instant, now) = self.now();
         if let Some(server) = active.lease.server() {
-            let counters = &server.shared.counters;
-            if let Some(since) = active.since {
-                counters.transaction_time.add(now.saturating_sub(since.get()));
-            }
             if let Some(since) = active.query_since {
-                counters.query_time.add(now.saturating_sub(since.get()));
+                server.note_query(now.saturating_sub(since.get()));
+            }
+            if let Some(since) = active.since {
+                server.note_transaction(now.saturating_sub(since.get()));
             }
         }
         if !self.waits_for_pin() {
@@ -863,6 +865,8 @@ impl Relay {
     }
 
     /// Carries out what others have ordered.
+    #[cold]
+    #[inline(never)]
     fn obey(&mut self) -> Option<End> {
         let orders = self.shared().orders();
         let answered = match &mut self.work {
@@ -954,11 +958,16 @@ impl Relay {
     }
 
     /// Parts from server and client.
+    #[cold]
+    #[inline(never)]
     fn finish(&mut self, end: End) {
         let (reason, error) = match end {
             End::Left(reason) => (reason.to_owned(), None),
             End::ServerFatal => ("server connection ended".to_owned(), None),
-            End::Error(error) => (error.to_string(), Some(error)),
+            End::Error(error) => {
+                self.pool.happenings().ended.count(error.code.0);
+                (error.to_string(), Some(error))
+            }
         };
         let mid_message = self.part_from_server();
         self.stop_listening();

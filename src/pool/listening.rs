@@ -358,6 +358,7 @@ impl Connection<'_> {
             state.hub.missed()
         };
         let mut asked: Option<Asked> = None;
+        let mut chunk = vec![0u8; 8192];
         loop {
             if asked.is_none() {
                 if self.pool.nobody_wants() {
@@ -369,7 +370,6 @@ impl Connection<'_> {
                 asked = self.tell().await?;
             }
             let until = self.deadline(asked.as_ref());
-            let mut chunk = [0u8; 8192];
             let pool = self.pool;
             let n = tokio::select! {
                 n = self.server()?.stream.read(&mut chunk) => n?,

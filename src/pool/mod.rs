@@ -35,8 +35,11 @@ use crate::net::stream::IdleState;
 use crate::protocol::request::Tables;
 use crate::protocol::settings::Settings;
 use crate::server::connect::LoginError;
+use crate::server::timing::Timing;
 use crate::server::{Holder, Server, ServerShared};
 use crate::stats::Totals;
+use crate::stats::histogram::Durations;
+use crate::stats::tally::Happenings;
 use books::Books;
 use control::Control;
 use place::{Giver, Place, Recycled, Spare};
@@ -92,6 +95,7 @@ pub struct Lease(Option<Box<Pooled>>);
 impl Lease {
     fn new(mut pooled: Box<Pooled>, client: ClientId, since: Instant) -> Self {
         pooled.lent = since;
+        pooled.server.timing = Timing::default();
         *pooled.server.shared.holder.lock() = Some(Holder { client, since });
         Self(Some(pooled))
     }
@@ -617,6 +621,18 @@ impl Pool {
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.books.totals()
+    }
+
+    /// How long things took since the start.
+    #[must_use]
+    pub fn durations(&self) -> Durations {
+        self.books.durations()
+    }
+
+    /// Its rare events, those of pools whose place it has taken included.
+    #[must_use]
+    pub fn happenings(&self) -> &Happenings {
+        &self.books.happenings
     }
 
     /// The last failed login, if none has succeeded since.

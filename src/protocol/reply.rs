@@ -18,6 +18,7 @@ use super::sql::makes_temporary;
 use super::statements::{DUMMY, SERVER_PREFIX, Told};
 use super::{ClientState, ServerState};
 use crate::error::{ClientError, SqlState};
+use crate::stats::tally::class_of;
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::frame::{self, FrameError, HEADER_LEN, Header};
 use crate::wire::frontend;
@@ -65,7 +66,7 @@ pub enum Step {
 }
 
 /// What happened on the way, for the caller to act on when all bytes at hand are taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Events {
     /// The client's requests that ended in ReadyForQuery.
     pub queries: u32,
@@ -79,6 +80,8 @@ pub struct Events {
     pub settings_changed: bool,
     /// The marker of a change of who delivers notifications has passed, or has failed.
     pub marker: Option<MarkerEnd>,
+    /// The classes of the errors that the client is told.
+    pub errors: Vec<&'static str>,
 }
 
 /// What became of a marker, see [`super::listen`].
@@ -362,6 +365,9 @@ impl ServerPath<'_> {
         }
         self.events.fatal |= fatal;
         let forward = failure.forward || fatal;
+        if forward {
+            self.events.errors.push(class_of(code));
+        }
         Ok(forward && !(header.body_len == body.len() && self.put_for_client(input, code, body, text.as_ref())))
     }
 

@@ -26,6 +26,7 @@ mod isolation;
 mod layers;
 mod listen;
 mod logins;
+mod metrics;
 mod modes;
 mod names;
 mod operations;

@@ -170,7 +170,7 @@ impl TlsStream {
     pub async fn part(mut self) {
         let parting = async {
             std::future::poll_fn(|cx| self.poll_shutdown(cx)).await?;
-            let mut sink = [0; 1024];
+            let mut sink = vec![0; 1024];
             while self.socket.read(&mut sink).await? > 0 {}
             io::Result::Ok(())
         };
