@@ -28,6 +28,7 @@ use crate::config::PoolMode;
 use crate::error::{ClientError, SqlState};
 use crate::net::stream::Stream;
 use crate::pool::place::Place;
+use crate::pool::sharing::Asker;
 use crate::pool::{Checkout, Grant, Lease, Pool, PoolUser};
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::reply::{self, Events, ServerPath};
@@ -492,7 +493,9 @@ impl Relay {
             self.change_pool()?;
         }
         let (instant, now) = self.now();
-        match self.pool.checkout(&self.user, self.shared().id, Some(&self.state.settings), instant) {
+        let client = self.shared();
+        let asker = Asker { client: client.id, user: Some(&client.user), settings: Some(&self.state.settings) };
+        match self.pool.checkout(&self.user, &asker, instant) {
             Checkout::Now(lease) => self.activate(lease, now, input, out),
             Checkout::Wait(granted) => {
                 // Those who have a server and wait for a permit would wait for each other with this one.

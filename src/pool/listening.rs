@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tracing::{debug, info, warn};
 
+use super::sharing::Asker;
 use super::{Checkout, Lease, Pool, PoolUser};
 use crate::error::{ClientError, SqlState};
 use crate::names::ClientId;
@@ -286,7 +287,7 @@ async fn run(pool: Arc<Pool>) {
 async fn connect(pool: &Arc<Pool>, attempt: usize) -> Result<Option<Lease>, Lost> {
     let users: Vec<_> = pool.listening.state.lock().hub.users().cloned().collect();
     let Some(user) = users.get(attempt % users.len().max(1)) else { return Ok(None) };
-    let mut granted = match pool.checkout(user, ClientId::LISTENER, None, Instant::now()) {
+    let mut granted = match pool.checkout(user, &Asker::itself(ClientId::LISTENER), Instant::now()) {
         Checkout::Now(lease) => return Ok(Some(lease)),
         Checkout::Wait(granted) => granted,
     };

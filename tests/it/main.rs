@@ -38,6 +38,7 @@ mod secrets;
 mod sequences;
 mod service;
 mod settings;
+mod shares;
 mod sharing;
 mod startup;
 mod stopping;
