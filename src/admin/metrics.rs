@@ -1,7 +1,7 @@
 //! `/metrics` and `/api/pools`: the console's rows, for machines.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -10,11 +10,16 @@ use super::collect::{CONSOLE, View};
 use crate::pool::pins::PinWaits;
 use crate::protocol::session::{Taint, Taints};
 use crate::stats::Totals;
-use crate::stats::prometheus::{Exposition, Type};
+use crate::stats::histogram::Durations;
+use crate::stats::prometheus::{Exposition, Type, seconds};
 use crate::stats::rows::PoolRow;
+use crate::stats::tally::{REFUSALS, Tally};
 
 /// The label of all databases that `*` serves: their names are the clients' choice, and would be without end.
 const FALLBACK: &str = "*";
+
+/// How often each kind of event was.
+type Kinds = BTreeMap<&'static str, u64>;
 
 /// Sums of one database for `/metrics`.
 #[derive(Default)]
@@ -22,6 +27,10 @@ struct Sums {
     pool: PoolRow,
     size: u32,
     totals: Totals,
+    durations: Durations,
+    server_errors: Kinds,
+    ended: Kinds,
+    pins: Kinds,
     pinned: BTreeMap<&'static str, u32>,
     pin_waits: PinWaits,
     most_pinned: u32,
@@ -38,14 +47,21 @@ pub fn prometheus(admin: &Admin) -> String {
     process(admin, &view, &mut text);
     states(&sums, &mut text);
     pins(&sums, &mut text);
+    view.share_metrics(|name| label(&view, name).to_owned(), &mut text);
     counters(&sums, &mut text);
+    durations(&sums, &mut text);
+    happenings(admin, &sums, &mut text);
     text.finish()
+}
+
+/// A database's label.
+fn label<'n>(view: &View<'_>, name: &'n str) -> &'n str {
+    if view.config.databases.contains_key(name) { name } else { FALLBACK }
 }
 
 /// By database, those of `*` as one, without the console.
 fn sums(admin: &Admin, view: &View<'_>) -> BTreeMap<String, Sums> {
-    let config = &view.config;
-    let label = |name: &str| if config.databases.contains_key(name) { name } else { FALLBACK }.to_owned();
+    let label = |name: &str| label(view, name).to_owned();
     let mut sums: BTreeMap<String, Sums> = BTreeMap::new();
     for row in view.pools().into_iter().filter(|row| row.database != CONSOLE) {
         add(&mut sums.entry(label(&row.database)).or_default().pool, &row);
@@ -53,6 +69,11 @@ fn sums(admin: &Admin, view: &View<'_>) -> BTreeMap<String, Sums> {
     for pool in admin.context.pools.all() {
         let sum = sums.entry(label(pool.name.as_str())).or_default();
         sum.totals += pool.totals();
+        sum.durations += pool.durations();
+        let happenings = pool.happenings();
+        add_kinds(&mut sum.server_errors, &happenings.server_errors);
+        add_kinds(&mut sum.ended, &happenings.ended);
+        add_kinds(&mut sum.pins, &happenings.pins);
         sum.size = sum.size.saturating_add(pool.spec.load().limits.size);
         sum.paused |= pool.is_paused();
         sum.disabled |= pool.is_disabled();
@@ -65,6 +86,12 @@ fn sums(admin: &Admin, view: &View<'_>) -> BTreeMap<String, Sums> {
         sum.pin_waits.micros += micros;
     }
     sums
+}
+
+fn add_kinds(sum: &mut Kinds, tally: &Tally) {
+    for (kind, n) in tally.read() {
+        *sum.entry(kind).or_default() += n;
+    }
 }
 
 fn add(sum: &mut PoolRow, row: &PoolRow) {
@@ -171,10 +198,6 @@ fn pins(sums: &BTreeMap<String, Sums>, text: &mut Exposition) {
     }
 }
 
-fn seconds(micros: u64) -> f64 {
-    Duration::from_micros(micros).as_secs_f64()
-}
-
 fn counters(sums: &BTreeMap<String, Sums>, text: &mut Exposition) {
     let mut counter = |name, help, value: fn(&Totals) -> f64| {
         let mut family = text.family(name, Type::Counter, help);
@@ -198,6 +221,58 @@ fn counters(sums: &BTreeMap<String, Sums>, text: &mut Exposition) {
     counter("carpool_client_parses_total", "Named statements prepared by clients.", |t| t.client_parses as f64);
     counter("carpool_server_parses_total", "Named statements prepared on servers.", |t| t.server_parses as f64);
     counter("carpool_binds_total", "Uses of named statements.", |t| t.binds as f64);
+    let help = "Parses and uses of named statements that the server had already.";
+    counter("carpool_prepared_statement_hits_total", help, |t| t.hits as f64);
+}
+
+fn durations(sums: &BTreeMap<String, Sums>, text: &mut Exposition) {
+    let help = "Waits for a server, one for each time that a client got one; those at once count as none.";
+    let mut waits = text.family("carpool_wait_duration_seconds", Type::Histogram, help);
+    for (database, Sums { durations, totals, .. }) in sums {
+        let at_once = totals.assignments.saturating_sub(durations.waits.count());
+        waits.histogram(("database", database), &durations.waits.with_immediate(at_once), totals.wait_time);
+    }
+    let help = "Transactions, from the moment that the client had its server.";
+    let mut transactions = text.family("carpool_transaction_duration_seconds", Type::Histogram, help);
+    for (database, Sums { durations, totals, .. }) in sums {
+        transactions.histogram(("database", database), &durations.transactions, totals.transaction_time);
+    }
+    let help = "Queries, until they are answered; those that are sent together count as one.";
+    let mut queries = text.family("carpool_query_duration_seconds", Type::Histogram, help);
+    for (database, Sums { durations, totals, .. }) in sums {
+        queries.histogram(("database", database), &durations.queries, totals.query_time);
+    }
+}
+
+fn happenings(admin: &Admin, sums: &BTreeMap<String, Sums>, text: &mut Exposition) {
+    let refusals = admin.context.refusals.read();
+    let help = "Logins that failed, by reason.";
+    let mut refused = text.family("carpool_client_logins_failed_total", Type::Counter, help);
+    for reason in REFUSALS {
+        refused.sample(&[("reason", reason)], refusals.get(reason).copied().unwrap_or_default());
+    }
+    let help = "Errors of servers that clients were told, by class of SQLSTATE.";
+    let mut errors = text.family("carpool_server_errors_total", Type::Counter, help);
+    for (database, sum) in sums {
+        for (class, n) in &sum.server_errors {
+            errors.sample(&[("database", database), ("class", class)], n);
+        }
+    }
+    let help = "Sessions that Carpool ended with an error of its own, by SQLSTATE.";
+    let mut ended = text.family("carpool_client_errors_total", Type::Counter, help);
+    for (database, sum) in sums {
+        for (code, n) in &sum.ended {
+            ended.sample(&[("database", database), ("sqlstate", code)], n);
+        }
+    }
+    let help = "Times that clients began to keep their server between transactions, by reason.";
+    let mut pins = text.family("carpool_pins_total", Type::Counter, help);
+    for (database, sum) in sums {
+        for reason in Taints::PINNING.iter().map(Taint::as_str) {
+            let n = sum.pins.get(reason).copied().unwrap_or_default();
+            pins.sample(&[("database", database), ("reason", reason)], n);
+        }
+    }
 }
 
 /// What `/api/pools` gives.

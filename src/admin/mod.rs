@@ -17,6 +17,7 @@ mod operate;
 mod pins;
 mod portal;
 pub mod session;
+mod shares;
 pub mod show;
 mod sockets;
 mod suspend;

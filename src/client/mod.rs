@@ -21,6 +21,7 @@ use crate::auth::Verifiers;
 use crate::config::Config;
 use crate::pool::directory::Directory;
 use crate::stats::audit::Audit;
+use crate::stats::tally::Tally;
 use registry::Registry;
 
 /// What all client connections share.
@@ -42,6 +43,8 @@ pub struct Context {
     pub verifiers: Verifiers,
     /// What session state clients use, see `audit`.
     pub audit: Audit,
+    /// Logins that failed, by reason.
+    pub refusals: Tally,
     /// When the process began to serve.
     pub started: Instant,
     /// SUSPEND: everything stands still.
@@ -60,6 +63,7 @@ impl Context {
             secrets: secrets::Secrets::default(),
             verifiers: Verifiers::new(&mut rand::rng()),
             audit: Audit::default(),
+            refusals: Tally::default(),
             started: Instant::now(),
             suspended: AtomicBool::new(false),
             config: ArcSwap::from_pointee(config),

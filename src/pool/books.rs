@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 use crate::names::ServerId;
 use crate::server::ServerShared;
 use crate::stats::Totals;
+use crate::stats::histogram::Durations;
+use crate::stats::tally::Happenings;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -16,6 +18,10 @@ pub(super) struct Books {
     servers: Mutex<HashMap<ServerId, Arc<ServerShared>>>,
     /// Of servers that are gone, and of logins.
     past: Mutex<Totals>,
+    /// Of servers that are gone.
+    past_durations: Mutex<Durations>,
+    /// Rare events.
+    pub(super) happenings: Happenings,
 }
 
 impl Books {
@@ -31,6 +37,7 @@ impl Books {
         let mut servers = self.servers.lock();
         if servers.remove(&server.id).is_some() {
             self.past.lock().count(&server.counters);
+            *self.past_durations.lock() += server.counters.durations();
         }
     }
 
@@ -44,6 +51,13 @@ impl Books {
         let mut servers: Vec<_> = self.servers.lock().values().cloned().collect();
         servers.sort_by_key(|s| s.id);
         servers
+    }
+
+    /// How long things took since the start.
+    pub(super) fn durations(&self) -> Durations {
+        let servers = self.servers.lock();
+        let past = *self.past_durations.lock();
+        servers.values().fold(past, |sum, server| sum + server.counters.durations())
     }
 
     /// Sums since the start.

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tracing::{debug, info, warn};
 
+use super::sharing::Asker;
 use super::{Checkout, Lease, Pool, PoolUser};
 use crate::error::{ClientError, SqlState};
 use crate::names::ClientId;
@@ -307,7 +308,7 @@ async fn run(pool: Arc<Pool>) {
 async fn connect(pool: &Arc<Pool>, attempt: usize) -> Result<Option<Lease>, Lost> {
     let users: Vec<_> = pool.listening.state.lock().hub.users().cloned().collect();
     let Some(user) = users.get(attempt % users.len().max(1)) else { return Ok(None) };
-    let mut granted = match pool.checkout(user, ClientId::LISTENER, None, Instant::now()) {
+    let mut granted = match pool.checkout(user, &Asker::itself(ClientId::LISTENER), Instant::now()) {
         Checkout::Now(lease) => return Ok(Some(lease)),
         Checkout::Wait(granted) => granted,
     };
@@ -378,6 +379,7 @@ impl Connection<'_> {
             state.hub.missed()
         };
         let mut asked: Option<Asked> = None;
+        let mut chunk = vec![0u8; 8192];
         loop {
             if asked.is_none() {
                 if self.pool.nobody_wants() {
@@ -389,7 +391,6 @@ impl Connection<'_> {
                 asked = self.tell().await?;
             }
             let until = self.deadline(asked.as_ref());
-            let mut chunk = [0u8; 8192];
             let pool = self.pool;
             let n = tokio::select! {
                 n = self.server()?.stream.read(&mut chunk) => n?,

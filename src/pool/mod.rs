@@ -9,19 +9,21 @@ mod books;
 pub mod control;
 pub mod directory;
 mod kept;
+pub mod line;
 pub mod listening;
 pub mod lookup;
 pub mod pins;
 pub mod place;
 pub mod queue;
 pub mod quota;
+pub mod sharing;
 pub mod spec;
 pub mod start;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -31,17 +33,20 @@ use crate::auth::ServerCredentials;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, ServerId, UserName};
 use crate::net::stream::IdleState;
-use crate::protocol::ClientState;
 use crate::protocol::request::Tables;
 use crate::protocol::settings::Settings;
 use crate::server::connect::LoginError;
+use crate::server::timing::Timing;
 use crate::server::{Holder, Server, ServerShared};
 use crate::stats::Totals;
+use crate::stats::histogram::Durations;
+use crate::stats::tally::Happenings;
 use books::Books;
 use control::Control;
 use place::{Giver, Place, Recycled, Spare};
-use queue::{Counts, Plan, Queue, Released, UserIndex, Waiter};
+use queue::{Counts, Loan, Plan, Queue, Released, UserIndex, Waiter};
 use quota::Quotas;
+use sharing::Asker;
 use spec::Spec;
 use start::Start;
 
@@ -80,6 +85,8 @@ pub struct Pooled {
     user: Arc<PoolUser>,
     /// Since when it is on loan, if it is.
     lent: Instant,
+    /// To which group, where groups share the servers.
+    loan: Option<Loan>,
 }
 
 /// A server on loan.
@@ -89,6 +96,7 @@ pub struct Lease(Option<Box<Pooled>>);
 impl Lease {
     fn new(mut pooled: Box<Pooled>, client: ClientId, since: Instant) -> Self {
         pooled.lent = since;
+        pooled.server.timing = Timing::default();
         *pooled.server.shared.holder.lock() = Some(Holder { client, since });
         Self(Some(pooled))
     }
@@ -210,11 +218,14 @@ struct Hot {
     /// Microseconds; 0: off.
     check_delay: AtomicU64,
     reset_always: AtomicBool,
+    /// A [`crate::config::ShareBy`].
+    share_by: AtomicU8,
 }
 
 impl Hot {
     fn new(spec: &Spec) -> Self {
-        let hot = Self { check_delay: AtomicU64::new(0), reset_always: AtomicBool::new(false) };
+        let (check_delay, share_by) = (AtomicU64::new(0), AtomicU8::new(0));
+        let hot = Self { check_delay, reset_always: AtomicBool::new(false), share_by };
         hot.set(spec);
         hot
     }
@@ -223,6 +234,7 @@ impl Hot {
         let check_delay = u64::try_from(spec.check_delay.as_micros()).unwrap_or(u64::MAX);
         self.check_delay.store(check_delay, Ordering::Relaxed);
         self.reset_always.store(spec.reset_always, Ordering::Relaxed);
+        self.share_by.store(spec.share_by as u8, Ordering::Relaxed);
     }
 
     fn check_delay(&self) -> Duration {
@@ -282,11 +294,13 @@ impl Pool {
         let quotas = Arc::clone(quotas);
         let tables = Tables::default();
         tables.set_strict(spec.strict_session_state);
+        let mut queue = Queue::new(control.limits(&spec));
+        queue.set_weights(&spec.share_weights);
         Arc::new(Self {
             listening: listening::Shared::new(name.as_str()),
             name,
             tables,
-            queue: Mutex::new(Queue::new(control.limits(&spec))),
+            queue: Mutex::new(queue),
             pins: pins::Budget::new(spec.max_pinned),
             hot: Hot::new(&spec),
             spec: ArcSwap::from_pointee(spec),
@@ -323,9 +337,13 @@ impl Pool {
     ) -> Arc<PoolUser> {
         // Lookups let users in whatever the role that does them has: it must never wait for itself.
         let quota = (!looks_up).then(|| self.quotas.of(name));
+        let mut queue = self.queue.lock();
+        let index = queue.add_user(share, quota);
+        queue.set_user_weight(index, self.spec.load().user_weight(name));
+        drop(queue);
         Arc::new(PoolUser {
             name: name.clone(),
-            index: self.queue.lock().add_user(share, quota),
+            index,
             looks_up,
             rests_until: Mutex::default(),
             credentials: Mutex::new(credentials),
@@ -336,22 +354,20 @@ impl Pool {
     }
 
     /// Lends a server: an idle one if there is one and nobody waits, else a place in the queue. One that has the
-    /// settings of the client, in this `state`, already is preferred: on another they'd have to be set first.
-    pub fn checkout(
-        self: &Arc<Self>,
-        user: &PoolUser,
-        client: ClientId,
-        state: Option<&ClientState>,
-        now: Instant,
-    ) -> Checkout {
+    /// asker's settings already is preferred: on another they'd have to be set first.
+    pub fn checkout(self: &Arc<Self>, user: &PoolUser, asker: &Asker<'_>, now: Instant) -> Checkout {
+        let client = asker.client;
+        let name = self.group_name(asker);
         loop {
             let mut queue = self.queue.lock();
-            let Some((mut pooled, since, grows)) = self.take_idle(&mut queue, user.index, state, now) else {
+            let taken = self.take_idle(&mut queue, user.index, asker.state, now);
+            let group = name.map(|name| queue.group(user.index, name));
+            let Some((mut pooled, since, grows)) = taken else {
                 let (grant, granted) = place::place();
                 let ticket = Ticket { client, grant };
                 match client {
                     ClientId::LISTENER => queue.wait_in_front(user.index, ticket, now),
-                    _ => queue.wait(user.index, ticket, now),
+                    _ => queue.wait(user.index, group, ticket, now),
                 }
                 let may_plan = queue.may_plan();
                 drop(queue);
@@ -360,6 +376,7 @@ impl Pool {
                 }
                 return Checkout::Wait(granted);
             };
+            pooled.loan = group.and_then(|group| queue.lend(user.index, group, now));
             drop(queue);
             if grows {
                 background::login(self, user.index);
@@ -395,13 +412,17 @@ impl Pool {
     }
 
     /// Hands a clean server to whoever is next.
-    fn offer(pooled: Box<Pooled>, now: Instant, login: bool) {
+    fn offer(mut pooled: Box<Pooled>, now: Instant, login: bool) {
         let pool = Arc::clone(&pooled.pool);
         let mut queue = pool.queue.lock();
         let index = pooled.user.index;
+        if let Some(loan) = pooled.loan.take() {
+            queue.take_back(index, loan, now);
+        }
         match queue.release(index, pooled, now, login) {
-            Released::Handed(ticket, pooled) => {
+            Released::Handed(ticket, mut pooled, loan) => {
                 drop(queue);
+                pooled.loan = loan;
                 // Should the client have gone meanwhile, the lease comes back and is dropped, and so offered again.
                 drop(ticket.grant.give(Ok(Lease::new(pooled, ticket.client, now))));
             }
@@ -555,8 +576,11 @@ impl Pool {
         self.pins.resize(self.spec.load().max_pinned, spec.max_pinned);
         self.tables.set_strict(spec.strict_session_state);
         self.hot.set(&spec);
+        let users = self.users.lock().list.clone();
         let mut queue = self.queue.lock();
         queue.set_limits(self.control.limits(&spec));
+        queue.set_weights(&spec.share_weights);
+        users.iter().for_each(|user| queue.set_user_weight(user.index, spec.user_weight(&user.name)));
         self.spec.store(Arc::new(spec));
         drop(queue);
         self.listening.look();
@@ -601,6 +625,18 @@ impl Pool {
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.books.totals()
+    }
+
+    /// How long things took since the start.
+    #[must_use]
+    pub fn durations(&self) -> Durations {
+        self.books.durations()
+    }
+
+    /// Its rare events, those of pools whose place it has taken included.
+    #[must_use]
+    pub fn happenings(&self) -> &Happenings {
+        &self.books.happenings
     }
 
     /// The last failed login, if none has succeeded since.

@@ -19,9 +19,13 @@ use crate::net::listener::{Accepted, Listener};
 use crate::net::stream::Stream;
 use crate::net::timer;
 use crate::net::{Peer, TcpOptions};
+use crate::stats::tally::refusal_of;
 
 /// The pause after a failure to accept: descriptors have run out, and some must be freed first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What one is told who is too slow.
+const LOGIN_TIMEOUT: &str = "client_login_timeout";
 
 /// How many that are turned away are told why, at a time.
 const MOST_LEAVING: usize = 64;
@@ -55,7 +59,10 @@ pub async fn accept(
                         let entering = Box::pin(serve(Arc::clone(&admin), accepted, entrant, stopping.clone()));
                         tokio::spawn(Connection::Entering(entering));
                     }
-                    Err(error) => turn_away(accepted.stream, accepted.peer, Vec::new(), &error),
+                    Err(error) => {
+                        context.refusals.count(refusal_of(error.code.0));
+                        turn_away(accepted.stream, accepted.peer, Vec::new(), &error);
+                    }
                 }
             }
             Err(error) => {
@@ -111,16 +118,20 @@ async fn serve(
             let (stream, held) = handshake.with_last_words(&[]);
             turn_away(stream, peer, held, &made_room());
         }
+        context.refusals.count(refusal_of(made_room().code.0));
         return None;
     };
+    if let Err(error) = &entered {
+        context.refusals.count(reason(error));
+    }
     match entered {
         Ok(None) => {}
         Ok(Some(Entered::Session(session))) => return Some(session),
         Ok(Some(Entered::Replication(replication))) => {
-            tokio::spawn(replication.run());
+            tokio::spawn(Box::pin(replication.run()));
         }
         Ok(Some(Entered::Console(console))) => {
-            tokio::spawn(crate::admin::console::serve(*console, admin));
+            tokio::spawn(Box::pin(crate::admin::console::serve(*console, admin)));
         }
         Err(HandshakeError::Io(error)) => debug!(%peer, "connection lost during login: {error}"),
         Err(error @ HandshakeError::Tls(_)) => info!(%peer, "closing because: {error}"),
@@ -130,11 +141,21 @@ async fn serve(
                 let mut message = Vec::new();
                 crate::wire::backend::put_error(&mut message, &error);
                 let (stream, message) = handshake.with_last_words(&message);
-                login::last_words(stream, message).await;
+                Box::pin(login::last_words(stream, message)).await;
             }
         }
     }
     None
+}
+
+/// Why a login has failed, as `/metrics` says it.
+fn reason(error: &HandshakeError) -> &'static str {
+    match error {
+        HandshakeError::Io(_) => "lost",
+        HandshakeError::Tls(_) => "tls",
+        HandshakeError::Client(error) if error.message == LOGIN_TIMEOUT => "timeout",
+        HandshakeError::Client(error) => refusal_of(error.code.0),
+    }
 }
 
 fn made_room() -> ClientError {
@@ -143,7 +164,7 @@ fn made_room() -> ClientError {
 }
 
 fn login_timeout(timeout: Duration) -> ClientError {
-    ClientError::fatal(SqlState::CONNECTION_FAILURE, "client_login_timeout")
+    ClientError::fatal(SqlState::CONNECTION_FAILURE, LOGIN_TIMEOUT)
         .detail(format!("The login took longer than {timeout:?}."))
         .hint("See client_login_timeout.")
 }
@@ -160,7 +181,7 @@ async fn enter(
     let startup = match startup::wish(handshake, &tls).await? {
         Wish::Cancel(key) => {
             let _busy = entrant.waiting().busy();
-            cancel::request(context, &key).await;
+            Box::pin(cancel::request(context, &key)).await;
             return Ok(None);
         }
         Wish::Session(startup) => startup,

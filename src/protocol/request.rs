@@ -443,5 +443,6 @@ fn check_size(header: Header, limit: usize) -> Result<(), ClientError> {
         .hint("See max_packet_size."))
 }
 
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(clippy::unwrap_used, reason = "these are tests, which fuzzing runs, too")]
+pub(crate) mod tests;

@@ -360,6 +360,7 @@ impl Session<'_> {
             remainder: Remainder::default(),
             shared: Arc::new(shared),
             expires: (!login.lifetime.is_zero()).then(|| Instant::now() + spread),
+            timing: super::timing::Timing::default(),
         }
     }
 }

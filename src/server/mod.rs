@@ -8,6 +8,7 @@ pub mod cancel;
 pub mod connect;
 pub mod encrypt;
 pub mod pins;
+pub mod timing;
 
 use std::io;
 use std::sync::Arc;
@@ -148,6 +149,8 @@ pub struct Server {
     pub shared: Arc<ServerShared>,
     /// When it is to be replaced.
     pub expires: Option<Instant>,
+    /// Of the transaction that runs on it.
+    pub timing: timing::Timing,
 }
 
 /// A reply that a query of Carpool's own must not get.
@@ -325,7 +328,8 @@ impl Server {
             // Fails where it was said before, or nobody listens any more: reading will tell.
             let _ = self.stream.write_all(&message).await;
             let _ = self.stream.shutdown().await;
-            let mut sink = [0u8; 4096];
+            // On the heap: it would make everything large that may have to say goodbye.
+            let mut sink = vec![0u8; 4096];
             while self.stream.read(&mut sink).await? > 0 {}
             io::Result::Ok(())
         };

@@ -4,6 +4,8 @@ use std::ops::{Add, AddAssign};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::histogram::{Durations, Histogram};
+
 /// A sum with a single writer at a time.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -49,6 +51,14 @@ pub struct Counters {
     pub server_parses: Counter,
     /// Uses of named statements by clients.
     pub binds: Counter,
+    /// Parses and uses of named statements that the server had already.
+    pub hits: Counter,
+    /// Of the waits in `wait_time`.
+    pub waits: Histogram,
+    /// Of the transactions in `transaction_time`.
+    pub transactions_taken: Histogram,
+    /// Of what is in `query_time`.
+    pub queries_taken: Histogram,
 }
 
 impl Counters {
@@ -57,10 +67,21 @@ impl Counters {
         if *counts == StatementCounts::default() {
             return;
         }
-        let StatementCounts { client_parses, server_parses, binds } = std::mem::take(counts);
+        let StatementCounts { client_parses, server_parses, binds, hits } = std::mem::take(counts);
         self.client_parses.add(client_parses.into());
         self.server_parses.add(server_parses.into());
         self.binds.add(binds.into());
+        self.hits.add(hits.into());
+    }
+
+    /// How long what ran on it took.
+    #[must_use]
+    pub fn durations(&self) -> Durations {
+        Durations {
+            waits: self.waits.read(),
+            transactions: self.transactions_taken.read(),
+            queries: self.queries_taken.read(),
+        }
     }
 }
 
@@ -71,6 +92,7 @@ pub struct StatementCounts {
     pub client_parses: u32,
     pub server_parses: u32,
     pub binds: u32,
+    pub hits: u32,
 }
 
 /// Sums of a pool since the start; times in microseconds. Also used for averages: counts per second, and times
@@ -90,6 +112,7 @@ pub struct Totals {
     pub client_parses: u64,
     pub server_parses: u64,
     pub binds: u64,
+    pub hits: u64,
     pub client_logins: u64,
     pub server_logins: u64,
 }
@@ -110,6 +133,7 @@ impl Totals {
             client_parses: c.client_parses.get(),
             server_parses: c.server_parses.get(),
             binds: c.binds.get(),
+            hits: c.hits.get(),
             client_logins: 0,
             server_logins: 0,
         };
@@ -129,6 +153,7 @@ impl Totals {
             client_parses: f(self.client_parses, other.client_parses),
             server_parses: f(self.server_parses, other.server_parses),
             binds: f(self.binds, other.binds),
+            hits: f(self.hits, other.hits),
             client_logins: f(self.client_logins, other.client_logins),
             server_logins: f(self.server_logins, other.server_logins),
         }
@@ -221,11 +246,11 @@ mod tests {
     #[test]
     fn what_the_protocol_counts_is_added_once() {
         let counters = Counters::default();
-        let mut counts = StatementCounts { client_parses: 1, server_parses: 2, binds: 3 };
+        let mut counts = StatementCounts { client_parses: 1, server_parses: 2, binds: 3, hits: 4 };
         counters.take(&mut counts);
         counters.take(&mut counts);
         let mut totals = Totals::default();
         totals.count(&counters);
-        assert_eq!((totals.client_parses, totals.server_parses, totals.binds), (1, 2, 3));
+        assert_eq!((totals.client_parses, totals.server_parses, totals.binds, totals.hits), (1, 2, 3, 4));
     }
 }

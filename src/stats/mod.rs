@@ -1,14 +1,16 @@
 //! Layer 0: what Carpool counts, and the rows it shows. Pure: no sockets, no clock; time comes as an argument.
 //!
-//! [`counters`] are written where things happen and summed when somebody looks; [`history`] makes averages of
-//! two looks; [`table`] and [`rows`] are the SHOW results, [`prometheus`] the text of `/metrics`. Nothing here
+//! [`counters`], [`histogram`] and [`tally`] are written where things happen and summed when somebody looks; [`history`]
+//! makes averages of two looks; [`table`] and [`rows`] are the SHOW results, [`prometheus`] the text of `/metrics`. Nothing here
 //! knows where the numbers come from.
 
 pub mod audit;
 pub mod counters;
+pub mod histogram;
 pub mod history;
 pub mod prometheus;
 pub mod rows;
 pub mod table;
+pub mod tally;
 
 pub use counters::{Counter, Counters, StatementCounts, Totals};

@@ -1,6 +1,9 @@
 //! Prometheus' text format, version 0.0.4: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
 
 use std::fmt::{Display, Write};
+use std::time::Duration;
+
+use super::histogram::Buckets;
 
 /// The media type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -12,6 +15,8 @@ pub enum Type {
     Counter,
     /// Goes up and down.
     Gauge,
+    /// Durations in buckets.
+    Histogram,
 }
 
 /// A text under construction.
@@ -31,6 +36,7 @@ impl Exposition {
         let kind = match kind {
             Type::Counter => "counter",
             Type::Gauge => "gauge",
+            Type::Histogram => "histogram",
         };
         put(&mut self.0, format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
         Family { out: &mut self.0, name }
@@ -46,7 +52,22 @@ impl Exposition {
 impl Family<'_> {
     /// Adds one sample.
     pub fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
+        self.line("", labels, value)
+    }
+
+    /// Adds the samples of a histogram in seconds, of durations whose sum is `micros`.
+    pub fn histogram(&mut self, label: (&str, &str), buckets: &Buckets, micros: u64) -> &mut Self {
+        for (bound, count) in buckets.cumulative() {
+            let bound = bound.map_or_else(|| "+Inf".to_owned(), |micros| seconds(micros).to_string());
+            self.line("_bucket", &[label, ("le", &bound)], count);
+        }
+        self.line("_sum", &[label], seconds(micros));
+        self.line("_count", &[label], buckets.count())
+    }
+
+    fn line(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
         self.out.push_str(self.name);
+        self.out.push_str(suffix);
         for (i, (name, value)) in labels.iter().enumerate() {
             self.out.push(if i == 0 { '{' } else { ',' });
             put(self.out, format_args!("{name}=\""));
@@ -66,6 +87,12 @@ impl Family<'_> {
         put(self.out, format_args!(" {value}\n"));
         self
     }
+}
+
+/// Microseconds as seconds.
+#[must_use]
+pub fn seconds(micros: u64) -> f64 {
+    Duration::from_micros(micros).as_secs_f64()
 }
 
 fn put(out: &mut String, text: std::fmt::Arguments<'_>) {

@@ -10,6 +10,7 @@ use crate::config::PoolMode;
 use crate::error::{ClientError, Severity};
 use crate::protocol::Keeping;
 use crate::protocol::own::Refusal;
+use crate::protocol::session::Taint;
 use crate::server::pins::Mark;
 
 /// See [`Relay::pin`].
@@ -175,6 +176,10 @@ impl Relay {
         }
         let mark = held.mark.get_or_insert_with(|| Mark::new(&server.shared, Instant::now()));
         let new = mark.update(server.state.pins, &server.state.last_command);
+        let mut reasons: Vec<_> = new.iter().map(Taint::as_str).collect();
+        // Several go by one name.
+        reasons.dedup();
+        reasons.into_iter().for_each(|reason| self.pool.happenings().pins.count(reason));
         let pins = server.state.pins;
         let wanted = self.state.own.pin_notice.unwrap_or_else(|| self.pool.spec.load().pin_notice);
         let least = self.state.settings.get("client_min_messages").unwrap_or_default();

@@ -62,6 +62,7 @@ impl ClientPath<'_> {
         let undo = ClientUndo::Named(key.into(), None);
         match self.server.statements.touch(&statement) {
             Presence::Current if self.may_insert_parse(&statement) => {
+                self.server.counts.hits += 1;
                 self.server.pipeline.push(Request::insert(reply::PARSE_COMPLETE, undo));
             }
             presence => {
@@ -123,6 +124,7 @@ impl ClientPath<'_> {
             // Else it may have to wait for replies, and with each of these for more of them.
             self.show_own_statements(input, named.statement.ends);
         }
+        let parses = self.server.counts.server_parses;
         let (sent_name, request): (Option<Cow<'_, [u8]>>, _) = match &found {
             Found::Blocked => return Ok(Step::Blocked),
             Found::Unknown if name.starts_with(SERVER_PREFIX) => {
@@ -141,6 +143,7 @@ impl ClientPath<'_> {
             },
         };
         self.server.counts.binds += u32::from(!name.is_empty());
+        self.server.counts.hits += u32::from(!name.is_empty() && parses == self.server.counts.server_parses);
         self.server.pipeline.push(request);
         let Some(sent_name) = sent_name else {
             return Ok(self.forward(input, at, header, Kind::Bind));

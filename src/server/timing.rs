@@ -1,0 +1,58 @@
+//! Where the time of a client's transaction goes: waiting for a server, on the server, with the client.
+//!
+//! The times are those that the client takes anyway; nothing here looks at a clock.
+
+use super::Server;
+
+/// The transaction at hand, microseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Timing {
+    waited: u64,
+    busy: u64,
+}
+
+/// Where the time of a transaction went, microseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Split {
+    /// The client waited for a server.
+    pub wait: u64,
+    /// The server had something to do.
+    pub server: u64,
+    /// The server waited for the client's next request.
+    pub client: u64,
+}
+
+impl Split {
+    /// The whole.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.wait.saturating_add(self.server).saturating_add(self.client)
+    }
+}
+
+impl Server {
+    /// A client has waited for it.
+    pub fn note_wait(&mut self, micros: u64) {
+        let counters = &self.shared.counters;
+        counters.wait_time.add(micros);
+        counters.waits.observe(micros);
+        self.timing.waited = micros;
+    }
+
+    /// What was asked for is answered, after so long.
+    pub fn note_query(&mut self, micros: u64) {
+        let counters = &self.shared.counters;
+        counters.query_time.add(micros);
+        counters.queries_taken.observe(micros);
+        self.timing.busy = self.timing.busy.wrapping_add(micros);
+    }
+
+    /// A transaction has ended, so long after the client got the server for it.
+    pub fn note_transaction(&mut self, micros: u64) -> Split {
+        let counters = &self.shared.counters;
+        counters.transaction_time.add(micros);
+        counters.transactions_taken.observe(micros);
+        let Timing { waited, busy } = std::mem::take(&mut self.timing);
+        Split { wait: waited, server: busy.min(micros), client: micros.saturating_sub(busy) }
+    }
+}
