@@ -318,6 +318,9 @@ impl Relay {
                 granted => granted,
             };
         }
+        if self.is_behind() {
+            return self.poll_ahead(cx, scratch);
+        }
         self.poll_client(cx, scratch)
     }
 
@@ -414,6 +417,7 @@ impl Relay {
                         self.starved = true;
                         return Ok(at);
                     }
+                    Local::NeedsServer if self.falls_behind() => return Ok(at),
                     Local::NeedsServer if self.state.own.pin && !self.may_pin_by_hand()? => return Ok(at),
                     Local::NeedsServer => {
                         self.borrow_server(input, out)?;
@@ -494,7 +498,7 @@ impl Relay {
         }
         let (instant, now) = self.now();
         let client = self.shared();
-        let asker = Asker { client: client.id, user: Some(&client.user), settings: Some(&self.state.settings) };
+        let asker = Asker { client: client.id, user: Some(&client.user), state: Some(&self.state) };
         match self.pool.checkout(&self.user, &asker, instant) {
             Checkout::Now(lease) => self.activate(lease, now, input, out),
             Checkout::Wait(granted) => {
@@ -580,7 +584,10 @@ impl Relay {
         }
         match ready!(self.poll_read(cx, &mut scratch.read)) {
             // It has said goodbye behind requests that wait for a server: they run, as on a connection of its own.
-            Ok(0) if matches!(self.work, Work::Waiting(_)) && self.carry.ends_with(&wait::GOODBYE) => {
+            Ok(0)
+                if (matches!(self.work, Work::Waiting(_)) || self.is_behind())
+                    && self.carry.ends_with(&wait::GOODBYE) =>
+            {
                 self.leaving = true;
                 Poll::Ready(Ok(()))
             }
@@ -968,6 +975,7 @@ impl Relay {
         };
         let mid_message = self.part_from_server();
         self.stop_listening();
+        self.pool.tenant_left(&self.user, self.state.tenant);
         let context = Arc::clone(self.context());
         if context.config.load().pooler.log_disconnections {
             let shared = self.shared();

@@ -8,6 +8,7 @@ mod background;
 mod books;
 pub mod control;
 pub mod directory;
+mod kept;
 pub mod line;
 pub mod listening;
 pub mod lookup;
@@ -283,7 +284,10 @@ impl Pool {
     /// or disabled as this one is.
     #[must_use]
     pub fn successor(&self, spec: Spec) -> Arc<Self> {
-        Self::with(self.name.clone(), spec, Arc::clone(&self.books), self.control.inherit(), &self.quotas)
+        let next = Self::with(self.name.clone(), spec, Arc::clone(&self.books), self.control.inherit(), &self.quotas);
+        let read = self.tables.sequences_read.load(Ordering::Relaxed);
+        next.tables.sequences_read.fetch_or(read, Ordering::Relaxed);
+        next
     }
 
     fn with(name: DatabaseName, spec: Spec, books: Arc<Books>, control: Control, quotas: &Arc<Quotas>) -> Arc<Self> {
@@ -356,12 +360,9 @@ impl Pool {
         let name = self.group_name(asker);
         loop {
             let mut queue = self.queue.lock();
-            #[expect(clippy::borrowed_box, reason = "what the queue holds")]
-            let suits =
-                |pooled: &Box<Pooled>| asker.settings.is_some_and(|s| Arc::ptr_eq(&pooled.server.state.settings, s));
-            let taken = queue.take_idle(user.index, suits);
+            let taken = self.take_idle(&mut queue, user.index, asker.state, now);
             let group = name.map(|name| queue.group(user.index, name));
-            let Some((mut pooled, since)) = taken else {
+            let Some((mut pooled, since, grows)) = taken else {
                 let (grant, granted) = place::place();
                 let ticket = Ticket { client, grant };
                 match client {
@@ -377,6 +378,9 @@ impl Pool {
             };
             pooled.loan = group.and_then(|group| queue.lend(user.index, group, now));
             drop(queue);
+            if grows {
+                background::login(self, user.index);
+            }
             let check_delay = self.hot.check_delay();
             if pooled.server.stream.idle_state() == IdleState::Disturbed {
                 background::close(pooled, background::Slot::Loan);
