@@ -1026,6 +1026,8 @@ fn is_crowded(server: &mut Server, input: &[u8], out: &mut Outputs) -> bool {
     crowded
 }
 
+#[expect(clippy::inline_always, reason = "of the two callers one is called for every answer, the other hardly ever")]
+#[inline(always)]
 fn take_server_messages(
     server: &mut Server,
     client: &mut ClientState,
