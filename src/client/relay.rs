@@ -165,8 +165,6 @@ pub struct Session {
     pub state: ClientState,
     /// When its servers go back.
     pub mode: PoolMode,
-    /// `max_packet_size`.
-    pub max_packet_size: usize,
 }
 
 /// See the module.
@@ -183,7 +181,6 @@ pub struct Relay {
     remainder: Remainder,
     work: Work,
     mode: PoolMode,
-    max_packet_size: u32,
     /// `carry` can't be taken before more bytes come.
     starved: bool,
     /// `carry` can't be taken before replies come.
@@ -206,7 +203,7 @@ impl Relay {
     /// A session that has just logged in.
     #[must_use]
     pub fn new(session: Session) -> Self {
-        let Session { stream, unread, registered, pool, user, state, mode, max_packet_size } = session;
+        let Session { stream, unread, registered, pool, user, state, mode } = session;
         registered.shared.set_phase(Phase::Idle, micros_since(registered.context().started, Instant::now()));
         let mut relay = Self {
             stream,
@@ -219,7 +216,6 @@ impl Relay {
             remainder: Remainder::default(),
             work: Work::Idle,
             mode,
-            max_packet_size: u32::try_from(max_packet_size).unwrap_or(u32::MAX),
             starved: false,
             blocked: false,
             expects: false,
@@ -435,7 +431,7 @@ impl Relay {
                 client: &mut self.state,
                 server: &mut server.state,
                 tables: &self.pool.tables,
-                max_packet_size: self.max_packet_size as usize,
+                max_packet_size: self.pool.max_packet_size(),
                 to_server: &mut out.to_server,
                 to_client: &mut out.own,
             };
@@ -1144,7 +1140,7 @@ mod tests {
     fn an_idle_client_is_small() {
         // The task's future is the relay and little more; buffers belong to the worker thread.
         let (relay, shared) = (size_of::<Relay>(), size_of::<ClientShared>());
-        assert!(relay <= 320, "a Relay has {relay} bytes");
+        assert!(relay <= 288, "a Relay has {relay} bytes");
         assert!(shared <= 256, "a ClientShared has {shared} bytes");
     }
 }

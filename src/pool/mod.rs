@@ -23,7 +23,7 @@ pub mod start;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -218,14 +218,19 @@ struct Hot {
     /// Microseconds; 0: off.
     check_delay: AtomicU64,
     reset_always: AtomicBool,
+    max_packet_size: AtomicU32,
     /// A [`crate::config::ShareBy`].
     share_by: AtomicU8,
 }
 
 impl Hot {
     fn new(spec: &Spec) -> Self {
-        let (check_delay, share_by) = (AtomicU64::new(0), AtomicU8::new(0));
-        let hot = Self { check_delay, reset_always: AtomicBool::new(false), share_by };
+        let hot = Self {
+            check_delay: AtomicU64::new(0),
+            reset_always: AtomicBool::new(false),
+            max_packet_size: AtomicU32::new(0),
+            share_by: AtomicU8::new(0),
+        };
         hot.set(spec);
         hot
     }
@@ -234,6 +239,7 @@ impl Hot {
         let check_delay = u64::try_from(spec.check_delay.as_micros()).unwrap_or(u64::MAX);
         self.check_delay.store(check_delay, Ordering::Relaxed);
         self.reset_always.store(spec.reset_always, Ordering::Relaxed);
+        self.max_packet_size.store(spec.max_packet_size, Ordering::Relaxed);
         self.share_by.store(spec.share_by as u8, Ordering::Relaxed);
     }
 
@@ -631,6 +637,12 @@ impl Pool {
     #[must_use]
     pub fn durations(&self) -> Durations {
         self.books.durations()
+    }
+
+    /// `max_packet_size`, bytes.
+    #[must_use]
+    pub fn max_packet_size(&self) -> usize {
+        self.hot.max_packet_size.load(Ordering::Relaxed) as usize
     }
 
     /// Its rare events, those of pools whose place it has taken included.

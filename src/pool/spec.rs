@@ -50,6 +50,8 @@ pub struct Spec {
     pub lifetime: Duration,
     /// `server_check_delay`.
     pub check_delay: Duration,
+    /// `max_packet_size`, bytes.
+    pub max_packet_size: u32,
     /// `server_check_query`.
     pub check_query: String,
     /// `server_reset_query`.
@@ -94,6 +96,7 @@ impl Spec {
             idle_timeout: pooler.server_idle_timeout,
             lifetime: database.server_lifetime.unwrap_or(pooler.server_lifetime),
             check_delay: pooler.server_check_delay,
+            max_packet_size: pooler.max_packet_size,
             check_query: pooler.server_check_query.clone(),
             reset_query: pooler.server_reset_query.clone(),
             reset_always: pooler.server_reset_query_always,
