@@ -212,11 +212,17 @@ struct Hot {
     /// Microseconds; 0: off.
     check_delay: AtomicU64,
     reset_always: AtomicBool,
+    /// Microseconds.
+    tells_from: AtomicU64,
 }
 
 impl Hot {
     fn new(spec: &Spec) -> Self {
-        let hot = Self { check_delay: AtomicU64::new(0), reset_always: AtomicBool::new(false) };
+        let hot = Self {
+            check_delay: AtomicU64::new(0),
+            reset_always: AtomicBool::new(false),
+            tells_from: AtomicU64::new(u64::MAX),
+        };
         hot.set(spec);
         hot
     }
@@ -225,6 +231,8 @@ impl Hot {
         let check_delay = u64::try_from(spec.check_delay.as_micros()).unwrap_or(u64::MAX);
         self.check_delay.store(check_delay, Ordering::Relaxed);
         self.reset_always.store(spec.reset_always, Ordering::Relaxed);
+        let tells_from = spec.tells_from.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+        self.tells_from.store(tells_from, Ordering::Relaxed);
     }
 
     fn check_delay(&self) -> Duration {
@@ -599,6 +607,12 @@ impl Pool {
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.books.totals()
+    }
+
+    /// How long a transaction has to take for something to be told of it, microseconds.
+    #[must_use]
+    pub fn tells_from(&self) -> u64 {
+        self.hot.tells_from.load(Ordering::Relaxed)
     }
 
     /// How long things took since the start.
