@@ -132,7 +132,7 @@ impl Link {
     }
 
     async fn fill(&mut self) -> Result<(), End> {
-        let mut chunk = [0u8; 4096];
+        let mut chunk = vec![0u8; 4096];
         let read = tokio::select! {
             read = self.stream.read(&mut chunk) => read,
             error = wait_for_order(&self.shared, ALL) => return Err(End::Error(error)),

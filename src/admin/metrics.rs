@@ -47,16 +47,21 @@ pub fn prometheus(admin: &Admin) -> String {
     process(admin, &view, &mut text);
     states(&sums, &mut text);
     pins(&sums, &mut text);
+    view.share_metrics(|name| label(&view, name).to_owned(), &mut text);
     counters(&sums, &mut text);
     durations(&sums, &mut text);
     happenings(admin, &sums, &mut text);
     text.finish()
 }
 
+/// A database's label.
+fn label<'n>(view: &View<'_>, name: &'n str) -> &'n str {
+    if view.config.databases.contains_key(name) { name } else { FALLBACK }
+}
+
 /// By database, those of `*` as one, without the console.
 fn sums(admin: &Admin, view: &View<'_>) -> BTreeMap<String, Sums> {
-    let config = &view.config;
-    let label = |name: &str| if config.databases.contains_key(name) { name } else { FALLBACK }.to_owned();
+    let label = |name: &str| label(view, name).to_owned();
     let mut sums: BTreeMap<String, Sums> = BTreeMap::new();
     for row in view.pools().into_iter().filter(|row| row.database != CONSOLE) {
         add(&mut sums.entry(label(&row.database)).or_default().pool, &row);

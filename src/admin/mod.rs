@@ -18,6 +18,7 @@ mod peers;
 mod pins;
 mod portal;
 pub mod session;
+mod shares;
 pub mod show;
 mod sockets;
 mod suspend;

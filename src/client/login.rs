@@ -26,6 +26,7 @@ use crate::names::{DatabaseName, UserName};
 use crate::net::Peer;
 use crate::net::stream::Stream;
 use crate::net::timer;
+use crate::pool::sharing::Asker;
 use crate::pool::start::Start;
 use crate::pool::{Checkout, Judged, Lease, Pool, PoolUser, Welcome};
 use crate::protocol::ClientState;
@@ -163,7 +164,7 @@ pub async fn login(
         let logical = replication == "database";
         let kind = if logical { ClientKind::LogicalReplication } else { ClientKind::PhysicalReplication };
         let identity = identity(&request, io, kind);
-        return super::replication::enter(admission, handshake, login, identity).await;
+        return Box::pin(super::replication::enter(admission, handshake, login, identity)).await;
     }
     let share = config.user_share(&server_user);
     let user = pool.user(&server_user, credentials, share);
@@ -455,7 +456,7 @@ async fn judged_settings(
 }
 
 async fn wait_for_server(pool: &Arc<Pool>, user: &Arc<PoolUser>) -> Result<Lease, ClientError> {
-    match pool.checkout(user, crate::names::ClientId(0), None, Instant::now()) {
+    match pool.checkout(user, &Asker::itself(crate::names::ClientId(0)), Instant::now()) {
         Checkout::Now(lease) => Ok(lease),
         Checkout::Wait(granted) => granted.await.unwrap_or_else(|_| {
             let text = format!("database \"{}\" was removed", pool.name);
@@ -547,7 +548,7 @@ pub async fn last_words(mut stream: Stream, bytes: Vec<u8>) {
     let parting = async {
         stream.write_all(&bytes).await?;
         stream.shutdown().await?;
-        let mut sink = [0u8; 1024];
+        let mut sink = vec![0u8; 1024];
         while stream.read(&mut sink).await? > 0 {}
         std::io::Result::Ok(())
     };

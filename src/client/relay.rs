@@ -9,6 +9,7 @@ mod audit;
 mod finished;
 mod listen;
 mod pins;
+mod survive;
 mod wait;
 mod watch;
 
@@ -29,6 +30,7 @@ use crate::config::PoolMode;
 use crate::error::{ClientError, SqlState};
 use crate::net::stream::Stream;
 use crate::pool::place::Place;
+use crate::pool::sharing::Asker;
 use crate::pool::{Checkout, Grant, Lease, Pool, PoolUser};
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::reply::{self, Events, ServerPath};
@@ -38,7 +40,9 @@ use crate::protocol::{ClientState, Keeping, Parting};
 use crate::server::{Outbox, Remainder, Server};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frame, frontend};
+use finished::Finished;
 use pins::Pin;
+use survive::Loss;
 
 /// Requests that one client may have in flight. More aren't read until some are answered: records of them would
 /// cost memory without bound, and looking through them time.
@@ -128,8 +132,6 @@ struct Active {
     query_since: Option<NonZero<Moment>>,
     /// The server takes nothing any more; what it still says is passed on.
     broken: bool,
-    /// The server said that it ends the connection, and the client knows.
-    fatal: bool,
 }
 
 /// Why a session ends.
@@ -319,6 +321,9 @@ impl Relay {
                 granted => granted,
             };
         }
+        if self.is_behind() {
+            return self.poll_ahead(cx, scratch);
+        }
         self.poll_client(cx, scratch)
     }
 
@@ -415,6 +420,7 @@ impl Relay {
                         self.starved = true;
                         return Ok(at);
                     }
+                    Local::NeedsServer if self.falls_behind() => return Ok(at),
                     Local::NeedsServer if self.state.own.pin && !self.may_pin_by_hand()? => return Ok(at),
                     Local::NeedsServer => {
                         self.borrow_server(input, out)?;
@@ -494,7 +500,9 @@ impl Relay {
             self.change_pool()?;
         }
         let (instant, now) = self.now();
-        match self.pool.checkout(&self.user, self.shared().id, Some(&self.state.settings), instant) {
+        let client = self.shared();
+        let asker = Asker { client: client.id, user: Some(&client.user), state: Some(&self.state) };
+        match self.pool.checkout(&self.user, &asker, instant) {
             Checkout::Now(lease) => self.activate(lease, now, input, out),
             Checkout::Wait(granted) => {
                 // Those who have a server and wait for a permit would wait for each other with this one.
@@ -549,9 +557,8 @@ impl Relay {
         *self.shared().cancel.lock() = slot;
         self.set_phase(Phase::Active, now);
         self.shared().begin_transaction(now);
-        let (broken, fatal) = (false, false);
-        self.work =
-            Work::Active(Active { lease, since: NonZero::new(now), query_since: NonZero::new(now), broken, fatal });
+        let since = NonZero::new(now);
+        self.work = Work::Active(Active { lease, since, query_since: since, broken: false });
     }
 
     fn poll_waiting(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
@@ -580,7 +587,10 @@ impl Relay {
         }
         match ready!(self.poll_read(cx, &mut scratch.read)) {
             // It has said goodbye behind requests that wait for a server: they run, as on a connection of its own.
-            Ok(0) if matches!(self.work, Work::Waiting(_)) && self.carry.ends_with(&wait::GOODBYE) => {
+            Ok(0)
+                if (matches!(self.work, Work::Waiting(_)) || self.is_behind())
+                    && self.carry.ends_with(&wait::GOODBYE) =>
+            {
                 self.leaving = true;
                 Poll::Ready(Ok(()))
             }
@@ -662,11 +672,10 @@ impl Relay {
 
     fn poll_server(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
         let Work::Active(active) = &mut self.work else { return Poll::Ready(Ok(())) };
-        let fatal = active.fatal;
         let Some(server) = active.lease.server() else { return Poll::Ready(Ok(())) };
         let n = match ready!(server.stream.poll_read_into(cx, &mut scratch.read)) {
             Ok(n) if n > 0 => n,
-            lost => return Poll::Ready(Err(self.server_lost(lost.err(), fatal))),
+            lost => return Poll::Ready(self.survive(cx, Loss::Untold(lost.err()), &mut scratch.out)),
         };
         server.shared.counters.sent.add(n as u64);
         let Scratch { read, out } = scratch;
@@ -676,18 +685,6 @@ impl Relay {
         let mut input = std::mem::take(&mut server.carry);
         input.extend_from_slice(&read[..n]);
         Poll::Ready(self.take_replies(cx, &input, out))
-    }
-
-    /// The server's connection ended.
-    fn server_lost(&mut self, error: Option<std::io::Error>, told: bool) -> End {
-        if told {
-            return End::ServerFatal;
-        }
-        let why = error.map_or_else(|| "it closed the connection".to_owned(), |e| e.to_string());
-        let text = "server closed the connection unexpectedly";
-        ClientError::fatal(SqlState::CONNECTION_FAILURE, text)
-            .detail(format!("The server connection was lost: {why}."))
-            .into()
     }
 
     /// Takes the server's messages from `input`, gives the server back if it is free, and sends on what is the
@@ -713,8 +710,12 @@ impl Relay {
         if !out.own.is_empty() {
             active.send(cx, &out.own);
         }
-        active.fatal |= events.fatal;
+        let last_words = events.last_words.take();
         self.note(events);
+        if let Some(body) = last_words {
+            self.send_to_client(cx, out.to_client.bytes(input))?;
+            return self.survive(cx, Loss::Told(body), out);
+        }
         self.release_if_free(cx)?;
         let sent = self.send_to_client(cx, out.to_client.bytes(input));
         if self.leaving { self.leave_when_answered() } else { sent }
@@ -837,8 +838,18 @@ impl Relay {
     }
 
     fn give_back(&mut self) {
-        let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return };
         let (instant, now) = self.now();
+        if let Some((lease, finished)) = self.part(now) {
+            lease.give_back(instant);
+            if let Some(finished) = finished {
+                self.tell(&finished);
+            }
+        }
+    }
+
+    /// The client needs its server no more.
+    fn part(&mut self, now: Moment) -> Option<(Lease, Option<Finished>)> {
+        let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return None };
         let (bound, mut finished) = (self.pool.tells_from(), None);
         if let Some(server) = active.lease.server() {
             if let Some(since) = active.query_since {
@@ -854,10 +865,7 @@ impl Relay {
         }
         *self.shared().cancel.lock() = CancelSlot::Idle;
         self.set_phase(Phase::Idle, now);
-        active.lease.give_back(instant);
-        if let Some(finished) = finished {
-            self.tell(&finished);
-        }
+        Some((active.lease, finished))
     }
 
     fn send_to_client(&mut self, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Result<(), End> {
@@ -876,6 +884,8 @@ impl Relay {
     }
 
     /// Carries out what others have ordered.
+    #[cold]
+    #[inline(never)]
     fn obey(&mut self) -> Option<End> {
         let orders = self.shared().orders();
         let answered = match &mut self.work {
@@ -967,6 +977,8 @@ impl Relay {
     }
 
     /// Parts from server and client.
+    #[cold]
+    #[inline(never)]
     fn finish(&mut self, end: End) {
         let (reason, error) = match end {
             End::Left(reason) => (reason.to_owned(), None),
@@ -978,6 +990,7 @@ impl Relay {
         };
         let mid_message = self.part_from_server();
         self.stop_listening();
+        self.pool.tenant_left(&self.user, self.state.tenant);
         let context = Arc::clone(self.context());
         if context.config.load().pooler.log_disconnections {
             let shared = self.shared();
@@ -999,12 +1012,12 @@ impl Relay {
         if let Some(Pin::Held(held)) = self.pin.as_deref_mut() {
             held.mark = None;
         }
-        if usable && self.remainder.bytes == 0 && !active.broken && !active.fatal {
+        if usable && self.remainder.bytes == 0 && !active.broken {
             if self.mode == PoolMode::Session {
                 server.state.touched |= Taint::Session;
             }
             drop(active);
-        } else if active.broken || active.fatal || server.state.pipeline.is_answered() {
+        } else if active.broken || server.state.pipeline.is_answered() {
             active.lease.close();
         } else {
             debug!(client = %self.shared().id, "cancelling what still runs");

@@ -192,7 +192,8 @@ pub async fn wish(handshake: &mut Option<Handshake>, tls: &AcceptTls) -> Result<
     let offered = tls.config.is_some() && matches!(handshake, Some(Handshake { stream: Stream::Tcp(_), .. }));
     let (mut ssl_asked, mut gss_asked) = (false, false);
     if offered && present(handshake)?.first_byte().await? == TLS_HANDSHAKE {
-        encrypt(handshake, tls, true).await?;
+        // On the heap, here and below: those without TLS are not to carry it.
+        Box::pin(encrypt(handshake, tls, true)).await?;
         (ssl_asked, gss_asked) = (true, true);
     }
     loop {
@@ -222,7 +223,7 @@ pub async fn wish(handshake: &mut Option<Handshake>, tls: &AcceptTls) -> Result<
         }
         if offered && packet == StartupPacket::Ssl {
             io.send(b"S").await?;
-            encrypt(handshake, tls, false).await?;
+            Box::pin(encrypt(handshake, tls, false)).await?;
             gss_asked = true;
         } else {
             io.send(b"N").await?;

@@ -39,6 +39,7 @@ mod report;
 mod secret;
 mod sections;
 mod settings;
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -60,6 +61,7 @@ pub use draft::{Draft, SetError};
 pub use plan::{Change, Plan};
 pub use report::{ConfigError, ConfigErrors};
 pub use secret::Secret;
+pub use sharing::{ShareBy, Weights};
 pub use tls::ServerTls;
 
 /// A length of time as settings spell it: seconds, or a number with its unit.
@@ -353,6 +355,10 @@ pub struct Pooler {
     pub server_fast_close: bool,
     /// Ask for session state after every transaction that may have changed it out of sight (Carpool's own).
     pub strict_session_state: bool,
+    /// What makes clients a group, which gets servers in turn with others (Carpool's own).
+    pub share_by: ShareBy,
+    /// What groups may have, in relation to others (Carpool's own).
+    pub share_weights: Weights,
     /// A client may wait for a server this long.
     pub query_wait_timeout: Duration,
     /// A client that has waited for this long gets a notice; whole seconds.
@@ -482,6 +488,10 @@ pub struct Database {
     pub max_pinned: u32,
     /// Overrides `pin_notice`.
     pub pin_notice: Option<bool>,
+    /// Overrides `share_by`.
+    pub share_by: Option<ShareBy>,
+    /// Overrides `share_weights`, as a whole.
+    pub share_weights: Option<Weights>,
     /// Overrides `strict_session_state` (Carpool's own).
     pub strict_session_state: Option<bool>,
     /// Overrides the global mode.
@@ -616,6 +626,8 @@ impl Default for Pooler {
             server_round_robin: false,
             server_fast_close: false,
             strict_session_state: false,
+            share_by: ShareBy::None,
+            share_weights: Weights::new(),
             query_wait_timeout: seconds(120),
             query_wait_notify: seconds(5),
             query_timeout: Duration::ZERO,
@@ -681,6 +693,8 @@ impl Default for Database {
             user_pool_size: None,
             max_pinned: 20,
             pin_notice: None,
+            share_by: None,
+            share_weights: None,
             strict_session_state: None,
             pool_mode: None,
             max_client_connections: 0,

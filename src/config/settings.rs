@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::document::Raw;
 use super::field::{Field, Value};
 use super::kind::Kind;
-use super::{Format, MOST_PEERS, Pooler};
+use super::{Format, MOST_PEERS, Pooler, ShareBy};
 use crate::tls::SslMode;
 
 /// One setting of `T`.
@@ -257,6 +257,12 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         Kind::ANY_NUMBER,
         "Server connections of one user over all databases, unless it has a limit of its own. 0: no limit."
     ),
+    pooler!(
+        share_by,
+        Kind::Word(&ShareBy::WORDS),
+        "Who waits gets servers in turn by user or application_name; none: first come, first served."
+    ),
+    pooler!(share_weights, Kind::Weights, "What these users or applications may have, in relation to others' 1."),
     pooler!(
         auth_type,
         Kind::AuthType,

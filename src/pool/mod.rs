@@ -8,19 +8,22 @@ mod background;
 mod books;
 pub mod control;
 pub mod directory;
+mod kept;
+pub mod line;
 pub mod listening;
 pub mod lookup;
 pub mod pins;
 pub mod place;
 pub mod queue;
 pub mod quota;
+pub mod sharing;
 pub mod spec;
 pub mod start;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -41,8 +44,9 @@ use crate::stats::tally::Happenings;
 use books::Books;
 use control::Control;
 use place::{Giver, Place, Recycled, Spare};
-use queue::{Counts, Plan, Queue, Released, UserIndex, Waiter};
+use queue::{Counts, Loan, Plan, Queue, Released, UserIndex, Waiter};
 use quota::Quotas;
+use sharing::Asker;
 use spec::Spec;
 use start::Start;
 
@@ -81,6 +85,8 @@ pub struct Pooled {
     user: Arc<PoolUser>,
     /// Since when it is on loan, if it is.
     lent: Instant,
+    /// To which group, where groups share the servers.
+    loan: Option<Loan>,
 }
 
 /// A server on loan.
@@ -214,6 +220,8 @@ struct Hot {
     reset_always: AtomicBool,
     /// Microseconds.
     tells_from: AtomicU64,
+    /// A [`crate::config::ShareBy`].
+    share_by: AtomicU8,
 }
 
 impl Hot {
@@ -222,6 +230,7 @@ impl Hot {
             check_delay: AtomicU64::new(0),
             reset_always: AtomicBool::new(false),
             tells_from: AtomicU64::new(u64::MAX),
+            share_by: AtomicU8::new(0),
         };
         hot.set(spec);
         hot
@@ -233,6 +242,7 @@ impl Hot {
         self.reset_always.store(spec.reset_always, Ordering::Relaxed);
         let tells_from = spec.tells_from.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
         self.tells_from.store(tells_from, Ordering::Relaxed);
+        self.share_by.store(spec.share_by as u8, Ordering::Relaxed);
     }
 
     fn check_delay(&self) -> Duration {
@@ -282,18 +292,23 @@ impl Pool {
     /// or disabled as this one is.
     #[must_use]
     pub fn successor(&self, spec: Spec) -> Arc<Self> {
-        Self::with(self.name.clone(), spec, Arc::clone(&self.books), self.control.inherit(), &self.quotas)
+        let next = Self::with(self.name.clone(), spec, Arc::clone(&self.books), self.control.inherit(), &self.quotas);
+        let read = self.tables.sequences_read.load(Ordering::Relaxed);
+        next.tables.sequences_read.fetch_or(read, Ordering::Relaxed);
+        next
     }
 
     fn with(name: DatabaseName, spec: Spec, books: Arc<Books>, control: Control, quotas: &Arc<Quotas>) -> Arc<Self> {
         let quotas = Arc::clone(quotas);
         let tables = Tables::default();
         tables.set_strict(spec.strict_session_state);
+        let mut queue = Queue::new(control.limits(&spec));
+        queue.set_weights(&spec.share_weights);
         Arc::new(Self {
             listening: listening::Shared::new(name.as_str()),
             name,
             tables,
-            queue: Mutex::new(Queue::new(control.limits(&spec))),
+            queue: Mutex::new(queue),
             pins: pins::Budget::new(spec.max_pinned),
             hot: Hot::new(&spec),
             spec: ArcSwap::from_pointee(spec),
@@ -330,9 +345,13 @@ impl Pool {
     ) -> Arc<PoolUser> {
         // Lookups let users in whatever the role that does them has: it must never wait for itself.
         let quota = (!looks_up).then(|| self.quotas.of(name));
+        let mut queue = self.queue.lock();
+        let index = queue.add_user(share, quota);
+        queue.set_user_weight(index, self.spec.load().user_weight(name));
+        drop(queue);
         Arc::new(PoolUser {
             name: name.clone(),
-            index: self.queue.lock().add_user(share, quota),
+            index,
             looks_up,
             rests_until: Mutex::default(),
             credentials: Mutex::new(credentials),
@@ -342,25 +361,21 @@ impl Pool {
         })
     }
 
-    /// Lends a server: an idle one if there is one and nobody waits, else a place in the queue. One that has these
-    /// `settings` already is preferred: on another they'd have to be set first.
-    pub fn checkout(
-        self: &Arc<Self>,
-        user: &PoolUser,
-        client: ClientId,
-        settings: Option<&Arc<Settings>>,
-        now: Instant,
-    ) -> Checkout {
+    /// Lends a server: an idle one if there is one and nobody waits, else a place in the queue. One that has the
+    /// asker's settings already is preferred: on another they'd have to be set first.
+    pub fn checkout(self: &Arc<Self>, user: &PoolUser, asker: &Asker<'_>, now: Instant) -> Checkout {
+        let client = asker.client;
+        let name = self.group_name(asker);
         loop {
             let mut queue = self.queue.lock();
-            #[expect(clippy::borrowed_box, reason = "what the queue holds")]
-            let suits = |pooled: &Box<Pooled>| settings.is_some_and(|s| Arc::ptr_eq(&pooled.server.state.settings, s));
-            let Some((mut pooled, since)) = queue.take_idle(user.index, suits) else {
+            let taken = self.take_idle(&mut queue, user.index, asker.state, now);
+            let group = name.map(|name| queue.group(user.index, name));
+            let Some((mut pooled, since, grows)) = taken else {
                 let (grant, granted) = place::place();
                 let ticket = Ticket { client, grant };
                 match client {
                     ClientId::LISTENER => queue.wait_in_front(user.index, ticket, now),
-                    _ => queue.wait(user.index, ticket, now),
+                    _ => queue.wait(user.index, group, ticket, now),
                 }
                 let may_plan = queue.may_plan();
                 drop(queue);
@@ -369,7 +384,11 @@ impl Pool {
                 }
                 return Checkout::Wait(granted);
             };
+            pooled.loan = group.and_then(|group| queue.lend(user.index, group, now));
             drop(queue);
+            if grows {
+                background::login(self, user.index);
+            }
             let check_delay = self.hot.check_delay();
             if pooled.server.stream.idle_state() == IdleState::Disturbed {
                 background::close(pooled, background::Slot::Loan);
@@ -401,13 +420,17 @@ impl Pool {
     }
 
     /// Hands a clean server to whoever is next.
-    fn offer(pooled: Box<Pooled>, now: Instant, login: bool) {
+    fn offer(mut pooled: Box<Pooled>, now: Instant, login: bool) {
         let pool = Arc::clone(&pooled.pool);
         let mut queue = pool.queue.lock();
         let index = pooled.user.index;
+        if let Some(loan) = pooled.loan.take() {
+            queue.take_back(index, loan, now);
+        }
         match queue.release(index, pooled, now, login) {
-            Released::Handed(ticket, pooled) => {
+            Released::Handed(ticket, mut pooled, loan) => {
                 drop(queue);
+                pooled.loan = loan;
                 // Should the client have gone meanwhile, the lease comes back and is dropped, and so offered again.
                 drop(ticket.grant.give(Ok(Lease::new(pooled, ticket.client, now))));
             }
@@ -561,8 +584,11 @@ impl Pool {
         self.pins.resize(self.spec.load().max_pinned, spec.max_pinned);
         self.tables.set_strict(spec.strict_session_state);
         self.hot.set(&spec);
+        let users = self.users.lock().list.clone();
         let mut queue = self.queue.lock();
         queue.set_limits(self.control.limits(&spec));
+        queue.set_weights(&spec.share_weights);
+        users.iter().for_each(|user| queue.set_user_weight(user.index, spec.user_weight(&user.name)));
         self.spec.store(Arc::new(spec));
         drop(queue);
         self.listening.look();

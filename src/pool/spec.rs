@@ -1,9 +1,10 @@
 //! What the configuration says about one pool, ready for use.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue::Limits;
-use crate::config::{Config, Database};
+use crate::config::{Config, Database, ShareBy, Weights};
 use crate::names::DatabaseName;
 use crate::net::{Target, TcpOptions};
 use crate::tls::ConnectTls;
@@ -31,6 +32,10 @@ pub struct Spec {
     pub max_pinned: u32,
     /// `pin_notice`.
     pub pin_notice: bool,
+    /// `share_by`.
+    pub share_by: ShareBy,
+    /// `share_weights`.
+    pub share_weights: Arc<Weights>,
     /// `strict_session_state`.
     pub strict_session_state: bool,
     /// `query_wait_timeout`.
@@ -82,6 +87,8 @@ impl Spec {
             min_size: database.min_pool_size.min(database.pool_size),
             max_pinned: database.max_pinned.min(most_pinned(database.pool_size)),
             pin_notice: database.pin_notice.unwrap_or(pooler.pin_notice),
+            share_by: database.share_by.unwrap_or(pooler.share_by),
+            share_weights: Arc::new(database.share_weights.as_ref().unwrap_or(&pooler.share_weights).clone()),
             strict_session_state: database.strict_session_state.unwrap_or(pooler.strict_session_state),
             wait_timeout: database.query_wait_timeout.unwrap_or(pooler.query_wait_timeout),
             connect_timeout: pooler.server_connect_timeout,

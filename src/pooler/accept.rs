@@ -128,10 +128,10 @@ async fn serve(
         Ok(None) => {}
         Ok(Some(Entered::Session(session))) => return Some(session),
         Ok(Some(Entered::Replication(replication))) => {
-            tokio::spawn(replication.run());
+            tokio::spawn(Box::pin(replication.run()));
         }
         Ok(Some(Entered::Console(console))) => {
-            tokio::spawn(crate::admin::console::serve(*console, admin));
+            tokio::spawn(Box::pin(crate::admin::console::serve(*console, admin)));
         }
         Err(HandshakeError::Io(error)) => debug!(%peer, "connection lost during login: {error}"),
         Err(error @ HandshakeError::Tls(_)) => info!(%peer, "closing because: {error}"),
@@ -141,7 +141,7 @@ async fn serve(
                 let mut message = Vec::new();
                 crate::wire::backend::put_error(&mut message, &error);
                 let (stream, message) = handshake.with_last_words(&message);
-                login::last_words(stream, message).await;
+                Box::pin(login::last_words(stream, message)).await;
             }
         }
     }
@@ -181,7 +181,7 @@ async fn enter(
     let startup = match startup::wish(handshake, &tls).await? {
         Wish::Cancel(key) => {
             let _busy = entrant.waiting().busy();
-            cancel::request(context, &key).await;
+            Box::pin(cancel::request(context, &key)).await;
             return Ok(None);
         }
         Wish::Session(startup) => startup,

@@ -328,7 +328,8 @@ impl Server {
             // Fails where it was said before, or nobody listens any more: reading will tell.
             let _ = self.stream.write_all(&message).await;
             let _ = self.stream.shutdown().await;
-            let mut sink = [0u8; 4096];
+            // On the heap: it would make everything large that may have to say goodbye.
+            let mut sink = vec![0u8; 4096];
             while self.stream.read(&mut sink).await? > 0 {}
             io::Result::Ok(())
         };

@@ -108,7 +108,7 @@ pub async fn decide(
         Method::Ldap(ldap) => {
             let password = ask_password(io, asked).await?;
             let busy = asked.busy();
-            let checked = ldap::check(&context.outside, ldap, asked.user, &password).await;
+            let checked = Box::pin(ldap::check(&context.outside, ldap, asked.user, &password)).await;
             drop(busy);
             checked.map_err(|why| inquiry.refused(method, &why))?;
             Ok(Decided::Proven(Proven::Password { password, keys: None }))
@@ -116,7 +116,7 @@ pub async fn decide(
         Method::Pam(service) => {
             let password = ask_password(io, asked).await?;
             let busy = asked.busy();
-            let checked = pam::check(&context.outside, service, asked, &password).await;
+            let checked = Box::pin(pam::check(&context.outside, service, asked, &password)).await;
             drop(busy);
             checked.map_err(|why| inquiry.refused(method, &why))?;
             Ok(Decided::Proven(Proven::Password { password, keys: None }))

@@ -32,6 +32,8 @@ fn with_every_line_active_it_says_the_same() {
         pin_notice: Some(pooler.pin_notice),
         server_tls_sslmode: Some(pooler.server_tls_sslmode),
         pool_mode: Some(pooler.pool_mode),
+        share_by: Some(pooler.share_by),
+        share_weights: Some(pooler.share_weights.clone()),
         strict_session_state: Some(pooler.strict_session_state),
         server_lifetime: Some(pooler.server_lifetime),
         query_wait_timeout: Some(pooler.query_wait_timeout),

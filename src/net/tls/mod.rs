@@ -8,6 +8,8 @@
 //! is pending, and the next write must begin with the same bytes (as OpenSSL's `SSL_write`); whoever keeps what a
 //! socket didn't take and tries again does that anyway.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -170,7 +172,7 @@ impl TlsStream {
     pub async fn part(mut self) {
         let parting = async {
             std::future::poll_fn(|cx| self.poll_shutdown(cx)).await?;
-            let mut sink = [0; 1024];
+            let mut sink = vec![0; 1024];
             while self.socket.read(&mut sink).await? > 0 {}
             io::Result::Ok(())
         };
