@@ -85,8 +85,8 @@ pub mod order {
     pub const CANCEL_WAIT: u8 = 4;
     /// End when the query that runs has ended, transaction or not, with the error given.
     pub const END_QUERY: u8 = 8;
-    /// See whether the session is to be audited.
-    pub const AUDIT: u8 = 16;
+    /// See what is to be noted of the session.
+    pub const WATCH: u8 = 16;
     /// Stand still: send what is there, and read nothing.
     pub const SUSPEND: u8 = 32;
     /// No order, but the client's answer: it stands still.
@@ -395,6 +395,7 @@ impl Registry {
         let mut secret = [0u8; LONG_SECRET];
         let secret = &mut secret[..if identity.protocol >= PROTOCOL_3_2 { LONG_SECRET } else { 4 }];
         rng.fill(secret);
+        super::peers::sign(secret, context.config.load().pooler.peer_id);
         let id = ClientId(registry.next_id.fetch_add(1, Ordering::Relaxed) + 1);
         loop {
             // Positive as a signed number, since clients show it as a process number.

@@ -6,10 +6,12 @@
 //! protocol core says that the client needs it.
 
 mod audit;
+mod finished;
 mod listen;
 mod pins;
 mod survive;
 mod wait;
+mod watch;
 
 use std::cell::RefCell;
 use std::num::NonZero;
@@ -38,6 +40,7 @@ use crate::protocol::{ClientState, Keeping, Parting};
 use crate::server::{Outbox, Remainder, Server};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frame, frontend};
+use finished::Finished;
 use pins::Pin;
 use survive::Loss;
 
@@ -195,8 +198,8 @@ pub struct Relay {
     leaving: bool,
     /// Its permit to keep its server between transactions.
     pin: Option<Box<Pin>>,
-    /// Notes what it uses of its session.
-    audit: Option<Box<audit::Auditor>>,
+    /// What is noted of it, where anything is.
+    watch: Option<Box<watch::Watch>>,
 }
 
 impl Relay {
@@ -222,9 +225,9 @@ impl Relay {
             heeded: false,
             leaving: false,
             pin: None,
-            audit: None,
+            watch: None,
         };
-        relay.set_audit();
+        relay.set_watch();
         if relay.context().suspended.load(Ordering::Relaxed) {
             relay.shared().order(order::SUSPEND);
         }
@@ -437,7 +440,7 @@ impl Relay {
             };
             match path.message(input, at)? {
                 request::Step::Taken { consumed, remaining, forward } => {
-                    self.audit_message(&input[at..at + consumed]);
+                    self.watch_message(&input[at..at + consumed]);
                     at += consumed;
                     self.remainder = Remainder { bytes: remaining, forward };
                 }
@@ -744,6 +747,7 @@ impl Relay {
         }
         for class in events.errors {
             self.pool.happenings().server_errors.count(class);
+            self.trace_error(class);
         }
         let Work::Active(active) = &mut self.work else { return };
         let Some(server) = active.lease.server() else { return };
@@ -812,33 +816,44 @@ impl Relay {
     /// A query has ended and the client keeps the server.
     fn rest(&mut self, in_block: bool) {
         let (_, now) = self.now();
+        let bound = self.pool.tells_from();
         let Work::Active(active) = &mut self.work else { return };
         let Some(since) = active.query_since.take() else { return };
         let Some(server) = active.lease.server() else { return };
         server.note_query(now.saturating_sub(since.get()));
+        let mut finished = None;
         if let Some(since) = active.since.take_if(|_| !in_block) {
-            server.note_transaction(now.saturating_sub(since.get()));
+            let split = server.note_transaction(now.saturating_sub(since.get()));
+            finished = Self::finished(bound, split, server);
         }
         let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
         self.set_phase(phase, now);
+        if let Some(finished) = finished {
+            self.tell(&finished);
+        }
     }
 
     fn give_back(&mut self) {
         let (instant, now) = self.now();
-        if let Some(lease) = self.part(now) {
+        if let Some((lease, finished)) = self.part(now) {
             lease.give_back(instant);
+            if let Some(finished) = finished {
+                self.tell(&finished);
+            }
         }
     }
 
     /// The client needs its server no more.
-    fn part(&mut self, now: Moment) -> Option<Lease> {
+    fn part(&mut self, now: Moment) -> Option<(Lease, Option<Finished>)> {
         let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return None };
+        let (bound, mut finished) = (self.pool.tells_from(), None);
         if let Some(server) = active.lease.server() {
             if let Some(since) = active.query_since {
                 server.note_query(now.saturating_sub(since.get()));
             }
             if let Some(since) = active.since {
-                server.note_transaction(now.saturating_sub(since.get()));
+                let split = server.note_transaction(now.saturating_sub(since.get()));
+                finished = Self::finished(bound, split, server);
             }
         }
         if !self.waits_for_pin() {
@@ -846,7 +861,7 @@ impl Relay {
         }
         *self.shared().cancel.lock() = CancelSlot::Idle;
         self.set_phase(Phase::Idle, now);
-        Some(active.lease)
+        Some((active.lease, finished))
     }
 
     fn send_to_client(&mut self, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Result<(), End> {
@@ -880,9 +895,9 @@ impl Relay {
         if due {
             return self.shared().end_error().map(End::from);
         }
-        if orders & order::AUDIT != 0 {
-            self.shared().clear_order(order::AUDIT);
-            self.set_audit();
+        if orders & order::WATCH != 0 {
+            self.shared().clear_order(order::WATCH);
+            self.set_watch();
         }
         if orders & order::NOTIFY_WAIT != 0 {
             self.shared().clear_order(order::NOTIFY_WAIT);

@@ -219,6 +219,8 @@ struct Hot {
     check_delay: AtomicU64,
     reset_always: AtomicBool,
     max_packet_size: AtomicU32,
+    /// Microseconds.
+    tells_from: AtomicU64,
     /// A [`crate::config::ShareBy`].
     share_by: AtomicU8,
 }
@@ -229,6 +231,7 @@ impl Hot {
             check_delay: AtomicU64::new(0),
             reset_always: AtomicBool::new(false),
             max_packet_size: AtomicU32::new(0),
+            tells_from: AtomicU64::new(u64::MAX),
             share_by: AtomicU8::new(0),
         };
         hot.set(spec);
@@ -240,6 +243,8 @@ impl Hot {
         self.check_delay.store(check_delay, Ordering::Relaxed);
         self.reset_always.store(spec.reset_always, Ordering::Relaxed);
         self.max_packet_size.store(spec.max_packet_size, Ordering::Relaxed);
+        let tells_from = spec.tells_from.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+        self.tells_from.store(tells_from, Ordering::Relaxed);
         self.share_by.store(spec.share_by as u8, Ordering::Relaxed);
     }
 
@@ -631,6 +636,12 @@ impl Pool {
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.books.totals()
+    }
+
+    /// How long a transaction has to take for something to be told of it, microseconds.
+    #[must_use]
+    pub fn tells_from(&self) -> u64 {
+        self.hot.tells_from.load(Ordering::Relaxed)
     }
 
     /// How long things took since the start.

@@ -64,6 +64,8 @@ pub struct Spec {
     pub max_prepared_statements: usize,
     /// `cancel_wait_timeout`.
     pub cancel_timeout: Duration,
+    /// How long a transaction has to take for something to be told of it; `None`: of none.
+    pub tells_from: Option<Duration>,
 }
 
 impl Spec {
@@ -103,6 +105,10 @@ impl Spec {
             connect_query: database.connect_query.clone(),
             max_prepared_statements: pooler.max_prepared_statements as usize,
             cancel_timeout: pooler.cancel_wait_timeout,
+            tells_from: match (&pooler.otlp_endpoint, pooler.log_slow_transactions) {
+                (Some(_), _) => Some(Duration::ZERO),
+                (None, bound) => (!bound.is_zero()).then_some(bound),
+            },
         }
     }
 }

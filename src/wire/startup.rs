@@ -60,6 +60,15 @@ impl std::ops::Deref for Secret {
     }
 }
 
+impl std::ops::DerefMut for Secret {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Short(bytes) => bytes,
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
 impl std::fmt::Debug for CancelKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "CancelKey {{ pid: {}, secret: *** }}", self.pid)

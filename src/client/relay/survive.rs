@@ -67,8 +67,11 @@ impl Relay {
         self.state.skipping = skipping;
         info!(client = %self.shared().id, server = %id, pid, "server connection lost; the client goes on with another");
         let (_, now) = self.now();
-        if let Some(lease) = self.part(now) {
+        if let Some((lease, finished)) = self.part(now) {
             lease.close();
+            if let Some(finished) = finished {
+                self.tell(&finished);
+            }
         }
         self.send_to_client(cx, out.to_client.bytes(&replies))
     }
