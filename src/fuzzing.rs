@@ -1,19 +1,31 @@
 //! What fuzzing feeds: every reader of bytes that strangers send or files hold. No target may panic, hang, or take more
 //! memory than its input. `fuzz/` runs them under libFuzzer, the tests over seeds, regressions and mutations of both.
 
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 
+use crate::admin::command;
+use crate::auth::jwt;
 use crate::auth::scram::ChannelBinding;
 use crate::auth::{
     Account, ClientAuth, ClientStep, Policy, ScramKeys, SecretKind, ServerAuth, ServerCredentials, ServerStep,
     StoredSecret, Verifiers,
 };
 use crate::client::startup::requested_settings;
+use crate::config::jwt::{JwtKey, JwtKeyKind, JwtRules};
 use crate::config::{AuthType, Secret};
 use crate::names::UserName;
+use crate::net;
 use crate::protocol::settings::Settings;
-use crate::protocol::{audit, sql};
+use crate::protocol::{audit, request, sql};
+use crate::tls::certificate::{self, Peer, ServerNames};
 use crate::wire::startup::StartupPacket;
 use crate::wire::{backend, frame, frontend, startup};
 
@@ -21,7 +33,7 @@ use crate::wire::{backend, frame, frontend, startup};
 pub type Target = fn(&[u8]);
 
 /// The targets, by name.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("frame", frames),
     ("startup", startup_packets),
     ("sasl", logins),
@@ -29,6 +41,12 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("ini", |data| with_text(data, crate::config::fuzzing::ini)),
     ("userlist", |data| with_text(data, crate::config::fuzzing::userlist)),
     ("sql", texts),
+    ("hba", |data| with_text(data, crate::config::fuzzing::hba)),
+    ("pipeline", request::tests::operations),
+    ("tls", tls_connections),
+    ("certificate", certificates),
+    ("jwt", tokens),
+    ("console", |data| with_text(data, commands)),
 ];
 
 fn with_text(data: &[u8], read: fn(&str)) {
@@ -105,14 +123,70 @@ fn texts(data: &[u8]) {
     let _ = (sql::read(data, &Settings::default()), sql::is_plain(data), audit::uses(data));
 }
 
+/// Both ends of an encrypted connection.
+fn tls_connections(data: &[u8]) {
+    static CONFIGS: LazyLock<Option<net::tls::fuzzing::Configs>> = LazyLock::new(net::tls::fuzzing::Configs::new);
+    match &*CONFIGS {
+        Some(configs) => configs.play(data),
+        None => unreachable!("the key is a good one"),
+    }
+}
+
+/// Certificates of the other side.
+fn certificates(data: &[u8]) {
+    let _ = (Peer::read(data, false), certificate::server_end_point(data), certificate::is_in_time(data, 1 << 31));
+    if let Some(names) = ServerNames::read(data) {
+        let _ = ["localhost", "a.example.com", "127.0.0.1", "::1", ""].map(|host| names.fits(host));
+    }
+}
+
+/// Tokens as strangers send them, claims that the issuer has signed, and the issuer's keys.
+fn tokens(data: &[u8]) {
+    static SIGNER: LazyLock<Option<(EcdsaKeyPair, SystemRandom)>> = LazyLock::new(|| {
+        let (random, algorithm) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
+        let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).ok()?;
+        Some((EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).ok()?, random))
+    });
+    let (Some((pair, random)), Some((&kind, rest))) = (&*SIGNER, data.split_first()) else { return };
+    let rules = JwtRules {
+        keys: vec![JwtKey { id: None, kind: JwtKeyKind::P256(pair.public_key().as_ref().to_vec()) }],
+        issuer: "https://issuer".into(),
+        audience: vec!["carpool".into()],
+        user_claim: "sub".into(),
+        leeway: Duration::from_secs(30),
+    };
+    match kind % 3 {
+        0 => assert!(jwt::verify(rest, &rules, 1 << 31).is_err(), "nobody has signed it"),
+        1 => with_text(rest, crate::config::fuzzing::key_set),
+        _ => {
+            let part = |text: &[u8]| URL_SAFE_NO_PAD.encode(text);
+            let signed = format!("{}.{}", part(b"{\"alg\":\"ES256\"}"), part(rest));
+            let Ok(signature) = pair.sign(random, signed.as_bytes()) else { return };
+            let token = format!("{signed}.{}", part(signature.as_ref()));
+            let names_a_user = !matches!(jwt::verify(token.as_bytes(), &rules, 1 << 31), Ok(user) if user.is_empty());
+            assert!(names_a_user, "nobody is let in without a name");
+        }
+    }
+}
+
+/// What is typed at the console.
+fn commands(text: &str) {
+    for part in command::split(text) {
+        let _ = command::parse(part);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use rand::RngExt;
     use std::path::Path;
+    use std::time::Instant;
 
     /// Mutations of each seed.
     const ROUNDS: usize = 400;
+    /// In the environment: how long each target is fed on, seconds, without what libFuzzer needs.
+    const SECONDS: &str = "CARPOOL_FUZZ_SECONDS";
     /// Bytes that matter to some reader.
     const TOKENS: [&[u8]; 16] = [
         b"\0",
@@ -157,19 +231,37 @@ mod tests {
         bytes
     }
 
+    /// Feeds one target; gives the number of inputs.
+    fn feed((name, target): (&str, Target), seeds: &[Vec<u8>], rounds: usize, rng: &mut StdRng) -> usize {
+        let feed = |input: &[u8]| {
+            let done = std::panic::catch_unwind(|| target(input));
+            assert!(done.is_ok(), "{name}: b\"{}\"", input.escape_ascii());
+        };
+        for seed in seeds {
+            feed(seed);
+            for _ in 0..rounds {
+                let other = &seeds[rng.random_range(0..seeds.len())];
+                feed(&mutated(seed.clone(), other, rng));
+            }
+        }
+        seeds.len() * (rounds + 1)
+    }
+
     #[test]
     fn seeds_regressions_and_their_mutations() {
-        for (number, (name, target)) in TARGETS.iter().enumerate() {
+        let seconds = std::env::var(SECONDS).map_or(0, |text| text.parse().unwrap());
+        for (number, (name, target)) in TARGETS.into_iter().enumerate() {
             let mut rng = StdRng::seed_from_u64(number as u64);
             let seeds = [files("seeds", name), files("regressions", name)].concat();
             assert!(!seeds.is_empty(), "{name} has no seeds");
-            for seed in &seeds {
-                target(seed);
-                for _ in 0..ROUNDS {
-                    let other = &seeds[rng.random_range(0..seeds.len())];
-                    target(&mutated(seed.clone(), other, &mut rng));
-                }
+            // Of whole histories of clients and servers there are more where the other tests of the pipeline are.
+            let rounds = if name == "pipeline" { ROUNDS / 20 } else { ROUNDS };
+            let mut count = feed((name, target), &seeds, rounds, &mut rng);
+            let end = Instant::now() + Duration::from_secs(seconds);
+            while Instant::now() < end {
+                count += feed((name, target), &seeds, 20, &mut rng);
             }
+            println!("{name}: {count} inputs");
         }
     }
 }

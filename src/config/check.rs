@@ -11,6 +11,7 @@ const NAME_LIMIT: usize = 63;
 pub(super) fn check(config: &Config, report: &mut Report) {
     listening(config, report);
     pooler_sizes(config, report);
+    traces(config, report);
     for (name, database) in databases_of(config) {
         check_database(config, name, database, report);
     }
@@ -101,6 +102,15 @@ fn listening(config: &Config, report: &mut Report) {
     let same_address = pooler.listen_addr.iter().any(|addr| *addr == pooler.http_addr || addr == "*");
     if port == pooler.listen_port && port != 0 && same_address {
         report.error(&path.join("http_port"), format!("{port} is the listen_port too"));
+    }
+}
+
+fn traces(config: &Config, report: &mut Report) {
+    let Some(endpoint) = &config.pooler.otlp_endpoint else { return };
+    let rest = ["http://", "https://"].iter().find_map(|scheme| endpoint.strip_prefix(scheme));
+    let is_url = |rest: &str| !rest.starts_with('/') && rest.bytes().all(|b| b.is_ascii_graphic());
+    if !rest.is_some_and(|rest| !rest.is_empty() && is_url(rest)) {
+        report.error(&config.format.pooler_path().join("otlp_endpoint"), "is no URL of http or https");
     }
 }
 

@@ -8,6 +8,7 @@ mod background;
 mod books;
 pub mod control;
 pub mod directory;
+mod kept;
 pub mod line;
 pub mod listening;
 pub mod lookup;
@@ -22,7 +23,7 @@ pub mod start;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -218,14 +219,22 @@ struct Hot {
     /// Microseconds; 0: off.
     check_delay: AtomicU64,
     reset_always: AtomicBool,
+    max_packet_size: AtomicU32,
+    /// Microseconds.
+    tells_from: AtomicU64,
     /// A [`crate::config::ShareBy`].
     share_by: AtomicU8,
 }
 
 impl Hot {
     fn new(spec: &Spec) -> Self {
-        let (check_delay, share_by) = (AtomicU64::new(0), AtomicU8::new(0));
-        let hot = Self { check_delay, reset_always: AtomicBool::new(false), share_by };
+        let hot = Self {
+            check_delay: AtomicU64::new(0),
+            reset_always: AtomicBool::new(false),
+            max_packet_size: AtomicU32::new(0),
+            tells_from: AtomicU64::new(u64::MAX),
+            share_by: AtomicU8::new(0),
+        };
         hot.set(spec);
         hot
     }
@@ -234,6 +243,9 @@ impl Hot {
         let check_delay = u64::try_from(spec.check_delay.as_micros()).unwrap_or(u64::MAX);
         self.check_delay.store(check_delay, Ordering::Relaxed);
         self.reset_always.store(spec.reset_always, Ordering::Relaxed);
+        self.max_packet_size.store(spec.max_packet_size, Ordering::Relaxed);
+        let tells_from = spec.tells_from.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+        self.tells_from.store(tells_from, Ordering::Relaxed);
         self.share_by.store(spec.share_by as u8, Ordering::Relaxed);
     }
 
@@ -284,7 +296,10 @@ impl Pool {
     /// or disabled as this one is.
     #[must_use]
     pub fn successor(&self, spec: Spec) -> Arc<Self> {
-        Self::with(self.name.clone(), spec, Arc::clone(&self.books), self.control.inherit(), &self.quotas)
+        let next = Self::with(self.name.clone(), spec, Arc::clone(&self.books), self.control.inherit(), &self.quotas);
+        let read = self.tables.sequences_read.load(Ordering::Relaxed);
+        next.tables.sequences_read.fetch_or(read, Ordering::Relaxed);
+        next
     }
 
     fn with(name: DatabaseName, spec: Spec, books: Arc<Books>, control: Control, quotas: &Arc<Quotas>) -> Arc<Self> {
@@ -357,12 +372,9 @@ impl Pool {
         let name = self.group_name(asker);
         loop {
             let mut queue = self.queue.lock();
-            #[expect(clippy::borrowed_box, reason = "what the queue holds")]
-            let suits =
-                |pooled: &Box<Pooled>| asker.settings.is_some_and(|s| Arc::ptr_eq(&pooled.server.state.settings, s));
-            let taken = queue.take_idle(user.index, suits);
+            let taken = self.take_idle(&mut queue, user.index, asker.state, now);
             let group = name.map(|name| queue.group(user.index, name));
-            let Some((mut pooled, since)) = taken else {
+            let Some((mut pooled, since, grows)) = taken else {
                 let (grant, granted) = place::place();
                 let ticket = Ticket { client, grant };
                 match client {
@@ -378,6 +390,9 @@ impl Pool {
             };
             pooled.loan = group.and_then(|group| queue.lend(user.index, group, now));
             drop(queue);
+            if grows {
+                background::login(self, user.index);
+            }
             let check_delay = self.hot.check_delay();
             if pooled.server.stream.idle_state() == IdleState::Disturbed {
                 background::close(pooled, background::Slot::Loan);
@@ -626,10 +641,22 @@ impl Pool {
         self.books.totals()
     }
 
+    /// How long a transaction has to take for something to be told of it, microseconds.
+    #[must_use]
+    pub fn tells_from(&self) -> u64 {
+        self.hot.tells_from.load(Ordering::Relaxed)
+    }
+
     /// How long things took since the start.
     #[must_use]
     pub fn durations(&self) -> Durations {
         self.books.durations()
+    }
+
+    /// `max_packet_size`, bytes.
+    #[must_use]
+    pub fn max_packet_size(&self) -> usize {
+        self.hot.max_packet_size.load(Ordering::Relaxed) as usize
     }
 
     /// Its rare events, those of pools whose place it has taken included.

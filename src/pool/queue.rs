@@ -45,6 +45,17 @@ pub enum Plan<S> {
     Close(UserIndex, S),
 }
 
+/// Who would rather that nobody else had a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Claim {
+    /// The client that asks.
+    Own,
+    /// Nobody.
+    Nobodys,
+    /// Another client.
+    Others,
+}
+
 /// Where a server that came free goes.
 #[derive(Debug)]
 pub enum Released<S, W> {
@@ -242,6 +253,46 @@ impl<S, W: Waiter> Queue<S, W> {
             None => user.idle.pop_back(),
         };
         idle.map(|idle| (idle.server, idle.since))
+    }
+
+    /// As [`Self::take_idle`], where clients have a `claim` to servers: the client's own, or else one that is nobody's,
+    /// or else that of others which has been idle for longest.
+    pub fn take_unclaimed(
+        &mut self,
+        user: UserIndex,
+        suits: impl Fn(&S) -> bool,
+        claim: impl Fn(&S) -> Claim,
+    ) -> Option<(S, Instant, Claim)> {
+        let in_turn = self.limits.in_turn;
+        let user = &mut self.users[user.0];
+        user.drop_gone();
+        if !user.waiting.is_empty() {
+            return None;
+        }
+        let find = |wanted: &dyn Fn(&S) -> bool| match in_turn {
+            true => user.idle.iter().position(|idle| wanted(&idle.server)),
+            false => user.idle.iter().rposition(|idle| wanted(&idle.server)),
+        };
+        let at = find(&|server| claim(server) == Claim::Own)
+            .or_else(|| find(&|server| claim(server) == Claim::Nobodys && suits(server)))
+            .or_else(|| find(&|server| claim(server) == Claim::Nobodys))
+            .unwrap_or_default();
+        let idle = user.idle.remove(at)?;
+        let claim = claim(&idle.server);
+        Some((idle.server, idle.since, claim))
+    }
+
+    /// Whether the next one of a user to wait in front of all gets a server even if none comes back.
+    #[must_use]
+    pub fn has_one_for(&self, user: UserIndex) -> bool {
+        let user = &self.users[user.0];
+        let room = self.slots < self.limits.size && user.slots < self.per_user(user) && user.has_room();
+        room || user.logins > 0 || !user.idle.is_empty()
+    }
+
+    /// The idle servers of a user.
+    pub fn idle_of(&mut self, user: UserIndex) -> impl Iterator<Item = &mut S> {
+        self.users[user.0].idle.iter_mut().map(|idle| &mut idle.server)
     }
 
     /// Whether [`Self::plan`] may have anything to do, at a glance.
@@ -548,6 +599,34 @@ mod tests {
         assert_eq!(take(&[9]), Some(3));
         assert_eq!(take(&[]), Some(1));
         assert_eq!(take(&[1]), None);
+    }
+
+    #[test]
+    fn a_client_gets_its_own_server_and_takes_others_last() {
+        let mut queue: Queue<u64, Person> = Queue::new(limits(4));
+        let user = queue.add_user(None, None);
+        for server in [10, 20, 11, 30] {
+            assert!(queue.spare_login(user));
+            assert!(matches!(queue.release(user, server, Instant::now(), true), Released::Kept));
+        }
+        // Tens say whose it is; 1 is nobody.
+        let mut take = |who: u64, suitable: u64| {
+            let claim = |server: &u64| match server / 10 {
+                1 => Claim::Nobodys,
+                owner if owner == who => Claim::Own,
+                _ => Claim::Others,
+            };
+            queue.take_unclaimed(user, |server| *server == suitable, claim).map(|(server, _, claim)| (server, claim))
+        };
+        assert_eq!(take(2, 10), Some((20, Claim::Own)), "whatever else suits");
+        assert_eq!(take(2, 10), Some((10, Claim::Nobodys)));
+        assert_eq!(take(2, 30), Some((11, Claim::Nobodys)));
+        assert_eq!(take(2, 30), Some((30, Claim::Others)));
+        assert_eq!(take(2, 30), None);
+        queue.wait(user, None, person(1), Instant::now());
+        assert!(matches!(queue.release(user, 10, Instant::now(), false), Released::Handed(..)));
+        queue.wait(user, None, person(2), Instant::now());
+        assert!(queue.take_unclaimed(user, |_| true, |_| Claim::Own).is_none(), "others wait");
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Whose turn it is, as the configuration has it (`share_by`): which group a client belongs to, and what groups have.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -9,7 +8,7 @@ use super::spec::Spec;
 use super::{Pool, Pooled};
 use crate::config::ShareBy;
 use crate::names::{ClientId, UserName};
-use crate::protocol::settings::Settings;
+use crate::protocol::ClientState;
 
 /// Who asks for a server.
 #[derive(Clone, Copy, Debug)]
@@ -18,15 +17,15 @@ pub struct Asker<'a> {
     pub client: ClientId,
     /// As whom it logged in; `None`: Carpool itself.
     pub user: Option<&'a UserName>,
-    /// Its settings, where they are known.
-    pub settings: Option<&'a Arc<Settings>>,
+    /// What it has set up, where that is known.
+    pub state: Option<&'a ClientState>,
 }
 
 impl Asker<'_> {
     /// Carpool itself, for all clients.
     #[must_use]
     pub const fn itself(client: ClientId) -> Self {
-        Self { client, user: None, settings: None }
+        Self { client, user: None, state: None }
     }
 }
 
@@ -46,7 +45,7 @@ impl Pool {
         match self.hot.share_by.load(Ordering::Relaxed) {
             by if by == ShareBy::None as u8 => None,
             by if by == ShareBy::User as u8 => asker.user.map(UserName::as_str),
-            _ => asker.settings.and_then(|settings| settings.get("application_name")),
+            _ => asker.state.and_then(|state| state.settings.get("application_name")),
         }
     }
 

@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import datetime
 import fnmatch
+import functools
 import json
 import os
 import platform
@@ -32,13 +33,14 @@ import resource
 import shutil
 import signal
 import socket
+import ssl
 import statistics
 import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,6 +125,7 @@ ROWS = [
         unit="connections/s",
     ),
     Row("memory", "Memory for each idle client that has run one query", 5000, memory=True),
+    Row("tls-memory", "Memory for each idle client with TLS 1.3 that has run one query", 5000, auth="tls", memory=True),
 ]
 
 
@@ -536,7 +539,7 @@ class Bench:
         """A process of its own, so that nothing that ran before has grown its heap."""
         daemon = target.start(row.auth)
         try:
-            rss, pss, clients = asyncio.run(idle_clients(daemon, row.clients))
+            rss, pss, clients = asyncio.run(idle_clients(daemon, row.clients, row.auth == "tls"))
         finally:
             daemon.stop()
         return Sample(rss=rss / clients, pss=pss / clients)
@@ -641,7 +644,7 @@ def percentile(ordered: list[float], part: float) -> float:
 # --- Idle clients ----------------------------------------------------------------------------------------
 
 
-async def idle_clients(daemon: Daemon, wanted: int) -> tuple[int, int, int]:
+async def idle_clients(daemon: Daemon, wanted: int, tls: bool) -> tuple[int, int, int]:
     """Connects clients that run one query each and then stay. Gives what the pooler's RSS and PSS grew by, in
     KiB, and the number of clients."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -654,7 +657,7 @@ async def idle_clients(daemon: Daemon, wanted: int) -> tuple[int, int, int]:
     gate = asyncio.Semaphore(50)
 
     async def several(count: int) -> tuple[int, int]:
-        tasks = [asyncio.create_task(one_client(daemon.port, gate)) for _ in range(count)]
+        tasks = [asyncio.create_task(one_client(daemon.port, gate, tls)) for _ in range(count)]
         try:
             for done in asyncio.as_completed(tasks):
                 sockets.append(await done)
@@ -676,30 +679,87 @@ async def idle_clients(daemon: Daemon, wanted: int) -> tuple[int, int, int]:
     return after[0] - before[0], after[1] - before[1], wanted
 
 
-async def one_client(port: int, gate: asyncio.Semaphore) -> socket.socket:
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+class Wire:
+    """A connected socket, inside TLS once that has begun."""
+
+    def __init__(self, sock: socket.socket):
+        self.loop, self.sock = asyncio.get_running_loop(), sock
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls: ssl.SSLObject | None = None
+
+    async def begin_tls(self) -> None:
+        await self.loop.sock_sendall(self.sock, struct.pack("!II", 8, 80877103))
+        if await self.loop.sock_recv(self.sock, 1) != b"S":
+            raise ConnectionError("TLS is refused")
+        self.tls = tls_context().wrap_bio(self.incoming, self.outgoing)
+        await self.step(self.tls.do_handshake)
+
+    async def step(self, step: Callable[[], bytes | int | None]) -> bytes | int | None:
+        """What comes of a step that may want to read first."""
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                await self.flush()
+                chunk = await self.loop.sock_recv(self.sock, 16384)
+                if not chunk:
+                    raise ConnectionError("connection closed in TLS") from None
+                self.incoming.write(chunk)
+            finally:
+                await self.flush()
+
+    async def flush(self) -> None:
+        if waiting := self.outgoing.read():
+            await self.loop.sock_sendall(self.sock, waiting)
+
+    async def send(self, data: bytes) -> None:
+        tls = self.tls
+        if tls is None:
+            await self.loop.sock_sendall(self.sock, data)
+        else:
+            await self.step(lambda: tls.write(data))
+
+    async def receive(self) -> bytes:
+        tls = self.tls
+        if tls is None:
+            return await self.loop.sock_recv(self.sock, 8192)
+        received = await self.step(lambda: tls.read(8192))
+        return received if isinstance(received, bytes) else b""
+
+
+async def one_client(port: int, gate: asyncio.Semaphore, tls: bool) -> socket.socket:
     async with gate:
-        loop = asyncio.get_running_loop()
         sock = socket.socket()
         sock.setblocking(False)
+        wire = Wire(sock)
         try:
-            await loop.sock_connect(sock, ("127.0.0.1", port))
+            await wire.loop.sock_connect(sock, ("127.0.0.1", port))
+            if tls:
+                await wire.begin_tls()
             pairs = {"user": USER, "database": "bench", "application_name": "bench", "client_encoding": "UTF8"}
             body = b"".join(f"{k}\0{v}\0".encode() for k, v in pairs.items()) + b"\0"
-            await loop.sock_sendall(sock, struct.pack("!II", len(body) + 8, 3 << 16) + body)
-            await until_ready(loop, sock)
+            await wire.send(struct.pack("!II", len(body) + 8, 3 << 16) + body)
+            await until_ready(wire)
             query = b"SELECT 1\0"
-            await loop.sock_sendall(sock, b"Q" + struct.pack("!I", len(query) + 4) + query)
-            await until_ready(loop, sock)
+            await wire.send(b"Q" + struct.pack("!I", len(query) + 4) + query)
+            await until_ready(wire)
         except BaseException:
             sock.close()
             raise
         return sock
 
 
-async def until_ready(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+async def until_ready(wire: Wire) -> None:
     buf = b""
     while True:
-        chunk = await loop.sock_recv(sock, 8192)
+        chunk = await wire.receive()
         if not chunk:
             raise ConnectionError("connection closed")
         buf += chunk

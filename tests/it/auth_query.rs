@@ -85,6 +85,20 @@ fn whoever_may_not_log_in_looks_like_a_wrong_password() {
     assert_eq!(whoami(&carpool, &real, "x"), Ok(real));
 }
 
+/// CVE-2015-6817: not even where nobody has to show who they are.
+#[test]
+fn whoever_is_not_found_is_not_the_one_who_looks_up() {
+    let carpool = Carpool::start(&setup("auth_type = \"trust\""));
+    let real = role(&carpool, "real", "login password 'x'");
+    assert_eq!(whoami(&carpool, &real, ""), Ok(real));
+    for user in [format!("{}_unknown", carpool.database), role(&carpool, "nologin", "password 'x'")] {
+        let mut raw = Raw::connect(carpool.port);
+        raw.send(&startup(V3_0, &[("user", &user), ("database", &carpool.database)]));
+        let refused = raw.finish_login().unwrap_or_else(|| panic!("{user} is {}", raw.value("select current_user")));
+        assert_eq!(refused.field('C').as_deref(), Some("28P01"), "{refused:?}");
+    }
+}
+
 /// With `auth_type` md5 the exchange depends on the secret: unknown users pretend to have one as the others.
 #[test]
 fn the_kind_of_an_unknown_users_secret_is_the_usual_one() {

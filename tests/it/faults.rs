@@ -217,6 +217,20 @@ fn notices_during_a_servers_login_are_passed_over() {
     assert_eq!(carpool.client().value("select 'well'"), "well");
 }
 
+/// As a server does that doesn't know a protocol as new, or an option: what it says of that is its answer, not a fault.
+#[test]
+fn a_server_that_negotiates_the_protocol() {
+    let real = Postgres::shared().port;
+    for body in [&b"\0\x03\0\0\0\0\0\0"[..], b"\0\x03\0\0\0\0\0\x01_pq_.option\0"] {
+        let port = fake(move |_, mut stream| {
+            stream.write_all(&message('v', body)).unwrap();
+            pass_on(&stream, real);
+        });
+        let carpool = before_fake(Setup::default(), "", port);
+        assert_eq!(carpool.client().value("select 'well'"), "well");
+    }
+}
+
 #[test]
 fn servers_that_break_the_protocol_during_login() {
     for answer in [
@@ -403,8 +417,9 @@ fn terminated_servers() {
     wait_until_running(postgres, &carpool.database, "pg_sleep");
     let sql = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}'", carpool.database);
     postgres.sql("postgres", &sql);
-    assert_eq!(code(&busy.until_closed()).as_deref(), Some("57P01"));
+    assert_eq!(code(&busy.until_ready()).as_deref(), Some("57P01"));
     assert_eq!(code(&in_transaction.until_closed()).as_deref(), Some("57P01"));
+    assert_eq!(busy.value("select 'well'"), "well");
     assert_eq!(idle.value("select 'well'"), "well");
 }
 

@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 10] = [
     &["cluster"],
     &["client"],
     &["admin"],
-    &["pooler", "fuzzing"],
+    &["pooler", "fuzzing", "top"],
 ];
 
 /// The roots see everything.
@@ -244,4 +244,29 @@ fn the_scan_sees_what_it_should() {
     assert!(allowed("config", "names") && !allowed("names", "config"));
     assert!(allowed("client", "pool") && !allowed("pool", "client"));
     assert!(!allowed("auth", "protocol") && !allowed("pool", "unknown"));
+}
+
+/// Where secrets of clients are compared, and the words that stand for them.
+const COMPARED_IN: [&str; 4] = ["auth/md5.rs", "auth/client.rs", "auth/scram/mod.rs", "client/registry.rs"];
+const SECRETS: [&str; 7] = ["expose()", "proof", "stored_key", "server_key", "password", ".secret", "signature"];
+
+#[test]
+fn secrets_are_compared_in_constant_time() {
+    let sources = sources();
+    for path in COMPARED_IN {
+        let source = sources.iter().find(|source| source.path == Path::new(path)).unwrap();
+        assert!(source.code.contains("ct_eq"), "src/{path} has no comparison in constant time");
+    }
+    let where_logins_are_checked =
+        |source: &&Source| source.top() == "auth" || source.path.ends_with("client/registry.rs");
+    for source in sources.iter().filter(where_logins_are_checked) {
+        for (number, line) in source.code.lines().enumerate() {
+            let compares = line.contains("==") || line.contains("!=");
+            let secret = SECRETS.iter().find(|word| line.contains(*word));
+            // Lengths and kinds are no secrets.
+            if let (true, Some(word), false) = (compares, secret, line.contains(".len()") || line.contains(".kind()")) {
+                panic!("src/{}:{}: {word} is compared in variable time:{line}", source.path.display(), number + 1);
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 
 use crate::harness::postgres::free_port;
-use crate::harness::{Carpool, Postgres, Setup, eventually, http};
+use crate::harness::{Carpool, Postgres, Setup, http};
 use crate::startup::psql;
 
 /// What every planted secret has in it.

@@ -125,11 +125,48 @@ async fn statements_have_names_and_a_bound() {
     assert_eq!(scene.tags(&[PARSE, SYNC]).await, "EZ");
 }
 
+/// All that changes anything, or hands out sockets.
+const FOR_ADMINS: [&str; 24] = [
+    "reload",
+    "shutdown",
+    "shutdown wait_for_servers",
+    "shutdown wait_for_clients",
+    "kill_client 1",
+    "kill_client 0x1",
+    "pause",
+    "pause app",
+    "pause app 5s",
+    "pause timeout 5s",
+    "resume",
+    "resume app",
+    "reconnect",
+    "kill app",
+    "wait_close app",
+    "disable app",
+    "enable app",
+    "suspend",
+    "set pool_mode = session",
+    "set log_level to 'debug'",
+    "show fds",
+    " RELOAD ; ",
+    "\"shutdown\"",
+    "show state; reload",
+];
+
+/// CVE-2026-6667.
 #[tokio::test]
 async fn only_admins_change_anything() {
     let mut scene = Scene::new(false);
-    for query in ["reload", "shutdown", "kill_client 1", "pause", "set pool_mode = session"] {
+    for query in FOR_ADMINS {
         assert_eq!(scene.code(query).await, "42501", "{query}");
+        // By the extended protocol, too, at the latest when it is executed.
+        if !query.contains("state") {
+            let parse = [b"\0", query.as_bytes(), b"\0\0\0"].concat();
+            let answers = scene.say(&[(tag::PARSE, &parse), BIND, EXECUTE, SYNC]).await;
+            let error = answers.iter().find(|(tag, _)| *tag == reply::ERROR_RESPONSE);
+            let code = error.and_then(|(_, body)| backend::error_field(body, b'C'));
+            assert_eq!(code, Some(&b"42501"[..]), "{query}");
+        }
     }
     assert_eq!(scene.tags(&[(tag::QUERY, b"show clients\0")]).await, "TDCZ");
     assert!(scene.stand.orders.try_recv().is_err());

@@ -180,13 +180,12 @@ fn pgbouncers_settings_are_judged() {
         ]
     );
     let config = toml(
-        "[pooler]\nresolv_conf = \"x\"\npkt_buf = 8192\nsbuf_loopcnt = 5\n[databases.a]\nreserve_pool_size = 3\n[users.u]\nquery_wait_timeout = 1\n\
-         [peers.1]\nhost = \"x\"",
+        "[pooler]\nresolv_conf = \"x\"\npkt_buf = 8192\nsbuf_loopcnt = 5\n[databases.a]\nreserve_pool_size = 3\n[users.u]\nquery_wait_timeout = 1",
     );
     let keys: Vec<_> = config.warnings.iter().map(|warning| warning.split(": ").nth(1).unwrap()).collect();
     let mut keys = keys;
     keys.sort_unstable();
-    assert_eq!(keys, ["peers", "pooler.pkt_buf", "pooler.resolv_conf", "users.u.query_wait_timeout"]);
+    assert_eq!(keys, ["pooler.pkt_buf", "pooler.resolv_conf", "users.u.query_wait_timeout"]);
 }
 
 /// A reload of one would end every database.

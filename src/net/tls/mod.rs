@@ -8,6 +8,8 @@
 //! is pending, and the next write must begin with the same bytes (as OpenSSL's `SSL_write`); whoever keeps what a
 //! socket didn't take and tries again does that anyway.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -1,14 +1,18 @@
 //! The two ways through the core, run against a model of PostgreSQL.
 
 mod backend;
+#[cfg(test)]
 mod rules;
 mod scripts;
+#[cfg(test)]
 mod sequences;
 mod world;
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use scripts::{Item, naming_script, script, shape_script};
 use world::{Batch, Choices, World, count, direct};
@@ -181,47 +185,95 @@ fn assert_told_shapes(scripts: &[Script], servers: usize, max_prepared: usize, s
     }
 }
 
+/// Scripts of clients with their DateStyle, servers, prepared statements that each keeps, and a seed for the order.
+type Case = (Vec<(String, Script)>, usize, usize, u64);
+
+fn settings_case() -> impl Strategy<Value = (Vec<Script>, usize, usize, u64)> {
+    (prop::collection::vec(script(), 2..4), 1usize..3, 1usize..4, any::<u64>())
+}
+
+fn shapes_case() -> impl Strategy<Value = (Vec<Script>, usize, usize, u64)> {
+    (prop::collection::vec(shape_script(), 1..4), 1usize..4, 1usize..3, any::<u64>())
+}
+
+fn names_case() -> impl Strategy<Value = Case> {
+    let parts = (prop::collection::vec(naming_script(), 1..3), 0usize..2, 1usize..4, any::<u64>());
+    parts.prop_map(|(scripts, more, max_prepared, seed)| {
+        let servers = scripts.len() + more;
+        let scripts = scripts.into_iter().map(|script| ("default".to_owned(), script)).collect();
+        (scripts, servers, max_prepared, seed)
+    })
+}
+
+fn shared_case() -> impl Strategy<Value = Case> {
+    let style = prop::sample::select(vec!["default", "iso", "sql"]).prop_map(str::to_owned);
+    (prop::collection::vec((style, script()), 1..4), 1usize..4, 1usize..4, any::<u64>())
+}
+
+/// Plays what the bytes choose, in the place of chance: the first says which of the tests below it is for.
+pub(crate) fn operations(data: &[u8]) {
+    let Some((&which, choices)) = data.split_first() else { return };
+    let rng = TestRng::from_seed(RngAlgorithm::PassThrough, &endless(choices));
+    let mut runner = TestRunner::new_with_rng(Config { failure_persistence: None, ..Config::default() }, rng);
+    match which % 4 {
+        0 => {
+            let (scripts, servers, max_prepared, seed) = settings_case().new_tree(&mut runner).unwrap().current();
+            assert_own_settings(&scripts, servers, max_prepared, seed);
+        }
+        1 => {
+            let (scripts, servers, max_prepared, seed) = shapes_case().new_tree(&mut runner).unwrap().current();
+            assert_told_shapes(&scripts, servers, max_prepared, seed);
+        }
+        2 => {
+            let (scripts, servers, max_prepared, seed) = names_case().new_tree(&mut runner).unwrap().current();
+            assert_like_direct(&scripts, servers, max_prepared, seed);
+        }
+        _ => {
+            let (scripts, servers, max_prepared, seed) = shared_case().new_tree(&mut runner).unwrap().current();
+            assert_like_direct(&scripts, servers, max_prepared, seed);
+        }
+    }
+}
+
+/// The bytes with more than any case takes behind them: where there are no more, choices would never end.
+fn endless(choices: &[u8]) -> Vec<u8> {
+    const ENOUGH: usize = 64 * 1024;
+    let seed = choices
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let mut more = self::choices(seed);
+    let mut bytes = choices.to_vec();
+    while bytes.len() < ENOUGH {
+        bytes.extend_from_slice(&(more.0)().to_le_bytes());
+    }
+    bytes
+}
+
+#[cfg(test)]
 proptest! {
     #[test]
     fn clients_that_share_servers_never_see_the_others_settings(
-        scripts in prop::collection::vec(script(), 2..4),
-        servers in 1usize..3,
-        max_prepared in 1usize..4,
-        seed: u64,
+        (scripts, servers, max_prepared, seed) in settings_case(),
     ) {
         assert_own_settings(&scripts, servers, max_prepared, seed);
     }
 
     #[test]
     fn statements_prepared_by_sql_and_by_the_protocol_share_their_names(
-        scripts in prop::collection::vec(naming_script(), 1..3),
-        more in 0usize..2,
-        max_prepared in 1usize..4,
-        seed: u64,
+        (scripts, servers, max_prepared, seed) in names_case(),
     ) {
-        let servers = scripts.len() + more;
-        let scripts: Vec<_> = scripts.into_iter().map(|script| ("default".to_owned(), script)).collect();
         assert_like_direct(&scripts, servers, max_prepared, seed);
     }
 
     #[test]
-    fn rows_are_of_the_shape_that_the_client_was_told(
-        scripts in prop::collection::vec(shape_script(), 1..4),
-        servers in 1usize..4,
-        max_prepared in 1usize..3,
-        seed: u64,
-    ) {
+    fn rows_are_of_the_shape_that_the_client_was_told((scripts, servers, max_prepared, seed) in shapes_case()) {
         assert_told_shapes(&scripts, servers, max_prepared, seed);
     }
 
     #[test]
     fn clients_that_share_servers_get_what_each_would_get_from_its_own(
-        scripts in prop::collection::vec((prop::sample::select(vec!["default", "iso", "sql"]), script()), 1..4),
-        servers in 1usize..4,
-        max_prepared in 1usize..4,
-        seed: u64,
+        (scripts, servers, max_prepared, seed) in shared_case(),
     ) {
-        let scripts: Vec<_> = scripts.into_iter().map(|(style, script)| (style.to_owned(), script)).collect();
         assert_like_direct(&scripts, servers, max_prepared, seed);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{Postgres, Raw, eventually};
@@ -84,7 +85,11 @@ impl Carpool {
 
     /// In front of `database`.
     pub fn before(postgres: &Postgres, database: &str, setup: &Setup) -> Self {
-        let config = std::env::temp_dir().join(format!("carpool-test-{}-{database}.toml", std::process::id()));
+        // Tests that run at the same time may have databases of the same name, on clusters of their own.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("carpool-test-{}-{number}-{database}.toml", std::process::id());
+        let config = std::env::temp_dir().join(name);
         let mut carpool = Self::spawn(&config, database, &setup.toml(postgres, database), &setup.environment);
         let listening = "listening on 127.0.0.1:";
         carpool.port = eventually("Carpool listens", || {
