@@ -30,6 +30,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
 use crate::auth::ServerCredentials;
+use crate::config::ShareBy;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, ServerId, UserName};
 use crate::net::stream::IdleState;
@@ -524,7 +525,8 @@ impl Pool {
         let error =
             ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout").hint(match self.is_paused() {
                 true => "RESUME on the console ends the pause; see query_wait_timeout.",
-                false => "See query_wait_timeout and pool_size.",
+                false if self.spec.load().share_by == ShareBy::None => "See query_wait_timeout and pool_size.",
+                false => "See query_wait_timeout, pool_size, share_by and share_weights; SHOW SHARES on the console.",
             });
         let waited = format!("No server connection of database \"{}\" came free within {waited:?}.", self.name);
         error.detail(format!("{waited} {}", self.why_waiting(now)))
@@ -587,13 +589,14 @@ impl Pool {
         self.pins.resize(self.spec.load().max_pinned, spec.max_pinned);
         self.tables.set_strict(spec.strict_session_state);
         self.hot.set(&spec);
-        let users = self.users.lock().list.clone();
+        // Users that come meanwhile have their weight by the one or the other.
+        let users = self.users.lock();
         let mut queue = self.queue.lock();
         queue.set_limits(self.control.limits(&spec));
         queue.set_weights(&spec.share_weights);
-        users.iter().for_each(|user| queue.set_user_weight(user.index, spec.user_weight(&user.name)));
+        users.list.iter().for_each(|user| queue.set_user_weight(user.index, spec.user_weight(&user.name)));
         self.spec.store(Arc::new(spec));
-        drop(queue);
+        drop((queue, users));
         self.listening.look();
         self.pump();
     }
