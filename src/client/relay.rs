@@ -709,7 +709,7 @@ impl Relay {
         let last_words = events.last_words.take();
         self.note(events);
         if let Some(body) = last_words {
-            self.send_to_client(cx, out.to_client.bytes(input))?;
+            self.out.push(out.to_client.bytes(input));
             return self.survive(cx, Loss::Told(body), out);
         }
         self.release_if_free(cx)?;
@@ -776,8 +776,11 @@ impl Relay {
             let text = "transaction blocks not allowed in statement pooling mode";
             return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).hint("See pool_mode.").into());
         }
-        let shares = free && !self.expects && self.mode != PoolMode::Session;
-        let parting = if shares {
+        let ends = free && self.mode != PoolMode::Session;
+        let shares = ends && !self.expects && !active.broken;
+        let parting = if ends && active.broken {
+            Parting::Free
+        } else if shares {
             if !server.state.left().is_empty() && self.pool.spec.load().max_pinned == 0 {
                 server.state.keeping = Keeping::Never;
             }
@@ -833,17 +836,22 @@ impl Relay {
         }
     }
 
+    /// The client needs its server no more.
     fn give_back(&mut self) {
+        let broken = matches!(&self.work, Work::Active(active) if active.broken);
         let (instant, now) = self.now();
         if let Some((lease, finished)) = self.part(now) {
-            lease.give_back(instant);
+            if broken {
+                lease.close();
+            } else {
+                lease.give_back(instant);
+            }
             if let Some(finished) = finished {
                 self.tell(&finished);
             }
         }
     }
 
-    /// The client needs its server no more.
     fn part(&mut self, now: Moment) -> Option<(Lease, Option<Finished>)> {
         let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return None };
         let (bound, mut finished) = (self.pool.tells_from(), None);
@@ -1037,8 +1045,6 @@ fn is_crowded(server: &mut Server, input: &[u8], out: &mut Outputs) -> bool {
     crowded
 }
 
-#[expect(clippy::inline_always, reason = "of the two callers one is called for every answer, the other hardly ever")]
-#[inline(always)]
 fn take_server_messages(
     server: &mut Server,
     client: &mut ClientState,
