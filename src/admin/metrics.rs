@@ -47,16 +47,21 @@ pub fn prometheus(admin: &Admin) -> String {
     process(admin, &view, &mut text);
     states(&sums, &mut text);
     pins(&sums, &mut text);
+    view.share_metrics(|name| label(&view, name).to_owned(), &mut text);
     counters(&sums, &mut text);
     durations(&sums, &mut text);
     happenings(admin, &sums, &mut text);
     text.finish()
 }
 
+/// A database's label.
+fn label<'n>(view: &View<'_>, name: &'n str) -> &'n str {
+    if view.config.databases.contains_key(name) { name } else { FALLBACK }
+}
+
 /// By database, those of `*` as one, without the console.
 fn sums(admin: &Admin, view: &View<'_>) -> BTreeMap<String, Sums> {
-    let config = &view.config;
-    let label = |name: &str| if config.databases.contains_key(name) { name } else { FALLBACK }.to_owned();
+    let label = |name: &str| label(view, name).to_owned();
     let mut sums: BTreeMap<String, Sums> = BTreeMap::new();
     for row in view.pools().into_iter().filter(|row| row.database != CONSOLE) {
         add(&mut sums.entry(label(&row.database)).or_default().pool, &row);
@@ -246,6 +251,11 @@ fn happenings(admin: &Admin, sums: &BTreeMap<String, Sums>, text: &mut Expositio
     for reason in REFUSALS {
         refused.sample(&[("reason", reason)], refusals.get(reason).copied().unwrap_or_default());
     }
+    let (exported, dropped) = admin.context.spans.counts();
+    text.family("carpool_spans_exported_total", Type::Counter, "Transactions told to the collector of traces.")
+        .sample(&[], exported);
+    let help = "Transactions not told to it, since it or the export did not keep up.";
+    text.family("carpool_spans_dropped_total", Type::Counter, help).sample(&[], dropped);
     let help = "Errors of servers that clients were told, by class of SQLSTATE.";
     let mut errors = text.family("carpool_server_errors_total", Type::Counter, help);
     for (database, sum) in sums {
@@ -424,6 +434,7 @@ mod tests {
         names.dedup();
         assert!(names.len() > 15, "{names:?}");
         for name in names {
+            let name = name.strip_suffix("_bucket").unwrap_or(name);
             assert!(text.contains(&format!("# TYPE {name} ")), "{name}");
         }
     }

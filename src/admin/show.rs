@@ -25,6 +25,7 @@ pub enum Show {
     Pins,
     Pools,
     Servers,
+    Shares,
     Sockets,
     State,
     Stats,
@@ -77,6 +78,7 @@ impl Show {
             "pins" => Self::Pins,
             "pools" => Self::Pools,
             "servers" => Self::Servers,
+            "shares" => Self::Shares,
             "sockets" => Self::Sockets,
             "state" => Self::State,
             "stats" => Self::Stats,
@@ -108,6 +110,7 @@ impl Show {
             Self::PeerPools => rows::PEER_POOLS,
             Self::Pins => rows::PINS,
             Self::Pools => rows::POOLS,
+            Self::Shares => rows::SHARES,
             Self::State => rows::STATE,
             Self::Stats => rows::STATS,
             Self::StatsAverages => rows::STATS_AVERAGES,
@@ -147,6 +150,7 @@ impl Show {
             Self::Lists => view.lists(),
             Self::Mem => view.memory(),
             Self::Pins => view.pins(),
+            Self::Shares => view.shares(),
             Self::Pools => view.pools().iter().map(rows::PoolRow::row).collect(),
             Self::State => {
                 let (paused, suspended) = (admin.context.pools.is_paused(), admin.is_suspended());
@@ -165,8 +169,10 @@ impl Show {
             Self::Parameter(at) => vec![row![PARAMETERS[at].1]],
             Self::One => vec![row![1u32]],
             Self::UnlockAll => vec![row![""]],
-            // Carpool has no peers, and leaves names to the system's resolver.
-            Self::Peers | Self::PeerPools | Self::DnsHosts | Self::DnsZones => Vec::new(),
+            Self::Peers => view.peers(),
+            Self::PeerPools => view.peer_pools(),
+            // Names are left to the system's resolver.
+            Self::DnsHosts | Self::DnsZones => Vec::new(),
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::names::{DatabaseName, UserName};
 use crate::net::Peer;
 use crate::net::stream::Stream;
 use crate::net::timer;
+use crate::pool::sharing::Asker;
 use crate::pool::start::Start;
 use crate::pool::{Checkout, Judged, Lease, Pool, PoolUser, Welcome};
 use crate::protocol::ClientState;
@@ -181,8 +182,7 @@ pub async fn login(
     let (stream, unread) = io.into_parts();
     let state = ClientState::starting(Arc::clone(&start.settings), Arc::clone(&start.context));
     let mode = pool_mode(&config, database, &request.user);
-    let max_packet_size = config.pooler.max_packet_size as usize;
-    Ok(Entered::Session(Box::new(Session { stream, unread, registered, pool, user, state, mode, max_packet_size })))
+    Ok(Entered::Session(Box::new(Session { stream, unread, registered, pool, user, state, mode })))
 }
 
 fn identity(request: &Request, io: &Handshake, kind: ClientKind) -> Identity {
@@ -455,7 +455,7 @@ async fn judged_settings(
 }
 
 async fn wait_for_server(pool: &Arc<Pool>, user: &Arc<PoolUser>) -> Result<Lease, ClientError> {
-    match pool.checkout(user, crate::names::ClientId(0), None, Instant::now()) {
+    match pool.checkout(user, &Asker::itself(crate::names::ClientId(0)), Instant::now()) {
         Checkout::Now(lease) => Ok(lease),
         Checkout::Wait(granted) => granted.await.unwrap_or_else(|_| {
             let text = format!("database \"{}\" was removed", pool.name);

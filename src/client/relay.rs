@@ -6,9 +6,12 @@
 //! protocol core says that the client needs it.
 
 mod audit;
+mod finished;
 mod listen;
 mod pins;
+mod survive;
 mod wait;
+mod watch;
 
 use std::cell::RefCell;
 use std::num::NonZero;
@@ -27,6 +30,7 @@ use crate::config::PoolMode;
 use crate::error::{ClientError, SqlState};
 use crate::net::stream::Stream;
 use crate::pool::place::Place;
+use crate::pool::sharing::Asker;
 use crate::pool::{Checkout, Grant, Lease, Pool, PoolUser};
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::reply::{self, Events, ServerPath};
@@ -36,7 +40,9 @@ use crate::protocol::{ClientState, Keeping, Parting};
 use crate::server::{Outbox, Remainder, Server};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frame, frontend};
+use finished::Finished;
 use pins::Pin;
+use survive::Loss;
 
 /// Requests that one client may have in flight. More aren't read until some are answered: records of them would
 /// cost memory without bound, and looking through them time.
@@ -126,8 +132,6 @@ struct Active {
     query_since: Option<NonZero<Moment>>,
     /// The server takes nothing any more; what it still says is passed on.
     broken: bool,
-    /// The server said that it ends the connection, and the client knows.
-    fatal: bool,
 }
 
 /// Why a session ends.
@@ -164,8 +168,6 @@ pub struct Session {
     pub state: ClientState,
     /// When its servers go back.
     pub mode: PoolMode,
-    /// `max_packet_size`.
-    pub max_packet_size: usize,
 }
 
 /// See the module.
@@ -182,7 +184,6 @@ pub struct Relay {
     remainder: Remainder,
     work: Work,
     mode: PoolMode,
-    max_packet_size: u32,
     /// `carry` can't be taken before more bytes come.
     starved: bool,
     /// `carry` can't be taken before replies come.
@@ -197,15 +198,15 @@ pub struct Relay {
     leaving: bool,
     /// Its permit to keep its server between transactions.
     pin: Option<Box<Pin>>,
-    /// Notes what it uses of its session.
-    audit: Option<Box<audit::Auditor>>,
+    /// What is noted of it, where anything is.
+    watch: Option<Box<watch::Watch>>,
 }
 
 impl Relay {
     /// A session that has just logged in.
     #[must_use]
     pub fn new(session: Session) -> Self {
-        let Session { stream, unread, registered, pool, user, state, mode, max_packet_size } = session;
+        let Session { stream, unread, registered, pool, user, state, mode } = session;
         registered.shared.set_phase(Phase::Idle, micros_since(registered.context().started, Instant::now()));
         let mut relay = Self {
             stream,
@@ -218,16 +219,15 @@ impl Relay {
             remainder: Remainder::default(),
             work: Work::Idle,
             mode,
-            max_packet_size: u32::try_from(max_packet_size).unwrap_or(u32::MAX),
             starved: false,
             blocked: false,
             expects: false,
             heeded: false,
             leaving: false,
             pin: None,
-            audit: None,
+            watch: None,
         };
-        relay.set_audit();
+        relay.set_watch();
         if relay.context().suspended.load(Ordering::Relaxed) {
             relay.shared().order(order::SUSPEND);
         }
@@ -316,6 +316,9 @@ impl Relay {
                 Poll::Pending => self.poll_ahead(cx, scratch),
                 granted => granted,
             };
+        }
+        if self.is_behind() {
+            return self.poll_ahead(cx, scratch);
         }
         self.poll_client(cx, scratch)
     }
@@ -413,6 +416,7 @@ impl Relay {
                         self.starved = true;
                         return Ok(at);
                     }
+                    Local::NeedsServer if self.falls_behind() => return Ok(at),
                     Local::NeedsServer if self.state.own.pin && !self.may_pin_by_hand()? => return Ok(at),
                     Local::NeedsServer => {
                         self.borrow_server(input, out)?;
@@ -430,13 +434,13 @@ impl Relay {
                 client: &mut self.state,
                 server: &mut server.state,
                 tables: &self.pool.tables,
-                max_packet_size: self.max_packet_size as usize,
+                max_packet_size: self.pool.max_packet_size(),
                 to_server: &mut out.to_server,
                 to_client: &mut out.own,
             };
             match path.message(input, at)? {
                 request::Step::Taken { consumed, remaining, forward } => {
-                    self.audit_message(&input[at..at + consumed]);
+                    self.watch_message(&input[at..at + consumed]);
                     at += consumed;
                     self.remainder = Remainder { bytes: remaining, forward };
                 }
@@ -492,7 +496,9 @@ impl Relay {
             self.change_pool()?;
         }
         let (instant, now) = self.now();
-        match self.pool.checkout(&self.user, self.shared().id, Some(&self.state.settings), instant) {
+        let client = self.shared();
+        let asker = Asker { client: client.id, user: Some(&client.user), state: Some(&self.state) };
+        match self.pool.checkout(&self.user, &asker, instant) {
             Checkout::Now(lease) => self.activate(lease, now, input, out),
             Checkout::Wait(granted) => {
                 // Those who have a server and wait for a permit would wait for each other with this one.
@@ -547,9 +553,8 @@ impl Relay {
         *self.shared().cancel.lock() = slot;
         self.set_phase(Phase::Active, now);
         self.shared().begin_transaction(now);
-        let (broken, fatal) = (false, false);
-        self.work =
-            Work::Active(Active { lease, since: NonZero::new(now), query_since: NonZero::new(now), broken, fatal });
+        let since = NonZero::new(now);
+        self.work = Work::Active(Active { lease, since, query_since: since, broken: false });
     }
 
     fn poll_waiting(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
@@ -578,7 +583,10 @@ impl Relay {
         }
         match ready!(self.poll_read(cx, &mut scratch.read)) {
             // It has said goodbye behind requests that wait for a server: they run, as on a connection of its own.
-            Ok(0) if matches!(self.work, Work::Waiting(_)) && self.carry.ends_with(&wait::GOODBYE) => {
+            Ok(0)
+                if (matches!(self.work, Work::Waiting(_)) || self.is_behind())
+                    && self.carry.ends_with(&wait::GOODBYE) =>
+            {
                 self.leaving = true;
                 Poll::Ready(Ok(()))
             }
@@ -660,11 +668,10 @@ impl Relay {
 
     fn poll_server(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
         let Work::Active(active) = &mut self.work else { return Poll::Ready(Ok(())) };
-        let fatal = active.fatal;
         let Some(server) = active.lease.server() else { return Poll::Ready(Ok(())) };
         let n = match ready!(server.stream.poll_read_into(cx, &mut scratch.read)) {
             Ok(n) if n > 0 => n,
-            lost => return Poll::Ready(Err(self.server_lost(lost.err(), fatal))),
+            lost => return Poll::Ready(self.survive(cx, Loss::Untold(lost.err()), &mut scratch.out)),
         };
         server.shared.counters.sent.add(n as u64);
         let Scratch { read, out } = scratch;
@@ -674,18 +681,6 @@ impl Relay {
         let mut input = std::mem::take(&mut server.carry);
         input.extend_from_slice(&read[..n]);
         Poll::Ready(self.take_replies(cx, &input, out))
-    }
-
-    /// The server's connection ended.
-    fn server_lost(&mut self, error: Option<std::io::Error>, told: bool) -> End {
-        if told {
-            return End::ServerFatal;
-        }
-        let why = error.map_or_else(|| "it closed the connection".to_owned(), |e| e.to_string());
-        let text = "server closed the connection unexpectedly";
-        ClientError::fatal(SqlState::CONNECTION_FAILURE, text)
-            .detail(format!("The server connection was lost: {why}."))
-            .into()
     }
 
     /// Takes the server's messages from `input`, gives the server back if it is free, and sends on what is the
@@ -711,8 +706,12 @@ impl Relay {
         if !out.own.is_empty() {
             active.send(cx, &out.own);
         }
-        active.fatal |= events.fatal;
+        let last_words = events.last_words.take();
         self.note(events);
+        if let Some(body) = last_words {
+            self.out.push(out.to_client.bytes(input));
+            return self.survive(cx, Loss::Told(body), out);
+        }
         self.release_if_free(cx)?;
         let sent = self.send_to_client(cx, out.to_client.bytes(input));
         if self.leaving { self.leave_when_answered() } else { sent }
@@ -748,6 +747,7 @@ impl Relay {
         }
         for class in events.errors {
             self.pool.happenings().server_errors.count(class);
+            self.trace_error(class);
         }
         let Work::Active(active) = &mut self.work else { return };
         let Some(server) = active.lease.server() else { return };
@@ -776,8 +776,11 @@ impl Relay {
             let text = "transaction blocks not allowed in statement pooling mode";
             return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).hint("See pool_mode.").into());
         }
-        let shares = free && !self.expects && self.mode != PoolMode::Session;
-        let parting = if shares {
+        let ends = free && self.mode != PoolMode::Session;
+        let shares = ends && !self.expects && !active.broken;
+        let parting = if ends && active.broken {
+            Parting::Free
+        } else if shares {
             if !server.state.left().is_empty() && self.pool.spec.load().max_pinned == 0 {
                 server.state.keeping = Keeping::Never;
             }
@@ -816,26 +819,49 @@ impl Relay {
     /// A query has ended and the client keeps the server.
     fn rest(&mut self, in_block: bool) {
         let (_, now) = self.now();
+        let bound = self.pool.tells_from();
         let Work::Active(active) = &mut self.work else { return };
         let Some(since) = active.query_since.take() else { return };
         let Some(server) = active.lease.server() else { return };
         server.note_query(now.saturating_sub(since.get()));
+        let mut finished = None;
         if let Some(since) = active.since.take_if(|_| !in_block) {
-            server.note_transaction(now.saturating_sub(since.get()));
+            let split = server.note_transaction(now.saturating_sub(since.get()));
+            finished = Self::finished(bound, split, server);
         }
         let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
         self.set_phase(phase, now);
+        if let Some(finished) = finished {
+            self.tell(&finished);
+        }
     }
 
+    /// The client needs its server no more.
     fn give_back(&mut self) {
-        let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return };
+        let broken = matches!(&self.work, Work::Active(active) if active.broken);
         let (instant, now) = self.now();
+        if let Some((lease, finished)) = self.part(now) {
+            if broken {
+                lease.close();
+            } else {
+                lease.give_back(instant);
+            }
+            if let Some(finished) = finished {
+                self.tell(&finished);
+            }
+        }
+    }
+
+    fn part(&mut self, now: Moment) -> Option<(Lease, Option<Finished>)> {
+        let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return None };
+        let (bound, mut finished) = (self.pool.tells_from(), None);
         if let Some(server) = active.lease.server() {
             if let Some(since) = active.query_since {
                 server.note_query(now.saturating_sub(since.get()));
             }
             if let Some(since) = active.since {
-                server.note_transaction(now.saturating_sub(since.get()));
+                let split = server.note_transaction(now.saturating_sub(since.get()));
+                finished = Self::finished(bound, split, server);
             }
         }
         if !self.waits_for_pin() {
@@ -843,7 +869,7 @@ impl Relay {
         }
         *self.shared().cancel.lock() = CancelSlot::Idle;
         self.set_phase(Phase::Idle, now);
-        active.lease.give_back(instant);
+        Some((active.lease, finished))
     }
 
     fn send_to_client(&mut self, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Result<(), End> {
@@ -877,9 +903,9 @@ impl Relay {
         if due {
             return self.shared().end_error().map(End::from);
         }
-        if orders & order::AUDIT != 0 {
-            self.shared().clear_order(order::AUDIT);
-            self.set_audit();
+        if orders & order::WATCH != 0 {
+            self.shared().clear_order(order::WATCH);
+            self.set_watch();
         }
         if orders & order::NOTIFY_WAIT != 0 {
             self.shared().clear_order(order::NOTIFY_WAIT);
@@ -968,6 +994,7 @@ impl Relay {
         };
         let mid_message = self.part_from_server();
         self.stop_listening();
+        self.pool.tenant_left(&self.user, self.state.tenant);
         let context = Arc::clone(self.context());
         if context.config.load().pooler.log_disconnections {
             let shared = self.shared();
@@ -989,12 +1016,12 @@ impl Relay {
         if let Some(Pin::Held(held)) = self.pin.as_deref_mut() {
             held.mark = None;
         }
-        if usable && self.remainder.bytes == 0 && !active.broken && !active.fatal {
+        if usable && self.remainder.bytes == 0 && !active.broken {
             if self.mode == PoolMode::Session {
                 server.state.touched |= Taint::Session;
             }
             drop(active);
-        } else if active.broken || active.fatal || server.state.pipeline.is_answered() {
+        } else if active.broken || server.state.pipeline.is_answered() {
             active.lease.close();
         } else {
             debug!(client = %self.shared().id, "cancelling what still runs");
@@ -1134,7 +1161,7 @@ mod tests {
     fn an_idle_client_is_small() {
         // The task's future is the relay and little more; buffers belong to the worker thread.
         let (relay, shared) = (size_of::<Relay>(), size_of::<ClientShared>());
-        assert!(relay <= 320, "a Relay has {relay} bytes");
-        assert!(shared <= 352, "a ClientShared has {shared} bytes");
+        assert!(relay <= 288, "a Relay has {relay} bytes");
+        assert!(shared <= 256, "a ClientShared has {shared} bytes");
     }
 }

@@ -20,6 +20,7 @@ use crate::auth::{self, Proven, SecretKind, ServerCredentials, StoredSecret};
 use crate::config::{AuthType, Config, Secret};
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, UserName};
+use crate::pool::sharing::Asker;
 use crate::pool::{Checkout, Lease, Pool};
 use crate::server::QueryError;
 use crate::server::ask::Row;
@@ -310,7 +311,7 @@ impl Service {
             let config = self.context.config.load_full();
             let Some(pool) = self.context.pools.get(self.source.database.as_str(), &config) else { break };
             let user = pool.lookup_user(&self.source.user, self.credentials(&config));
-            match pool.checkout(&user, ClientId::LOOKUP, None, Instant::now()) {
+            match pool.checkout(&user, &Asker::itself(ClientId::LOOKUP), Instant::now()) {
                 Checkout::Now(lease) => return Ok((pool, lease)),
                 Checkout::Wait(granted) => {
                     // Else the pool was replaced.

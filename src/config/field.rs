@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{AuthType, Host, PoolMode, Secret};
+use super::{AuthType, Host, PoolMode, Secret, ShareBy, Weights};
 use crate::names::{DatabaseName, UserName};
 use crate::tls::{BindingMode, SslMode, SslNegotiation};
 
@@ -22,6 +22,8 @@ pub(super) enum Value {
     List(Vec<String>),
     /// A secret.
     Secret(Secret),
+    /// Names with a weight each.
+    Weights(Weights),
     /// Not set.
     Unset,
 }
@@ -100,6 +102,10 @@ field!(SslMode, Text, |mode| mode.as_str().to_owned(), |word: String| {
 field!(SslNegotiation, Text, |way| way.as_str().to_owned(), |word: String| {
     SslNegotiation::ALL.into_iter().find(|way| way.as_str() == word)
 });
+field!(ShareBy, Text, |by| by.as_str().to_owned(), |word: String| {
+    ShareBy::ALL.into_iter().find(|by| by.as_str() == word)
+});
+field!(Weights, Weights, Clone::clone, Some);
 field!(BindingMode, Text, |mode| mode.as_str().to_owned(), |word: String| {
     BindingMode::ALL.into_iter().find(|mode| mode.as_str() == word)
 });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::document::Raw;
 use super::field::Value;
-use super::{AuthType, Format, PoolMode, UNLIMITED, secret, time};
+use super::{AuthType, Format, PoolMode, UNLIMITED, secret, sharing, time};
 
 /// The largest whole number that is taken, PgBouncer's `int`.
 const LARGEST: u32 = i32::MAX as u32;
@@ -44,6 +44,8 @@ pub(super) enum Kind {
     Word(&'static [&'static str]),
     /// A secret, given here or elsewhere.
     Secret,
+    /// Names with a weight each.
+    Weights,
 }
 
 impl Kind {
@@ -74,6 +76,7 @@ impl Kind {
             Self::AuthType => word(raw, &AuthType::ALL.map(AuthType::as_str)),
             Self::Word(words) => word(raw, words),
             Self::Secret => secret::read(raw).map(Value::Secret),
+            Self::Weights => sharing::parse(raw).map(Value::Weights),
         }
     }
 
@@ -93,6 +96,7 @@ impl Kind {
             (_, Value::Time(time)) => time::to_seconds(*time),
             (_, Value::Text(text)) => text.clone(),
             (_, Value::List(items)) => items.join(","),
+            (_, Value::Weights(weights)) => sharing::to_text(weights),
             (_, Value::Secret(_) | Value::Unset) => String::new(),
         }
     }
@@ -106,6 +110,9 @@ impl Kind {
             Value::Time(time) => time::to_toml(*time),
             Value::List(items) => items.iter().map(String::as_str).collect::<Vec<_>>().into(),
             Value::Secret(secret) => secret.expose().into(),
+            Value::Weights(weights) => {
+                toml::Value::Table(weights.iter().map(|(name, n)| (name.clone(), i64::from(*n).into())).collect())
+            }
             value => self.to_text(value).into(),
         }
     }

@@ -39,6 +39,7 @@ mod report;
 mod secret;
 mod sections;
 mod settings;
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -60,6 +61,7 @@ pub use draft::{Draft, SetError};
 pub use plan::{Change, Plan};
 pub use report::{ConfigError, ConfigErrors};
 pub use secret::Secret;
+pub use sharing::{ShareBy, Weights};
 pub use tls::ServerTls;
 
 /// A length of time as settings spell it: seconds, or a number with its unit.
@@ -188,6 +190,8 @@ pub struct Config {
     pub fallback: Option<Database>,
     /// `[users.NAME]` merged with the users of `auth_file` (a `[users]` entry wins, setting by setting).
     pub users: BTreeMap<UserName, User>,
+    /// `[peers.ID]`: where cancel requests for others' sessions go.
+    pub peers: BTreeMap<u32, Peer>,
     /// The users whose password is the one in `auth_file`.
     pub auth_file_users: BTreeSet<UserName>,
     /// What the files of `auth_hba_file` and the like have.
@@ -208,6 +212,7 @@ impl PartialEq for Config {
             && self.databases == other.databases
             && self.fallback == other.fallback
             && self.users == other.users
+            && self.peers == other.peers
     }
 }
 
@@ -234,6 +239,8 @@ pub struct Pooler {
     pub http_port: Option<u16>,
     /// Worker threads (Carpool's own); 0: one for every two cores, at most 4 unless set.
     pub worker_threads: usize,
+    /// Who this one is among `[peers]`; 0: it has none.
+    pub peer_id: u32,
     /// Default pool mode.
     pub pool_mode: PoolMode,
     /// Default of a database's `pool_size`: its hard total of server connections.
@@ -348,6 +355,10 @@ pub struct Pooler {
     pub server_fast_close: bool,
     /// Ask for session state after every transaction that may have changed it out of sight (Carpool's own).
     pub strict_session_state: bool,
+    /// What makes clients a group, which gets servers in turn with others (Carpool's own).
+    pub share_by: ShareBy,
+    /// What groups may have, in relation to others (Carpool's own).
+    pub share_weights: Weights,
     /// A client may wait for a server this long.
     pub query_wait_timeout: Duration,
     /// A client that has waited for this long gets a notice; whole seconds.
@@ -386,6 +397,12 @@ pub struct Pooler {
     pub log_pooler_errors: bool,
     /// Log a line of statistics every `stats_period`.
     pub log_stats: bool,
+    /// Log transactions that take so long; zero: none (Carpool's own).
+    pub log_slow_transactions: Duration,
+    /// Where spans are exported to, by OTLP over HTTP (Carpool's own).
+    pub otlp_endpoint: Option<String>,
+    /// Percent of the transactions without a trace of the caller's that get a span (Carpool's own).
+    pub otlp_sampling: u32,
     /// Window of the averages in SHOW STATS.
     pub stats_period: Duration,
     /// `-v` count; 0 is info.
@@ -471,6 +488,10 @@ pub struct Database {
     pub max_pinned: u32,
     /// Overrides `pin_notice`.
     pub pin_notice: Option<bool>,
+    /// Overrides `share_by`.
+    pub share_by: Option<ShareBy>,
+    /// Overrides `share_weights`, as a whole.
+    pub share_weights: Option<Weights>,
     /// Overrides `strict_session_state` (Carpool's own).
     pub strict_session_state: Option<bool>,
     /// Overrides the global mode.
@@ -485,6 +506,26 @@ pub struct Database {
     pub query_wait_timeout: Option<Duration>,
     /// Settings given with the database that each client session starts with (`client_encoding`, `datestyle`, `timezone`, `application_name`).
     pub startup_parameters: BTreeMap<String, String>,
+}
+
+/// The largest `peer_id`, as in PgBouncer.
+pub const MOST_PEERS: u32 = 16_383;
+
+/// Another Carpool that clients of the same address may come to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// Where it listens.
+    pub host: Option<Host>,
+    /// See `host`.
+    pub port: u16,
+    /// Cancel requests that are passed on to it at a time.
+    pub pool_size: u32,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self { host: None, port: 6432, pool_size: 25 }
+    }
 }
 
 /// One user: its secret and limits.
@@ -527,6 +568,7 @@ impl Default for Pooler {
             http_addr: "127.0.0.1".into(),
             http_port: None,
             worker_threads: 0,
+            peer_id: 0,
             pool_mode: PoolMode::Transaction,
             default_pool_size: 25,
             min_pool_size: 0,
@@ -584,6 +626,8 @@ impl Default for Pooler {
             server_round_robin: false,
             server_fast_close: false,
             strict_session_state: false,
+            share_by: ShareBy::None,
+            share_weights: Weights::new(),
             query_wait_timeout: seconds(120),
             query_wait_notify: seconds(5),
             query_timeout: Duration::ZERO,
@@ -603,6 +647,9 @@ impl Default for Pooler {
             log_disconnections: true,
             log_pooler_errors: true,
             log_stats: true,
+            log_slow_transactions: Duration::ZERO,
+            otlp_endpoint: None,
+            otlp_sampling: 100,
             stats_period: seconds(60),
             verbose: 0,
             logfile: None,
@@ -646,6 +693,8 @@ impl Default for Database {
             user_pool_size: None,
             max_pinned: 20,
             pin_notice: None,
+            share_by: None,
+            share_weights: None,
             strict_session_state: None,
             pool_mode: None,
             max_client_connections: 0,

@@ -6,7 +6,7 @@
 use super::field::{Field, Value};
 use super::kind::Kind;
 use super::settings::{Setting, setting, write};
-use super::{Database, User};
+use super::{Database, Peer, ShareBy, User};
 use crate::tls::{BindingMode, SslMode, SslNegotiation};
 
 macro_rules! database {
@@ -34,6 +34,13 @@ macro_rules! startup_parameter {
         .unset("")
     };
 }
+
+/// `[peers.ID]`, in the order of `config.example.toml`.
+pub(super) static PEER: &[Setting<Peer>] = &[
+    setting!(Peer, host, Kind::Host, "Name or address of the peer, or the directory of its unix socket.").unset(""),
+    setting!(Peer, port, Kind::Number(1, 65535), "Port of the peer."),
+    setting!(Peer, pool_size, Kind::Number(1, 65535), "Cancel requests that are passed on to it at a time."),
+];
 
 /// `[databases.NAME]`, in the order of `config.example.toml`.
 pub(super) static DATABASE: &[Setting<Database>] = &[
@@ -85,6 +92,12 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         Kind::ANY_NUMBER,
         "Servers that clients may keep between transactions for what can't be moved (temporary tables, …). 0: none."
     ),
+    database!(
+        share_by,
+        Kind::Word(&ShareBy::WORDS),
+        "Who waits gets servers in turn by user or application_name; none: first come, first served."
+    ),
+    database!(share_weights, Kind::Weights, "What these users or applications may have, in relation to others' 1."),
     database!(pin_notice, Kind::Flag, "Send clients a notice when they begin to keep their server."),
     database!(
         strict_session_state,

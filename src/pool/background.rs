@@ -65,7 +65,8 @@ impl Drop for SlotGuard {
 }
 
 /// Closes a server and frees its slot once it is gone.
-pub(super) fn close(pooled: Box<Pooled>, kind: Slot) {
+pub(super) fn close(mut pooled: Box<Pooled>, kind: Slot) {
+    pooled.end_loan();
     let Pooled { server, pool, user, .. } = *pooled;
     pool.books.strike(&server.shared);
     let guard = SlotGuard { pool, index: user.index, kind };
@@ -77,7 +78,7 @@ pub(super) fn close(pooled: Box<Pooled>, kind: Slot) {
 
 /// Closes a server and logs another one in, in the same slot, for `client`.
 pub(super) fn renew(pooled: Box<Pooled>, client: ClientId, grant: Giver<Grant>) {
-    let Pooled { server, pool, user, .. } = *pooled;
+    let Pooled { server, pool, user, loan, .. } = *pooled;
     pool.books.strike(&server.shared);
     let guard = SlotGuard { pool: Arc::clone(&pool), index: user.index, kind: Slot::Loan };
     spawn(async move {
@@ -86,11 +87,15 @@ pub(super) fn renew(pooled: Box<Pooled>, client: ClientId, grant: Giver<Grant>) 
         match connect::login(&login, &pool.tables.settings).await {
             Ok(logged_in) => {
                 guard.keep();
-                let pooled = pool.welcome(user, logged_in);
+                let mut pooled = pool.welcome(user, logged_in);
+                pooled.loan = loan;
                 // Should the client have gone meanwhile, the lease is dropped, and the server offered to others.
                 drop(grant.give(Ok(Lease::new(pooled, client, Instant::now()))));
             }
             Err(error) => {
+                if let Some(loan) = loan {
+                    pool.queue.lock().take_back(user.index, loan, Instant::now());
+                }
                 drop(guard);
                 drop(grant.give(Err(error.client_error())));
                 pool.login_failed(&user, error);
@@ -107,7 +112,8 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
 }
 
 /// Makes a server ready for its next client: waits for cancels in flight, rolls back, resets. What fails is closed.
-pub(super) fn tidy(pooled: Box<Pooled>) {
+pub(super) fn tidy(mut pooled: Box<Pooled>) {
+    pooled.end_loan();
     // Should this task be dropped, the server goes the way of a lost one.
     let mut lost = Abandoned(Some(pooled));
     spawn(async move {
@@ -184,7 +190,8 @@ impl Drop for Abandoned {
 }
 
 /// Asks a server that was idle for long whether it is still there.
-pub(super) fn check(pooled: Box<Pooled>) {
+pub(super) fn check(mut pooled: Box<Pooled>) {
+    pooled.end_loan();
     let mut lost = Abandoned(Some(pooled));
     spawn(async move {
         let Some(pooled) = lost.0.as_mut() else { return };
@@ -278,7 +285,7 @@ impl Pool {
         user.welcome.store(Some(Arc::new(Welcome { parameters, baseline })));
         self.books.enter(&server.shared);
         info!(server = %server.shared.id, database = %self.name, user = %user.name, target = %server.shared.target, "new connection to server");
-        Box::new(Pooled { server, pool: Arc::clone(self), user, lent: Instant::now() })
+        Box::new(Pooled { server, pool: Arc::clone(self), user, lent: Instant::now(), loan: None })
     }
 
     fn login_failed(self: &Arc<Self>, user: &PoolUser, error: LoginError) {

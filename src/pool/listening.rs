@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tracing::{debug, info, warn};
 
+use super::sharing::Asker;
 use super::{Checkout, Lease, Pool, PoolUser};
 use crate::error::{ClientError, SqlState};
 use crate::names::ClientId;
@@ -50,6 +51,8 @@ struct State {
     hub: Hub<Arc<PoolUser>>,
     /// A task is there.
     running: bool,
+    /// It has a server.
+    served: bool,
     /// The connection's `client_encoding` while it is up.
     encoding: Option<String>,
     /// It counts among the servers kept between transactions once a client has parted with its permit.
@@ -62,7 +65,7 @@ impl Shared {
         // Not to be guessed: who sent a marker could have notifications go astray.
         let marker = format!("carpool_{:032x}", rand::random::<u128>());
         let hub = Hub::new(marker.into_bytes().into(), notice(name, None));
-        let state = State { hub, running: false, encoding: None, permit: None };
+        let state = State { hub, running: false, served: false, encoding: None, permit: None };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -125,6 +128,13 @@ impl Pool {
         }
     }
 
+    /// Whether the listening connection, should it not be there, will have a server though nobody gives one back.
+    #[must_use]
+    pub fn will_listen(&self, user: &PoolUser) -> bool {
+        let served = self.listening.state.lock().served;
+        served || self.may_login(Instant::now()) && self.queue.lock().has_one_for(user.index)
+    }
+
     /// Whether the listening connection is there for a client that reads this encoding.
     #[must_use]
     pub fn is_listening(&self, encoding: Option<&str>) -> bool {
@@ -181,6 +191,16 @@ impl Pool {
     /// A marker could not be sent.
     pub fn marker_failed(&self, nonce: u64) {
         self.listening.state.lock().hub.cancel(nonce);
+    }
+
+    /// A client is about to do something: see [`Hub::fall_behind`].
+    #[must_use]
+    pub fn fall_behind(&self, client: ClientId) -> bool {
+        let waits = self.listening.state.lock().hub.fall_behind(client.0);
+        if waits {
+            self.listening.look();
+        }
+        waits
     }
 
     /// A client parts with its permit to keep a server: the listening connection needs one.
@@ -261,11 +281,13 @@ async fn run(pool: Arc<Pool>) {
         let ended = match connect(&pool, attempt).await {
             Ok(None) => continue,
             Ok(Some(lease)) => {
+                pool.listening.state.lock().served = true;
                 let mut connection =
                     Connection { pool: &pool, lease, buf: Vec::new(), up: false, heard: Instant::now() };
                 let ended = connection.serve(lost).await;
                 let was_up = connection.up;
                 connection.lease.close();
+                pool.listening.state.lock().served = false;
                 if was_up {
                     (lost, pause) = (None, FIRST_RETRY);
                 }
@@ -286,7 +308,7 @@ async fn run(pool: Arc<Pool>) {
 async fn connect(pool: &Arc<Pool>, attempt: usize) -> Result<Option<Lease>, Lost> {
     let users: Vec<_> = pool.listening.state.lock().hub.users().cloned().collect();
     let Some(user) = users.get(attempt % users.len().max(1)) else { return Ok(None) };
-    let mut granted = match pool.checkout(user, ClientId::LISTENER, None, Instant::now()) {
+    let mut granted = match pool.checkout(user, &Asker::itself(ClientId::LISTENER), Instant::now()) {
         Checkout::Now(lease) => return Ok(Some(lease)),
         Checkout::Wait(granted) => granted,
     };
@@ -392,11 +414,14 @@ impl Connection<'_> {
 
     /// Tells the server what is due, if anything is.
     async fn tell(&mut self) -> Result<Option<Asked>, Lost> {
-        let Due { listen, unlisten } = self.pool.listening.state.lock().hub.due();
-        if listen.is_empty() && unlisten.is_empty() && self.up {
+        let Due { listen, unlisten, answer } = self.pool.listening.state.lock().hub.due();
+        let as_it_was = listen.is_empty() && unlisten.is_empty();
+        if as_it_was && !answer && self.up {
             return Ok(None);
         }
-        debug!(database = %self.pool.name, "listening to {} more channels, {} less", listen.len(), unlisten.len());
+        if !as_it_was {
+            debug!(database = %self.pool.name, "listening to {} more channels, {} less", listen.len(), unlisten.len());
+        }
         let text = [listen::unlisten(&unlisten), listen::listen(&listen)].concat();
         self.ask(&text).await?;
         Ok(Some(Asked { listen, since: Instant::now() }))
@@ -456,6 +481,7 @@ impl Connection<'_> {
     fn note_listening(&mut self, channels: Vec<Channel>, missed: &[u64], lost: Option<Instant>) {
         let mut state = self.pool.listening.state.lock();
         state.hub.listens(channels);
+        state.hub.answered();
         if std::mem::replace(&mut self.up, true) {
             return;
         }

@@ -8,25 +8,29 @@ mod background;
 mod books;
 pub mod control;
 pub mod directory;
+mod kept;
+pub mod line;
 pub mod listening;
 pub mod lookup;
 pub mod pins;
 pub mod place;
 pub mod queue;
 pub mod quota;
+pub mod sharing;
 pub mod spec;
 pub mod start;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
 use crate::auth::ServerCredentials;
+use crate::config::ShareBy;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, ServerId, UserName};
 use crate::net::stream::IdleState;
@@ -41,8 +45,9 @@ use crate::stats::tally::Happenings;
 use books::Books;
 use control::Control;
 use place::{Giver, Place, Recycled, Spare};
-use queue::{Counts, Plan, Queue, Released, UserIndex, Waiter};
+use queue::{Counts, Loan, Plan, Queue, Released, UserIndex, Waiter};
 use quota::Quotas;
+use sharing::Asker;
 use spec::Spec;
 use start::Start;
 
@@ -81,6 +86,8 @@ pub struct Pooled {
     user: Arc<PoolUser>,
     /// Since when it is on loan, if it is.
     lent: Instant,
+    /// To which group, where groups share the servers.
+    loan: Option<Loan>,
 }
 
 /// A server on loan.
@@ -212,11 +219,22 @@ struct Hot {
     /// Microseconds; 0: off.
     check_delay: AtomicU64,
     reset_always: AtomicBool,
+    max_packet_size: AtomicU32,
+    /// Microseconds.
+    tells_from: AtomicU64,
+    /// A [`crate::config::ShareBy`].
+    share_by: AtomicU8,
 }
 
 impl Hot {
     fn new(spec: &Spec) -> Self {
-        let hot = Self { check_delay: AtomicU64::new(0), reset_always: AtomicBool::new(false) };
+        let hot = Self {
+            check_delay: AtomicU64::new(0),
+            reset_always: AtomicBool::new(false),
+            max_packet_size: AtomicU32::new(0),
+            tells_from: AtomicU64::new(u64::MAX),
+            share_by: AtomicU8::new(0),
+        };
         hot.set(spec);
         hot
     }
@@ -225,6 +243,10 @@ impl Hot {
         let check_delay = u64::try_from(spec.check_delay.as_micros()).unwrap_or(u64::MAX);
         self.check_delay.store(check_delay, Ordering::Relaxed);
         self.reset_always.store(spec.reset_always, Ordering::Relaxed);
+        self.max_packet_size.store(spec.max_packet_size, Ordering::Relaxed);
+        let tells_from = spec.tells_from.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+        self.tells_from.store(tells_from, Ordering::Relaxed);
+        self.share_by.store(spec.share_by as u8, Ordering::Relaxed);
     }
 
     fn check_delay(&self) -> Duration {
@@ -274,18 +296,23 @@ impl Pool {
     /// or disabled as this one is.
     #[must_use]
     pub fn successor(&self, spec: Spec) -> Arc<Self> {
-        Self::with(self.name.clone(), spec, Arc::clone(&self.books), self.control.inherit(), &self.quotas)
+        let next = Self::with(self.name.clone(), spec, Arc::clone(&self.books), self.control.inherit(), &self.quotas);
+        let read = self.tables.sequences_read.load(Ordering::Relaxed);
+        next.tables.sequences_read.fetch_or(read, Ordering::Relaxed);
+        next
     }
 
     fn with(name: DatabaseName, spec: Spec, books: Arc<Books>, control: Control, quotas: &Arc<Quotas>) -> Arc<Self> {
         let quotas = Arc::clone(quotas);
         let tables = Tables::default();
         tables.set_strict(spec.strict_session_state);
+        let mut queue = Queue::new(control.limits(&spec));
+        queue.set_weights(&spec.share_weights);
         Arc::new(Self {
             listening: listening::Shared::new(name.as_str()),
             name,
             tables,
-            queue: Mutex::new(Queue::new(control.limits(&spec))),
+            queue: Mutex::new(queue),
             pins: pins::Budget::new(spec.max_pinned),
             hot: Hot::new(&spec),
             spec: ArcSwap::from_pointee(spec),
@@ -322,9 +349,13 @@ impl Pool {
     ) -> Arc<PoolUser> {
         // Lookups let users in whatever the role that does them has: it must never wait for itself.
         let quota = (!looks_up).then(|| self.quotas.of(name));
+        let mut queue = self.queue.lock();
+        let index = queue.add_user(share, quota);
+        queue.set_user_weight(index, self.spec.load().user_weight(name));
+        drop(queue);
         Arc::new(PoolUser {
             name: name.clone(),
-            index: self.queue.lock().add_user(share, quota),
+            index,
             looks_up,
             rests_until: Mutex::default(),
             credentials: Mutex::new(credentials),
@@ -334,25 +365,21 @@ impl Pool {
         })
     }
 
-    /// Lends a server: an idle one if there is one and nobody waits, else a place in the queue. One that has these
-    /// `settings` already is preferred: on another they'd have to be set first.
-    pub fn checkout(
-        self: &Arc<Self>,
-        user: &PoolUser,
-        client: ClientId,
-        settings: Option<&Arc<Settings>>,
-        now: Instant,
-    ) -> Checkout {
+    /// Lends a server: an idle one if there is one and nobody waits, else a place in the queue. One that has the
+    /// asker's settings already is preferred: on another they'd have to be set first.
+    pub fn checkout(self: &Arc<Self>, user: &PoolUser, asker: &Asker<'_>, now: Instant) -> Checkout {
+        let client = asker.client;
+        let name = self.group_name(asker);
         loop {
             let mut queue = self.queue.lock();
-            #[expect(clippy::borrowed_box, reason = "what the queue holds")]
-            let suits = |pooled: &Box<Pooled>| settings.is_some_and(|s| Arc::ptr_eq(&pooled.server.state.settings, s));
-            let Some((mut pooled, since)) = queue.take_idle(user.index, suits) else {
+            let taken = self.take_idle(&mut queue, user.index, asker.state, now);
+            let group = name.map(|name| queue.group(user.index, name));
+            let Some((mut pooled, since, grows)) = taken else {
                 let (grant, granted) = place::place();
                 let ticket = Ticket { client, grant };
                 match client {
                     ClientId::LISTENER => queue.wait_in_front(user.index, ticket, now),
-                    _ => queue.wait(user.index, ticket, now),
+                    _ => queue.wait(user.index, group, ticket, now),
                 }
                 let may_plan = queue.may_plan();
                 drop(queue);
@@ -361,7 +388,11 @@ impl Pool {
                 }
                 return Checkout::Wait(granted);
             };
+            pooled.loan = group.and_then(|group| queue.lend(user.index, group, now));
             drop(queue);
+            if grows {
+                background::login(self, user.index);
+            }
             let check_delay = self.hot.check_delay();
             if pooled.server.stream.idle_state() == IdleState::Disturbed {
                 background::close(pooled, background::Slot::Loan);
@@ -393,13 +424,17 @@ impl Pool {
     }
 
     /// Hands a clean server to whoever is next.
-    fn offer(pooled: Box<Pooled>, now: Instant, login: bool) {
+    fn offer(mut pooled: Box<Pooled>, now: Instant, login: bool) {
         let pool = Arc::clone(&pooled.pool);
         let mut queue = pool.queue.lock();
         let index = pooled.user.index;
+        if let Some(loan) = pooled.loan.take() {
+            queue.take_back(index, loan, now);
+        }
         match queue.release(index, pooled, now, login) {
-            Released::Handed(ticket, pooled) => {
+            Released::Handed(ticket, mut pooled, loan) => {
                 drop(queue);
+                pooled.loan = loan;
                 // Should the client have gone meanwhile, the lease comes back and is dropped, and so offered again.
                 drop(ticket.grant.give(Ok(Lease::new(pooled, ticket.client, now))));
             }
@@ -490,7 +525,8 @@ impl Pool {
         let error =
             ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout").hint(match self.is_paused() {
                 true => "RESUME on the console ends the pause; see query_wait_timeout.",
-                false => "See query_wait_timeout and pool_size.",
+                false if self.spec.load().share_by == ShareBy::None => "See query_wait_timeout and pool_size.",
+                false => "See query_wait_timeout, pool_size, share_by and share_weights; SHOW SHARES on the console.",
             });
         let waited = format!("No server connection of database \"{}\" came free within {waited:?}.", self.name);
         error.detail(format!("{waited} {}", self.why_waiting(now)))
@@ -553,10 +589,14 @@ impl Pool {
         self.pins.resize(self.spec.load().max_pinned, spec.max_pinned);
         self.tables.set_strict(spec.strict_session_state);
         self.hot.set(&spec);
+        // Users that come meanwhile have their weight by the one or the other.
+        let users = self.users.lock();
         let mut queue = self.queue.lock();
         queue.set_limits(self.control.limits(&spec));
+        queue.set_weights(&spec.share_weights);
+        users.list.iter().for_each(|user| queue.set_user_weight(user.index, spec.user_weight(&user.name)));
         self.spec.store(Arc::new(spec));
-        drop(queue);
+        drop((queue, users));
         self.listening.look();
         self.pump();
     }
@@ -601,10 +641,22 @@ impl Pool {
         self.books.totals()
     }
 
+    /// How long a transaction has to take for something to be told of it, microseconds.
+    #[must_use]
+    pub fn tells_from(&self) -> u64 {
+        self.hot.tells_from.load(Ordering::Relaxed)
+    }
+
     /// How long things took since the start.
     #[must_use]
     pub fn durations(&self) -> Durations {
         self.books.durations()
+    }
+
+    /// `max_packet_size`, bytes.
+    #[must_use]
+    pub fn max_packet_size(&self) -> usize {
+        self.hot.max_packet_size.load(Ordering::Relaxed) as usize
     }
 
     /// Its rare events, those of pools whose place it has taken included.

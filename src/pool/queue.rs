@@ -1,14 +1,17 @@
 //! Who gets which server: a pool's slots, its idle servers and those who wait. Pure: no I/O, no clock.
 //!
 //! A slot is counted from the moment that a login is decided until the server's socket has closed, so the sum
-//! of all slots never exceeds the size. Waiting is first in, first out among the clients of one user; users
-//! share the slots, and one that has less than its share takes slots over from one that has more.
+//! of all slots never exceeds the size. Waiting is first in, first out among the clients of one user, or of a group
+//! of them ([`super::line`]); users share the slots, and one that has less than its share takes slots over from one
+//! that has more.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::line::{Group, GroupCounts, Line, Waiting};
 use super::quota::Quota;
+use crate::config::Weights;
 
 /// A user of the pool; an index into its table, never reused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,11 +45,22 @@ pub enum Plan<S> {
     Close(UserIndex, S),
 }
 
+/// Who would rather that nobody else had a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Claim {
+    /// The client that asks.
+    Own,
+    /// Nobody.
+    Nobodys,
+    /// Another client.
+    Others,
+}
+
 /// Where a server that came free goes.
 #[derive(Debug)]
 pub enum Released<S, W> {
-    /// To this waiter.
-    Handed(W, S),
+    /// To this waiter, as a loan to its group.
+    Handed(W, S, Option<Loan>),
     /// It stays, idle.
     Kept,
     /// It is to be closed, so that another user can have its slot; which is free after [`Queue::closed`].
@@ -59,17 +73,21 @@ struct Idle<S> {
     since: Instant,
 }
 
-#[derive(Debug)]
-struct Waiting<W> {
-    waiter: W,
-    number: u64,
-    since: Instant,
+/// A server that is lent to a group. The queue is told when it comes back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loan {
+    /// Whose it counts as.
+    pub group: Group,
+    /// Since when.
+    pub since: Instant,
 }
 
 #[derive(Debug)]
 struct User<S, W> {
     idle: VecDeque<Idle<S>>,
-    waiting: VecDeque<Waiting<W>>,
+    waiting: Line<W>,
+    /// Its part of the slots, in relation to other users'.
+    weight: u32,
     slots: u32,
     logins: u32,
     closing: u32,
@@ -95,7 +113,7 @@ impl<S, W: Waiter> User<S, W> {
     }
 
     fn first(&self) -> Option<u64> {
-        self.waiting.front().map(|w| w.number)
+        self.waiting.first()
     }
 
     fn is_active(&self) -> bool {
@@ -103,9 +121,7 @@ impl<S, W: Waiter> User<S, W> {
     }
 
     fn drop_gone(&mut self) {
-        while self.waiting.front().is_some_and(|w| !w.waiter.is_waiting()) {
-            self.waiting.pop_front();
-        }
+        self.waiting.drop_gone();
     }
 }
 
@@ -144,20 +160,24 @@ pub struct Queue<S, W> {
     logins: u32,
     closing: u32,
     next_number: u64,
+    /// Of groups.
+    weights: Arc<Weights>,
 }
 
 impl<S, W: Waiter> Queue<S, W> {
     /// An empty pool.
     #[must_use]
-    pub const fn new(limits: Limits) -> Self {
-        Self { users: Vec::new(), limits, slots: 0, logins: 0, closing: 0, next_number: 0 }
+    pub fn new(limits: Limits) -> Self {
+        let weights = Arc::default();
+        Self { users: Vec::new(), limits, slots: 0, logins: 0, closing: 0, next_number: 0, weights }
     }
 
     /// Adds a user; `limit` caps its slots in place of the pool's cap for each user, `quota` those of all pools.
     pub fn add_user(&mut self, limit: Option<u32>, quota: Option<Arc<Quota>>) -> UserIndex {
         self.users.push(User {
             idle: VecDeque::new(),
-            waiting: VecDeque::new(),
+            waiting: Line::new(),
+            weight: 1,
             slots: 0,
             logins: 0,
             closing: 0,
@@ -170,6 +190,38 @@ impl<S, W: Waiter> Queue<S, W> {
     /// Changes a user's own cap.
     pub fn set_user_limit(&mut self, user: UserIndex, limit: Option<u32>) {
         self.users[user.0].limit = limit;
+    }
+
+    /// Changes a user's part of the slots, in relation to other users'; at least 1.
+    pub fn set_user_weight(&mut self, user: UserIndex, weight: u32) {
+        self.users[user.0].weight = weight.max(1);
+    }
+
+    /// Changes what groups may have.
+    pub fn set_weights(&mut self, weights: &Arc<Weights>) {
+        self.weights = Arc::clone(weights);
+        self.users.iter_mut().for_each(|user| user.waiting.set_weights(weights));
+    }
+
+    /// The group of that name among the clients of a user, to be used before anything else is done to the queue.
+    pub fn group(&mut self, user: UserIndex, name: &str) -> Group {
+        self.users[user.0].waiting.group(name, &self.weights)
+    }
+
+    /// A server that was taken by [`Self::take_idle`] is lent to a group. Gives what is to be told when it comes back.
+    pub fn lend(&mut self, user: UserIndex, group: Group, now: Instant) -> Option<Loan> {
+        self.users[user.0].waiting.lend(group).map(|group| Loan { group, since: now })
+    }
+
+    /// What was lent to a group isn't any more.
+    pub fn take_back(&mut self, user: UserIndex, loan: Loan, now: Instant) {
+        self.users[user.0].waiting.take_back(loan.group, loan.since, now);
+    }
+
+    /// The groups that share the servers of a user, if its clients are in several.
+    #[must_use]
+    pub fn groups(&self, user: UserIndex) -> Vec<GroupCounts> {
+        self.users[user.0].waiting.counts()
     }
 
     /// Changes the bounds. Slots over a lower size are closed as they come free.
@@ -203,17 +255,57 @@ impl<S, W: Waiter> Queue<S, W> {
         idle.map(|idle| (idle.server, idle.since))
     }
 
+    /// As [`Self::take_idle`], where clients have a `claim` to servers: the client's own, or else one that is nobody's,
+    /// or else that of others which has been idle for longest.
+    pub fn take_unclaimed(
+        &mut self,
+        user: UserIndex,
+        suits: impl Fn(&S) -> bool,
+        claim: impl Fn(&S) -> Claim,
+    ) -> Option<(S, Instant, Claim)> {
+        let in_turn = self.limits.in_turn;
+        let user = &mut self.users[user.0];
+        user.drop_gone();
+        if !user.waiting.is_empty() {
+            return None;
+        }
+        let find = |wanted: &dyn Fn(&S) -> bool| match in_turn {
+            true => user.idle.iter().position(|idle| wanted(&idle.server)),
+            false => user.idle.iter().rposition(|idle| wanted(&idle.server)),
+        };
+        let at = find(&|server| claim(server) == Claim::Own)
+            .or_else(|| find(&|server| claim(server) == Claim::Nobodys && suits(server)))
+            .or_else(|| find(&|server| claim(server) == Claim::Nobodys))
+            .unwrap_or_default();
+        let idle = user.idle.remove(at)?;
+        let claim = claim(&idle.server);
+        Some((idle.server, idle.since, claim))
+    }
+
+    /// Whether the next one of a user to wait in front of all gets a server even if none comes back.
+    #[must_use]
+    pub fn has_one_for(&self, user: UserIndex) -> bool {
+        let user = &self.users[user.0];
+        let room = self.slots < self.limits.size && user.slots < self.per_user(user) && user.has_room();
+        room || user.logins > 0 || !user.idle.is_empty()
+    }
+
+    /// The idle servers of a user.
+    pub fn idle_of(&mut self, user: UserIndex) -> impl Iterator<Item = &mut S> {
+        self.users[user.0].idle.iter_mut().map(|idle| &mut idle.server)
+    }
+
     /// Whether [`Self::plan`] may have anything to do, at a glance.
     #[must_use]
     pub fn may_plan(&self) -> bool {
         self.logins < self.limits.logins && (self.slots < self.limits.size || self.users.len() > 1)
     }
 
-    /// Queues one up.
-    pub fn wait(&mut self, user: UserIndex, waiter: W, now: Instant) {
+    /// Queues one up, as one of `group`.
+    pub fn wait(&mut self, user: UserIndex, group: Option<Group>, waiter: W, now: Instant) {
         self.next_number += 1;
         let number = self.next_number;
-        self.users[user.0].waiting.push_back(Waiting { waiter, number, since: now });
+        self.users[user.0].waiting.push(group, Waiting { waiter, number, since: now });
     }
 
     /// Queues one up in front of all others: one that many of them wait for.
@@ -234,8 +326,8 @@ impl<S, W: Waiter> Queue<S, W> {
             return Released::Surplus(server);
         }
         let user = &mut self.users[user.0];
-        match user.waiting.pop_front() {
-            Some(waiting) => Released::Handed(waiting.waiter, server),
+        match user.waiting.pop(now) {
+            Some((waiter, group)) => Released::Handed(waiter, server, group.map(|group| Loan { group, since: now })),
             None => {
                 user.idle.push_back(Idle { server, since: now });
                 Released::Kept
@@ -248,15 +340,21 @@ impl<S, W: Waiter> Queue<S, W> {
         self.users[user.0].closing += 1;
     }
 
-    /// An equal part of the slots for each user that has anything to do.
-    fn share(&self) -> u32 {
-        let active = self.users.iter().filter(|u| u.is_active()).count().max(1);
-        (self.limits.size / u32::try_from(active).unwrap_or(u32::MAX)).max(1)
+    /// The weights of all users that have anything to do: their parts of the slots are by these.
+    fn active_weight(&self) -> u32 {
+        let active = self.users.iter().filter(|u| u.is_active());
+        active.fold(0_u32, |sum, u| sum.saturating_add(u.weight)).max(1)
+    }
+
+    /// A user's part of the slots, where all that have anything to do weigh `active`.
+    fn share(&self, user: &User<S, W>, active: u32) -> u32 {
+        let share = u64::from(self.limits.size) * u64::from(user.weight) / u64::from(active.max(user.weight));
+        u32::try_from(share).unwrap_or(u32::MAX).max(1)
     }
 
     /// How many slots a user lacks of its share.
-    fn lacks(&self, user: &User<S, W>, share: u32) -> u32 {
-        let lacks = share.min(self.per_user(user)).saturating_sub(user.held()).min(user.unmet());
+    fn lacks(&self, user: &User<S, W>, active: u32) -> u32 {
+        let lacks = self.share(user, active).min(self.per_user(user)).saturating_sub(user.held()).min(user.unmet());
         if lacks == 0 || user.has_room() { lacks } else { 0 }
     }
 
@@ -267,14 +365,15 @@ impl<S, W: Waiter> Queue<S, W> {
         if self.users.len() == 1 || self.slots < self.limits.size {
             return false;
         }
-        let share = self.share();
+        let active = self.active_weight();
         let giver = &self.users[user.0];
         let others = || self.users.iter().enumerate().filter(|&(i, _)| i != user.0).map(|(_, other)| other);
-        if others().map(|other| self.lacks(other, share)).sum::<u32>() <= self.closing {
+        if others().map(|other| self.lacks(other, active)).sum::<u32>() <= self.closing {
             return false;
         }
         let is_older = |other: &User<S, W>| giver.first().is_none_or(|own| other.first().is_some_and(|n| n < own));
-        giver.held() > share || others().any(|o| o.held() == 0 && self.lacks(o, share) > 0 && is_older(o))
+        let has_more = giver.held() > self.share(giver, active);
+        has_more || others().any(|o| o.held() == 0 && self.lacks(o, active) > 0 && is_older(o))
     }
 
     fn per_user(&self, user: &User<S, W>) -> u32 {
@@ -325,10 +424,10 @@ impl<S, W: Waiter> Queue<S, W> {
             return None;
         }
         self.users.iter_mut().for_each(User::drop_gone);
-        let share = self.share();
+        let active = self.active_weight();
         let wants = |u: &User<S, W>| u.unmet() > 0 && u.held() < self.per_user(u) && u.has_room();
         // Those below their share come first, then who has waited longest.
-        let order = |u: &User<S, W>| (self.lacks(u, share) == 0, u.first());
+        let order = |u: &User<S, W>| (self.lacks(u, active) == 0, u.first());
         let takers = self.users.iter().enumerate().filter(|(_, u)| wants(u));
         let (at, _) = takers.min_by_key(|(_, u)| order(u))?;
         if self.slots < self.limits.size {
@@ -407,17 +506,14 @@ impl<S, W: Waiter> Queue<S, W> {
     pub fn take_overdue(&mut self, deadline: Instant) -> Vec<W> {
         let mut overdue = Vec::new();
         for user in &mut self.users {
-            // They stand in the order of their coming, but for one in front of all.
-            while let Some(at) = user.waiting.iter().take(2).position(|w| w.since <= deadline) {
-                overdue.extend(user.waiting.remove(at).map(|w| w.waiter));
-            }
+            user.waiting.take_overdue(deadline, &mut overdue);
         }
         overdue
     }
 
     /// Takes all who wait as one user.
     pub fn take_waiting(&mut self, user: UserIndex) -> Vec<W> {
-        self.users[user.0].waiting.drain(..).map(|w| w.waiter).collect()
+        self.users[user.0].waiting.take_all()
     }
 
     /// Slots of one user, other than logins under way.
@@ -435,7 +531,7 @@ impl<S, W: Waiter> Queue<S, W> {
     /// Since when whoever has waited longest does.
     pub fn waiting_since(&mut self) -> Option<Instant> {
         self.users.iter_mut().for_each(User::drop_gone);
-        self.users.iter().flat_map(|u| u.waiting.iter().take(2)).map(|w| w.since).min()
+        self.users.iter().filter_map(|u| u.waiting.waiting_since()).min()
     }
 
     /// Whether anybody waits.
@@ -506,6 +602,34 @@ mod tests {
     }
 
     #[test]
+    fn a_client_gets_its_own_server_and_takes_others_last() {
+        let mut queue: Queue<u64, Person> = Queue::new(limits(4));
+        let user = queue.add_user(None, None);
+        for server in [10, 20, 11, 30] {
+            assert!(queue.spare_login(user));
+            assert!(matches!(queue.release(user, server, Instant::now(), true), Released::Kept));
+        }
+        // Tens say whose it is; 1 is nobody.
+        let mut take = |who: u64, suitable: u64| {
+            let claim = |server: &u64| match server / 10 {
+                1 => Claim::Nobodys,
+                owner if owner == who => Claim::Own,
+                _ => Claim::Others,
+            };
+            queue.take_unclaimed(user, |server| *server == suitable, claim).map(|(server, _, claim)| (server, claim))
+        };
+        assert_eq!(take(2, 10), Some((20, Claim::Own)), "whatever else suits");
+        assert_eq!(take(2, 10), Some((10, Claim::Nobodys)));
+        assert_eq!(take(2, 30), Some((11, Claim::Nobodys)));
+        assert_eq!(take(2, 30), Some((30, Claim::Others)));
+        assert_eq!(take(2, 30), None);
+        queue.wait(user, None, person(1), Instant::now());
+        assert!(matches!(queue.release(user, 10, Instant::now(), false), Released::Handed(..)));
+        queue.wait(user, None, person(2), Instant::now());
+        assert!(queue.take_unclaimed(user, |_| true, |_| Claim::Own).is_none(), "others wait");
+    }
+
+    #[test]
     fn a_user_without_room_elsewhere_gets_no_login_and_takes_nobodys_server() {
         let quota = Arc::new(Quota::with_limit(2));
         let mut queues: Vec<Queue<u64, Person>> = (0..2).map(|_| Queue::new(limits(2))).collect();
@@ -513,10 +637,10 @@ mod tests {
         let other = queues[1].add_user(None, None);
         let now = Instant::now();
         for number in 0..3 {
-            queues[0].wait(limited[0], person(number), now);
-            queues[1].wait(limited[1], person(number), now);
+            queues[0].wait(limited[0], None, person(number), now);
+            queues[1].wait(limited[1], None, person(number), now);
         }
-        queues[1].wait(other, person(9), now);
+        queues[1].wait(other, None, person(9), now);
         let first = &mut queues[0];
         assert!(matches!(first.plan(true), Some(Plan::Login(_))) && matches!(first.plan(true), Some(Plan::Login(_))));
         let second = &mut queues[1];
@@ -549,13 +673,13 @@ mod tests {
         let user = queue.add_user(None, None);
         let begin = Instant::now();
         let late = begin + std::time::Duration::from_secs(1);
-        queue.wait(user, person(1), begin);
-        queue.wait(user, person(2), late);
+        queue.wait(user, None, person(1), begin);
+        queue.wait(user, None, person(2), late);
         queue.wait_in_front(user, person(3), late);
         assert!(matches!(queue.plan(true), Some(Plan::Login(_))));
         let overdue: Vec<_> = queue.take_overdue(begin).into_iter().map(|p| p.0).collect();
         assert_eq!(overdue, [1]);
-        let Released::Handed(next, 7) = queue.release(user, 7, late, true) else { panic!("nobody got it") };
+        let Released::Handed(next, 7, _) = queue.release(user, 7, late, true) else { panic!("nobody got it") };
         assert_eq!(next.0, 3);
     }
 
@@ -614,7 +738,7 @@ mod tests {
 
         fn give_back(&mut self, user: usize, server: u64, login: bool) {
             match self.queue.release(self.users[user], server, self.now, login) {
-                Released::Handed(person, server) => {
+                Released::Handed(person, server, _) => {
                     let first = self.waiting[user].iter().position(|p| p.1.get()).unwrap();
                     assert_eq!(self.waiting[user][first].0, person.0, "not first in, first out");
                     self.waiting[user].remove(first);
@@ -634,7 +758,7 @@ mod tests {
                         None => {
                             let person = person(self.next);
                             self.waiting[user].push(person.clone());
-                            self.queue.wait(self.users[user], person, self.now);
+                            self.queue.wait(self.users[user], None, person, self.now);
                         }
                     }
                 }

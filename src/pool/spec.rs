@@ -1,9 +1,10 @@
 //! What the configuration says about one pool, ready for use.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue::Limits;
-use crate::config::{Config, Database};
+use crate::config::{Config, Database, ShareBy, Weights};
 use crate::names::DatabaseName;
 use crate::net::{Target, TcpOptions};
 use crate::tls::ConnectTls;
@@ -31,6 +32,10 @@ pub struct Spec {
     pub max_pinned: u32,
     /// `pin_notice`.
     pub pin_notice: bool,
+    /// `share_by`.
+    pub share_by: ShareBy,
+    /// `share_weights`.
+    pub share_weights: Arc<Weights>,
     /// `strict_session_state`.
     pub strict_session_state: bool,
     /// `query_wait_timeout`.
@@ -45,6 +50,8 @@ pub struct Spec {
     pub lifetime: Duration,
     /// `server_check_delay`.
     pub check_delay: Duration,
+    /// `max_packet_size`, bytes.
+    pub max_packet_size: u32,
     /// `server_check_query`.
     pub check_query: String,
     /// `server_reset_query`.
@@ -57,6 +64,8 @@ pub struct Spec {
     pub max_prepared_statements: usize,
     /// `cancel_wait_timeout`.
     pub cancel_timeout: Duration,
+    /// How long a transaction has to take for something to be told of it; `None`: of none.
+    pub tells_from: Option<Duration>,
 }
 
 impl Spec {
@@ -80,6 +89,8 @@ impl Spec {
             min_size: database.min_pool_size.min(database.pool_size),
             max_pinned: database.max_pinned.min(most_pinned(database.pool_size)),
             pin_notice: database.pin_notice.unwrap_or(pooler.pin_notice),
+            share_by: database.share_by.unwrap_or(pooler.share_by),
+            share_weights: Arc::new(database.share_weights.as_ref().unwrap_or(&pooler.share_weights).clone()),
             strict_session_state: database.strict_session_state.unwrap_or(pooler.strict_session_state),
             wait_timeout: database.query_wait_timeout.unwrap_or(pooler.query_wait_timeout),
             connect_timeout: pooler.server_connect_timeout,
@@ -87,12 +98,17 @@ impl Spec {
             idle_timeout: pooler.server_idle_timeout,
             lifetime: database.server_lifetime.unwrap_or(pooler.server_lifetime),
             check_delay: pooler.server_check_delay,
+            max_packet_size: pooler.max_packet_size,
             check_query: pooler.server_check_query.clone(),
             reset_query: pooler.server_reset_query.clone(),
             reset_always: pooler.server_reset_query_always,
             connect_query: database.connect_query.clone(),
             max_prepared_statements: pooler.max_prepared_statements as usize,
             cancel_timeout: pooler.cancel_wait_timeout,
+            tells_from: match (&pooler.otlp_endpoint, pooler.log_slow_transactions) {
+                (Some(_), _) => Some(Duration::ZERO),
+                (None, bound) => (!bound.is_zero()).then_some(bound),
+            },
         }
     }
 }

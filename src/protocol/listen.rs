@@ -46,6 +46,8 @@ pub struct Listening {
     pub channels: Vec<Channel>,
     /// Who delivers them.
     pub place: Place,
+    /// What was sent before the request at hand has been delivered.
+    pub current: bool,
 }
 
 /// What a server listens to for its client.
@@ -189,6 +191,7 @@ pub struct Mailbox {
     orphaned: AtomicBool,
     ascii_only: AtomicBool,
     unreadable: AtomicBool,
+    behind: AtomicBool,
 }
 
 impl Mailbox {
@@ -204,6 +207,7 @@ impl Mailbox {
             orphaned: false.into(),
             ascii_only: false.into(),
             unreadable: false.into(),
+            behind: false.into(),
         }
     }
 
@@ -234,6 +238,23 @@ impl Mailbox {
     /// It has begun to look.
     pub fn looked(&self) {
         self.due.store(false, Ordering::Release);
+    }
+
+    /// The client waits until the listening connection has come as far as PostgreSQL is now.
+    pub fn fall_behind(&self) {
+        self.behind.store(true, Ordering::Release);
+    }
+
+    /// It has, or is gone.
+    pub fn catch_up(&self) {
+        self.behind.store(false, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether the client waits for that.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Acquire)
     }
 
     /// More waits than may.

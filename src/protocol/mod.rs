@@ -16,6 +16,7 @@ pub mod session;
 pub mod settings;
 pub mod sql;
 pub mod statements;
+pub mod trace;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use functions::Unknown;
 use listen::{Listening, OnServer};
 use own::Own;
+use pipeline::loss::Owed;
 use pipeline::{Kind, Pipeline, Request, ServerUndo};
 use sequences::Sequences;
 use session::{Probe, Taint, Taints};
@@ -188,6 +190,20 @@ impl ServerState {
             defaulted: Vec::new(),
             pid: 0,
             listens: None,
+        }
+    }
+
+    /// The server is lost. What its client is owed, if its session can go on with another; `None` where the client has
+    /// lost more than the request that was under way.
+    pub fn lose(&mut self) -> Option<Owed> {
+        let tied = !self.pins.is_empty() || self.listens.is_some() || self.probe.is_some() || self.partial;
+        if tied {
+            None
+        } else if self.pipeline.is_idle() {
+            // Whatever it may have left there would be gone.
+            self.left().is_empty().then_some(Owed::Nothing)
+        } else {
+            self.pipeline.lose()
         }
     }
 

@@ -6,6 +6,8 @@
 //!
 //! <https://www.postgresql.org/docs/current/protocol-flow.html>
 
+pub mod loss;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 

@@ -72,8 +72,8 @@ pub struct Events {
     pub queries: u32,
     /// Those among them that left no transaction open.
     pub transactions: u32,
-    /// The server said that it ends the connection.
-    pub fatal: bool,
+    /// The server said that it ends the connection: the body of its ErrorResponse, which the client hasn't got.
+    pub last_words: Option<Box<[u8]>>,
     /// A query of Carpool's own ended well.
     pub replayed: bool,
     /// The client's settings changed.
@@ -325,21 +325,25 @@ impl ServerPath<'_> {
 
     fn error(&mut self, input: &[u8], header: Header, body: &[u8]) -> Result<bool, ServerFault> {
         let code = backend::error_field(body, b'C').unwrap_or(b"XX000");
-        let fatal = backend::is_fatal(body);
+        if backend::is_fatal(body) && header.body_len == body.len() {
+            // The server's last words: what they mean for the session is not decided here.
+            self.events.last_words = Some(body.into());
+            return Ok(false);
+        }
         let stale_plan = code == b"0A000" && backend::error_field(body, b'R') == Some(b"RevalidateCachedQuery");
         let again = stale_plan && self.stale_plan();
         let extra = self.server.pipeline.front().and_then(|r| r.extra.as_mut());
         let text = extra.and_then(|e| e.error.take());
         let failure = self.server.pipeline.error();
-        if failure.own_query && !fatal && self.server.probe.take().is_some() {
+        if failure.own_query && self.server.probe.take().is_some() {
             // What there is can't be told, so the client keeps the server.
             self.server.pins |= Taint::Unknown;
             return Ok(false);
         }
-        if failure.own_query && !fatal && self.marker_failed() {
+        if failure.own_query && self.marker_failed() {
             return Ok(false);
         }
-        if failure.own_query && !fatal {
+        if failure.own_query {
             let message = backend::error_field(body, b'M').unwrap_or(b"unknown error");
             return Err(ServerFault::Replay(String::from_utf8_lossy(message).into_owned()));
         }
@@ -363,8 +367,7 @@ impl ServerPath<'_> {
         if self.server.pipeline.is_answered() {
             self.server.hold = false;
         }
-        self.events.fatal |= fatal;
-        let forward = failure.forward || fatal;
+        let forward = failure.forward;
         if forward {
             self.events.errors.push(class_of(code));
         }

@@ -26,6 +26,7 @@ use super::functions::FunctionTable;
 use super::listen::Place;
 use super::own::{Assignment, Refusal};
 use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
+use super::sequences::Advances;
 use super::session::{Taint, Taints};
 use super::settings::SettingsTable;
 use super::sql::{self, Effect, Reading};
@@ -382,7 +383,7 @@ impl ClientPath<'_> {
     /// A query that leaves nothing behind, see [`sql::is_plain`].
     fn plain_query(&mut self, input: &[u8], at: usize, header: Header) -> Step {
         self.server.retry.stop();
-        self.server.sequences.note(true);
+        self.server.sequences.note(sql::plain_advances(&input[at + HEADER_LEN..]));
         if self.tables.strict() {
             self.server.touch(Taints::ASKABLE, Taints::NONE, &[]);
             self.server.unsettled = true;
@@ -412,7 +413,7 @@ impl ClientPath<'_> {
             return Ok(Step::Blocked);
         }
         self.server.touch(taint, Taints::NONE, &[]);
-        self.server.sequences.note(!taint.is_empty());
+        self.server.sequences.note(if taint.is_empty() { Advances::No } else { Advances::Likely });
         self.server.unsettled = true;
         self.server.hold |= !self.server.defaulted.is_empty();
         self.server.pipeline.push(Request::forward(Kind::FunctionCall));

@@ -13,14 +13,25 @@ pub fn new_tenant() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// What may be there of sequence values on one server. All else than what is known to leave sequences alone counts
-/// as having advanced one.
+/// Whether a text advances a sequence.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Advances {
+    /// It is known to leave sequences alone.
+    #[default]
+    No,
+    /// A view or trigger may.
+    Maybe,
+    /// It names `nextval` or `setval`, or inserts rows, whose columns may have it as their default.
+    Likely,
+}
+
+/// What may be there of sequence values on one server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sequences {
     /// Who has the server, or had it last; 0: nobody yet.
     tenant: u64,
-    /// The tenant may have advanced one.
-    advanced: bool,
+    /// Whether the tenant has advanced one.
+    advanced: Advances,
     /// Somebody before it may have.
     foreign: bool,
     /// Somebody before it has had the server.
@@ -33,26 +44,38 @@ impl Sequences {
         if self.tenant != client {
             self.worn |= self.tenant != 0;
             self.tenant = client;
-            self.foreign |= self.advanced;
-            self.advanced = false;
+            self.foreign |= self.has_own();
+            self.advanced = Advances::No;
         }
     }
 
-    /// The tenant runs something; `advances`: that may advance a sequence.
-    pub const fn note(&mut self, advances: bool) {
-        self.advanced |= advances;
+    /// The tenant runs something.
+    pub fn note(&mut self, advances: Advances) {
+        self.advanced = self.advanced.max(advances);
+    }
+
+    /// Whose values are likely to be there, and may yet be read: they last while nobody else has the server.
+    #[must_use]
+    pub const fn kept_for(&self) -> Option<u64> {
+        if matches!(self.advanced, Advances::Likely) { Some(self.tenant) } else { None }
+    }
+
+    /// The tenant is gone.
+    pub const fn leave(&mut self) {
+        self.foreign |= self.has_own();
+        self.advanced = Advances::No;
     }
 
     /// There may be values of somebody else's and none of the tenant's own: they can be forgotten.
     #[must_use]
     pub const fn only_foreign(&self) -> bool {
-        self.foreign && !self.advanced
+        self.foreign && !self.has_own()
     }
 
     /// The tenant has run something that may have advanced one.
     #[must_use]
     pub const fn has_own(&self) -> bool {
-        self.advanced
+        !matches!(self.advanced, Advances::No)
     }
 
     /// Others have used the server before.
@@ -69,7 +92,7 @@ impl Sequences {
     /// All are forgotten before anything else runs.
     pub const fn forget(&mut self) {
         self.foreign = false;
-        self.advanced = false;
+        self.advanced = Advances::No;
     }
 
     /// The client itself has had all forgotten, also what it may have left on other servers: it is another tenant
@@ -114,19 +137,39 @@ mod tests {
         sequences.lend_to(1);
         sequences.lend_to(2);
         assert!(!sequences.only_foreign(), "1 advanced none");
-        sequences.note(true);
+        sequences.note(Advances::Maybe);
         sequences.lend_to(2);
         assert!(!sequences.foreign, "they are its own");
         sequences.lend_to(1);
         assert!(sequences.only_foreign());
-        sequences.note(false);
+        sequences.note(Advances::No);
         assert!(sequences.only_foreign());
-        sequences.note(true);
+        sequences.note(Advances::Maybe);
         assert!(sequences.foreign && !sequences.only_foreign());
         sequences.lend_to(2);
         assert!(sequences.only_foreign(), "1's may hide those that 2 left before");
         sequences.forget();
         sequences.lend_to(1);
         assert!(!sequences.foreign);
+    }
+
+    #[test]
+    fn values_are_kept_for_who_has_likely_advanced_some() {
+        let mut sequences = Sequences::default();
+        sequences.lend_to(1);
+        sequences.note(Advances::Maybe);
+        assert_eq!(sequences.kept_for(), None);
+        sequences.note(Advances::Likely);
+        sequences.note(Advances::Maybe);
+        sequences.lend_to(1);
+        assert_eq!(sequences.kept_for(), Some(1));
+        let mut left = sequences;
+        left.leave();
+        assert!(left.kept_for().is_none() && left.only_foreign());
+        let mut forgotten = sequences;
+        let again = forgotten.forget_for_client();
+        assert!(forgotten.kept_for().is_none() && !forgotten.foreign && again != 1);
+        sequences.lend_to(2);
+        assert!(sequences.kept_for().is_none() && sequences.only_foreign());
     }
 }

@@ -14,6 +14,7 @@ use calls::{calls, creates_temporary};
 use functions::{calls_known, functions};
 pub use process::makes_temporary;
 
+use super::sequences::Advances;
 use super::session::{Taint, Taints};
 use super::settings::Settings;
 
@@ -240,8 +241,8 @@ pub struct Reading {
     pub names: Vec<Box<str>>,
     /// It ends in `RESET ALL`: settings changed before it don't matter.
     pub resets: bool,
-    /// It may advance a sequence.
-    pub advances: bool,
+    /// Whether it advances a sequence.
+    pub advances: Advances,
     /// The functions that it calls, but for those that are known to leave nothing behind.
     pub functions: Vec<Box<str>>,
     /// It may change settings that [`Settings`] follows, at once or by ending a transaction.
@@ -283,7 +284,7 @@ impl Reading {
             taint: Taints::ASKABLE,
             ends: Taint::Channels.into(),
             sets: true,
-            advances: true,
+            advances: Advances::Likely,
             ..Self::default()
         }
     }
@@ -299,7 +300,7 @@ impl Reading {
             defaults: self.defaults,
             assigned: None,
             resets: self.resets && other.resets,
-            advances: self.advances || other.advances,
+            advances: self.advances.max(other.advances),
             functions: self.functions,
             sets: self.sets || other.sets,
             mentions: if self.mentions == other.mentions { self.mentions } else { Vec::new() },
@@ -316,7 +317,17 @@ const UNSAFE_ENCODINGS: [&str; 7] = ["SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "U
 /// blocks).
 #[must_use]
 pub fn read(text: &[u8], tracked: &Settings) -> Reading {
-    if is_plain(text) { Reading { advances: true, ..Reading::default() } } else { read_closely(text, tracked) }
+    if !is_plain(text) {
+        return read_closely(text, tracked);
+    }
+    Reading { advances: plain_advances(text), ..Reading::default() }
+}
+
+/// Whether a text that is plain advances a sequence.
+#[must_use]
+pub fn plain_advances(text: &[u8]) -> Advances {
+    let inserts = text.first().is_some_and(|first| first | 0x20 == b'i');
+    if inserts { Advances::Likely } else { Advances::Maybe }
 }
 
 fn read_closely(text: &[u8], tracked: &Settings) -> Reading {
@@ -394,7 +405,7 @@ fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Rea
             if rest.trim_ascii_start().is_empty() { None } else { next_statement(&mut lexer) }
         });
         whole.sets |= one.sets;
-        whole.advances |= one.advances;
+        whole.advances = whole.advances.max(one.advances);
         whole.taint |= one.taint;
         whole.ends |= one.ends;
         whole.defaults.retain(|name| Some(name) != one.assigned.as_ref());
@@ -452,12 +463,31 @@ const NO_ADVANCE: [&[u8]; 16] = [
     b"unlisten",
 ];
 
+/// Whether a statement that begins with this letter advances a sequence, as far as that shows.
+fn advances(first: u8, text: &[u8]) -> Advances {
+    let within = || text.windows(6).any(|w| w.eq_ignore_ascii_case(b"insert"));
+    match first {
+        b'i' | b'm' => Advances::Likely,
+        b'w' if within() => Advances::Likely,
+        _ => Advances::Maybe,
+    }
+}
+
+/// Whether a command advances a sequence, of those that `read_one` knows.
+fn advances_by_name(command: &[u8]) -> Advances {
+    match command {
+        b"copy" | b"do" | b"call" | b"execute" => Advances::Likely,
+        _ if NO_ADVANCE.contains(&command) => Advances::No,
+        _ => Advances::Maybe,
+    }
+}
+
 /// The statement at the lexer's place; leaves the lexer within it.
 fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
     let mut reading = Reading::default();
     lexer.skip_blank();
     let Some(first) = lexer.rest.first().map(u8::to_ascii_lowercase) else { return reading };
-    reading.advances = true;
+    reading.advances = advances(first, text);
     // INSERT, WITH and so on end here.
     if !b"sreplcdaubn".contains(&first) {
         return reading;
@@ -468,7 +498,7 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
         return reading;
     }
     let lower = first.to_ascii_lowercase();
-    reading.advances = !NO_ADVANCE.contains(&lower.as_slice());
+    reading.advances = advances_by_name(&lower);
     match lower.as_slice() {
         b"set" => {
             reading.sets = true;

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::own;
+use super::sequences::Advances;
 use super::session::{Taint, Taints};
 use super::settings::Settings;
 use super::sql::{self, Effect, Reading};
@@ -35,8 +36,8 @@ pub struct Statement {
     pub names: Vec<Box<str>>,
     /// The parameters that it sets to their defaults.
     pub defaults: Vec<Box<str>>,
-    /// Whether running it may advance a sequence.
-    pub advances: bool,
+    /// Whether running it advances a sequence.
+    pub advances: Advances,
     /// The functions that it calls, see [`Reading::functions`].
     pub functions: Vec<Box<str>>,
     /// Whether running it may change settings that follow the client.

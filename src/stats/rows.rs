@@ -325,6 +325,22 @@ pub const PINS: &[Column] = &[
     text("last_command"),
 ];
 
+/// SHOW SHARES, Carpool's own. `sv_active` are the servers that a group has, `waits` those that it got after waiting,
+/// and `wait_time` is the microseconds that it waited for these.
+pub const SHARES: &[Column] = &[
+    text("database"),
+    text("user"),
+    text("share_by"),
+    text("group"),
+    int("weight"),
+    int("sv_active"),
+    int("cl_waiting"),
+    int("maxwait"),
+    int("maxwait_us"),
+    Column::long("waits"),
+    Column::long("wait_time"),
+];
+
 /// SHOW AUDIT, Carpool's own.
 pub const AUDIT: &[Column] = &[
     text("database"),

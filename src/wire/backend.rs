@@ -170,11 +170,21 @@ fn put_report(out: &mut Vec<u8>, tag: u8, severity: &str, error: &ClientError) {
 
 /// Appends an ErrorResponse that is `body` (whole) but for its message.
 pub fn put_error_with_message(out: &mut Vec<u8>, body: &[u8], message: &[u8]) {
+    put_error_with(out, body, b"M", message);
+}
+
+/// Appends an ErrorResponse that is `body` (whole) but for its severity.
+pub fn put_error_of_severity(out: &mut Vec<u8>, body: &[u8], severity: &[u8]) {
+    put_error_with(out, body, b"SV", severity);
+}
+
+/// Appends an ErrorResponse that is `body` with another `value` of the fields with these `codes`.
+fn put_error_with(out: &mut Vec<u8>, body: &[u8], codes: &[u8], value: &[u8]) {
     frame::message(out, tag::ERROR_RESPONSE, |b| {
         let mut fields = Fields::new(tag::ERROR_RESPONSE, body);
-        while let (Ok(code @ 1..), Ok(value)) = (fields.u8(), fields.cstr()) {
+        while let (Ok(code @ 1..), Ok(was)) = (fields.u8(), fields.cstr()) {
             b.push(code);
-            frame::put_cstr(b, if code == b'M' { message } else { value });
+            frame::put_cstr(b, if codes.contains(&code) { value } else { was });
         }
         b.push(0);
     });

@@ -40,7 +40,9 @@ class Carpool:
         self.log = directory / "carpool.log"
         self.http_port = free_port()
         self.config.write_text(
+            # A slow machine is no reason for a notice.
             f"[pooler]\nlisten_port = {suite.port or 0}\nhttp_port = {self.http_port}\nlog_stats = false\n"
+            "query_wait_notify = 0\n"
             f"{suite.authentication}\n{setup.pooler}\n{lines}\n"
             f'[databases."*"]\nhost = "127.0.0.1"\nport = {cluster.port}\npool_size = {POOL_SIZE}\n{suite.users}\n')
         with open(self.log, "w", encoding="utf-8") as log:

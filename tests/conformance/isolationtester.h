@@ -5,7 +5,10 @@
  * carries from server to server: each check looks up the processes that bear the names at that moment.
  *
  * A notification's sender is found in the same way: the process that has run a step with NOTIFY bears the session's name
- * when the step has ended, and stands for that session from then on.
+ * when the step has ended, and stands for that session from then on. That is asked by a connection of its own to
+ * PostgreSQL itself (ISOLATION_SERVER): through a pooler it could be given that very process, and so rename it. A
+ * process that another has got, or that is gone, before it was asked for stands for the session that ran the last such
+ * step.
  *
  * An idle server may bear the name of the session that used it last. A session that waits is on an active server; an
  * idle one without a pin holds no lock, so that looking at it, too, changes nothing.
@@ -22,7 +25,7 @@ static struct
 	char	   *name;
 }			shim_sessions[MOST_SESSIONS];
 static int	shim_count = 0;
-static PGconn *shim_control = NULL;
+static PGconn *shim_direct = NULL;
 
 /* Processes that have run a step with NOTIFY, and for which session last. */
 static struct
@@ -31,6 +34,7 @@ static struct
 	int			pid;
 }			shim_senders[MOST_SESSIONS];
 static int	shim_sender_count = 0;
+static int	shim_last_sender = 0;
 
 /* Of the connection whose step is under way: the session, if the step has NOTIFY. */
 static int	shim_notifying = -1;
@@ -47,8 +51,6 @@ shim_backend_pid(PGconn *conn)
 		fprintf(stderr, "too many sessions, or one without application_name\n");
 		exit(1);
 	}
-	if (shim_count == 0)
-		shim_control = conn;
 	shim_sessions[shim_count].pid = pid;
 	shim_sessions[shim_count++].name = strdup(name);
 	return pid;
@@ -118,6 +120,20 @@ shim_note_sender(int process, int pid)
 	shim_senders[i].pid = pid;
 }
 
+static inline void
+shim_connect(void)
+{
+	const char *server = getenv("ISOLATION_SERVER");
+
+	if (shim_direct == NULL && server != NULL)
+		shim_direct = PQconnectdb(server);
+	if (shim_direct == NULL || PQstatus(shim_direct) != CONNECTION_OK)
+	{
+		fprintf(stderr, "ISOLATION_SERVER must say where PostgreSQL is\n");
+		exit(1);
+	}
+}
+
 static inline PGresult *
 shim_get_result(PGconn *conn)
 {
@@ -131,7 +147,9 @@ shim_get_result(PGconn *conn)
 		return result;
 	shim_notifying = -1;
 	name = shim_sessions[session].name;
-	found = PQexecParams(shim_control, "SELECT pid FROM pg_catalog.pg_stat_get_activity(NULL) "
+	shim_last_sender = shim_sessions[session].pid;
+	shim_connect();
+	found = PQexecParams(shim_direct, "SELECT pid FROM pg_catalog.pg_stat_get_activity(NULL) "
 						 "WHERE application_name = $1", 1, NULL, &name, NULL, NULL, 0);
 	for (i = 0; i < PQntuples(found); i++)
 		shim_note_sender(atoi(PQgetvalue(found, i, 0)), shim_sessions[session].pid);
@@ -145,12 +163,19 @@ shim_notifies(PGconn *conn)
 	PGnotify   *notify = PQnotifies(conn);
 	int			i;
 
-	for (i = 0; notify != NULL && i < shim_sender_count; i++)
+	if (notify == NULL)
+		return NULL;
+	for (i = 0; i < shim_count; i++)
+		if (shim_sessions[i].pid == notify->be_pid)
+			return notify;
+	for (i = 0; i < shim_sender_count; i++)
 		if (shim_senders[i].process == notify->be_pid)
 		{
 			notify->be_pid = shim_senders[i].pid;
-			break;
+			return notify;
 		}
+	if (shim_last_sender != 0)
+		notify->be_pid = shim_last_sender;
 	return notify;
 }
 

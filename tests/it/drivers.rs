@@ -192,6 +192,13 @@ fn django_with_psycopg3() {
 }
 
 #[test]
+fn connections_survive_their_servers() {
+    let carpool = Carpool::start(&Setup::default());
+    let direct = format!("postgresql://postgres@127.0.0.1:{}/{}", Postgres::shared().port, carpool.database);
+    script(python(), "survival.py", &[&carpool.url("postgres", "unused"), &direct]);
+}
+
+#[test]
 fn node_postgres() {
     among_others(Setup::default(), |carpool, direct| {
         script(node(), "pg.js", &[&carpool.url("postgres", "unused"), direct]);

@@ -417,8 +417,9 @@ fn terminated_servers() {
     wait_until_running(postgres, &carpool.database, "pg_sleep");
     let sql = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}'", carpool.database);
     postgres.sql("postgres", &sql);
-    assert_eq!(code(&busy.until_closed()).as_deref(), Some("57P01"));
+    assert_eq!(code(&busy.until_ready()).as_deref(), Some("57P01"));
     assert_eq!(code(&in_transaction.until_closed()).as_deref(), Some("57P01"));
+    assert_eq!(busy.value("select 'well'"), "well");
     assert_eq!(idle.value("select 'well'"), "well");
 }
 

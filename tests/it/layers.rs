@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 10] = [
     &["cluster"],
     &["client"],
     &["admin"],
-    &["pooler", "fuzzing"],
+    &["pooler", "fuzzing", "top"],
 ];
 
 /// The roots see everything.

@@ -1,6 +1,6 @@
 //! LISTEN in transaction mode: no client keeps a server for it, and each gets what a direct connection would.
 
-use crate::harness::raw::{bind, execute, parse, sync};
+use crate::harness::raw::{self, bind, execute, parse, sync};
 use crate::harness::{Carpool, Message, Postgres, Raw, Setup, eventually};
 
 /// Channel and payload of a NotificationResponse.
@@ -56,6 +56,24 @@ fn a_listening_client_keeps_no_server() {
         assert_eq!(client.value("select 1"), "1");
     }
     assert!(Postgres::shared().backends(&carpool.database) <= 4);
+}
+
+/// Whoever knows that another has notified needs only ask its server for anything.
+#[test]
+fn what_was_sent_before_a_request_comes_before_its_end() {
+    let (carpool, mut writer) = with_pool(3);
+    let mut client = carpool.client();
+    run(&mut client, "listen news");
+    all_released(&carpool);
+    for i in 0..200 {
+        run(&mut writer, &format!("notify news, '{i}'"));
+        assert_eq!(run(&mut client, "select 1"), [i.to_string()]);
+    }
+    // One who leaves at once has its request run all the same.
+    client.query("create table t (x int)");
+    client.send(&[raw::query("insert into t values (1)"), raw::message('X', b"")].concat());
+    drop(client);
+    eventually("the row is there", || (writer.value("select count(*) from t") == "1").then_some(()));
 }
 
 #[test]
@@ -522,6 +540,28 @@ fn tokio_postgres_listens() {
     });
     let got: Vec<_> = received.try_iter().collect();
     assert_eq!(got, ["one", "two"]);
+}
+
+/// The listening connection isn't there yet and nobody else may keep a server, but there is one for it.
+#[test]
+fn nobody_misses_anything_while_the_connection_comes() {
+    let database = "pool_size = 4\nmax_pinned = 2";
+    let carpool = Carpool::start(&Setup::default().database(database));
+    let mut writer = Raw::login(Postgres::shared().port, "postgres", &carpool.database);
+    let mut pinned: Vec<_> = (0..2).map(|_| carpool.client()).collect();
+    for (i, client) in pinned.iter_mut().enumerate() {
+        run(client, &format!("select pg_advisory_lock({i})"));
+    }
+    let mut client = carpool.client();
+    for sql in ["begin", "listen news", "commit"] {
+        run(&mut client, sql);
+    }
+    run(&mut writer, "notify news, 'x'");
+    assert_eq!(payloads(&mut client, 1), ["x"], "without a warning");
+    for i in 0..2 {
+        assert_eq!(pinned[i].value(&format!("select pg_advisory_unlock({i})")), "t");
+    }
+    all_released(&carpool);
 }
 
 /// The listening connection isn't there yet, and those who have begun to listen have all servers.

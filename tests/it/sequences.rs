@@ -1,7 +1,9 @@
 //! `currval` and `lastval` in transaction mode: a client reads its own values or gets PostgreSQL's own error.
 
+use std::collections::HashSet;
+
 use crate::harness::raw::{bind, execute, parse, sync};
-use crate::harness::{Carpool, Raw, Setup};
+use crate::harness::{Carpool, Postgres, Raw, Setup, eventually};
 
 const NOT_YET: &str = "55000";
 
@@ -118,4 +120,45 @@ fn by_a_function_call_message() {
     other.send(&crate::harness::raw::message('F', &body));
     let replies = other.until_ready();
     assert_eq!(replies[0].field('C').as_deref(), Some(NOT_YET), "{replies:?}");
+}
+
+/// As long as there are servers enough, nobody needs another's, and whoever comes back finds its own values.
+#[test]
+fn a_client_finds_its_values_while_the_pool_has_servers_for_all() {
+    let carpool = start(4);
+    read_some(&carpool);
+    let mut clients: Vec<_> = (0..4).map(|_| carpool.client()).collect();
+    // At first they take turns on what servers there are, which has the pool log more in.
+    eventually("there is a server for each", || {
+        clients.iter_mut().for_each(|client| drop(client.query("insert into t (x) values ('mine')")));
+        let pids: HashSet<_> = clients.iter_mut().map(backend).collect();
+        (pids.len() == 4).then_some(())
+    });
+    let insert = "insert into t (x) values ('mine') returning id";
+    let ids: Vec<_> = clients.iter_mut().map(|client| client.value(insert)).collect();
+    clients[1..].iter_mut().for_each(|client| drop(client.query("select 1")));
+    assert_eq!(clients[0].value("select lastval()"), ids[0]);
+}
+
+/// A client that is gone has no claim to the servers that it leaves behind: others have no need of more.
+#[test]
+fn one_who_has_left_keeps_no_server_from_others() {
+    let carpool = start(4);
+    read_some(&carpool);
+    for _ in 0..20 {
+        carpool.client().query("insert into t (x) values ('gone')");
+        left(&carpool);
+    }
+    assert_eq!(Postgres::shared().backends(&carpool.database), 1);
+}
+
+/// From then on it matters to whom values belong.
+fn read_some(carpool: &Carpool) {
+    carpool.client().query("begin; select nextval('s'); select lastval(); rollback");
+    left(carpool);
+}
+
+/// Waits until no client is there.
+fn left(carpool: &Carpool) {
+    eventually("all have left", || (!carpool.console("show clients").contains(&carpool.database)).then_some(()));
 }

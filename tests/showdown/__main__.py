@@ -2,8 +2,8 @@
 """The showdown: sync and async applications on one pool, measured on this machine.
 
 Starts PostgreSQL, a pooler, the applications of docker/apps and HAProxy on free ports, lets oha ask each application
-alone and then three at once on the one pool of 25, for each pooler, and finds out why the article's axum app was
-slower than its Starlette. Writes results.json, report.md, report.html and pictures. Everything is stopped at the end.
+alone and then three at once on the one pool of 25, for each pooler, lets one of them flood Carpool's pool, and finds
+out why the article's axum app was slower than its Starlette. Writes results.json, report.md, report.html and pictures. Everything is stopped at the end.
 
     tests/showdown --quick                         # a first impression
     tests/showdown --seconds 60 --output report    # as long as the article's runs
@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import flood
 import report
 import stack
 import why
@@ -48,6 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--poolers", default=",".join(POOLERS), metavar="LIST", help="default: %(default)s")
     parser.add_argument("--apps", default=",".join(kinds), metavar="LIST", help="default: %(default)s")
     parser.add_argument("--no-all", action="store_true", help="don't run three at once")
+    parser.add_argument("--no-flood", action="store_true", help="don't let one flood the pool")
     parser.add_argument("--no-why", action="store_true", help="don't look into why axum was slower")
     parser.add_argument("--quick", action="store_true", help="4 seconds for each cell")
     parser.add_argument(
@@ -142,8 +144,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         groups = alone + ([together(options)] if together(options) else [])
         looks_into_it = not options.no_why
         cells = len(options.poolers) * len(groups) + (2 * len(why.steps()) if looks_into_it else 0)
+        cells += 0 if options.no_flood else len(flood.cells())
         display = Display(cells, options.seconds)
-        results = {"about": about(options, postgres), "cells": [], "why": {}}
+        results = {"about": about(options, postgres), "cells": [], "flood": [], "why": {}}
         # The poolers in turns, so that what else the machine does hits all of them alike; each time a new one.
         for kinds in groups:
             what = kinds[0].key if len(kinds) == 1 else ALL
@@ -157,6 +160,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 )
                 # What is there already stays when it ends early, for --render.
                 save(results, options.output)
+        if not options.no_flood:
+            results["flood"] = flood.measure(bench, options.carpool.resolve(), display.cell, display.done)
+            save(results, options.output)
         if looks_into_it:
             pooler = start("carpool", machine, postgres, options)
             results["why"] = why.analyse(bench, pooler, display.cell, display.done)
@@ -184,6 +190,7 @@ def about(options: argparse.Namespace, postgres: stack.Postgres) -> dict[str, An
         "haproxy": re.search(r"version ([\d.]+)", stack.version_of(haproxy, "-v"))[1] if haproxy else "",
         "oha": stack.version_of(options.oha).strip(),
         "apps": {kind.key: kind.title for kind in stack.KINDS},
+        "flood": {"clients": flood.FLOOD, "few": flood.FEW, "network_ms": 2000 * flood.DELAY},
     }
 
 

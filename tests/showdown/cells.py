@@ -9,7 +9,20 @@ from typing import Any
 
 from load import PERCENTILES, Oha, Result
 from machine import Failed, Machine, Process
-from stack import DATABASE, PASSWORD, POOL, USER, App, Direct, Kind, Pooler, Postgres, haproxy, require_same_json
+from stack import (
+    DATABASE,
+    MAX_REQUESTS,
+    PASSWORD,
+    POOL,
+    USER,
+    App,
+    Direct,
+    Kind,
+    Pooler,
+    Postgres,
+    haproxy,
+    require_same_json,
+)
 from watch import Series, Watch
 
 WARM_UP = 2.0  # seconds
@@ -35,41 +48,58 @@ class Bench:
         port: int | None = None,
         count: Callable[[], int] | None = None,
         tls: bool = False,
+        url: Callable[[Kind], str] | None = None,
+        clients: dict[str, int] | None = None,
+        max_requests: int = MAX_REQUESTS,
     ) -> dict[str, Any]:
-        """The applications on `pooler` (or what listens on `port` before it), as plain data for the report.
+        """The applications on `pooler` (or what listens on `port` before it, or at `url`), as plain data for the
+        report. `clients` has those of each application, where not all have as many.
 
         `counted` is by how much `count` grew under the load.
         """
         address = f"127.0.0.1:{port or pooler.port}"
-        url = f"postgresql://{USER}:{PASSWORD}@{address}/{DATABASE}?sslmode={'require' if tls else 'disable'}"
+        same = f"postgresql://{USER}:{PASSWORD}@{address}/{DATABASE}?sslmode={'require' if tls else 'disable'}"
+        url = url or (lambda _kind: same)
         started: list[Process] = []
         try:
-            apps = [App(self.machine, kind, url, self.axum) for kind in kinds]
+            apps = [App(self.machine, kind, url(kind), self.axum) for kind in kinds]
             started += [app.process for app in apps]
             apps = [app.ready() for app in apps]
-            front = haproxy(self.machine, apps)
+            front = haproxy(self.machine, apps, max_requests)
             started.append(front)
             urls = {app.kind.key: f"http://127.0.0.1:{front.port}/{app.kind.key}" for app in apps}
             require_same_json(urls)
-            self._load(urls, WARM_UP)
+            self._load(urls, WARM_UP, clients)
             before = count() if count else 0
-            measured = self._measure(apps, urls, front, pooler, progress)
+            measured = self._measure(apps, urls, front, pooler, progress, clients)
             return measured | ({"counted": count() - before} if count else {})
         finally:
             self.machine.stop(started)
 
-    def _load(self, urls: dict[str, str], seconds: float) -> dict[str, Result]:
-        running = {name: Oha(self.machine, self.oha, url, seconds, self.clients) for name, url in urls.items()}
+    def _start(self, urls: dict[str, str], seconds: float, clients: dict[str, int] | None) -> dict[str, Oha]:
+        of = clients or {}
+        return {
+            name: Oha(self.machine, self.oha, url, seconds, of.get(name, self.clients)) for name, url in urls.items()
+        }
+
+    def _load(self, urls: dict[str, str], seconds: float, clients: dict[str, int] | None) -> dict[str, Result]:
+        running = self._start(urls, seconds, clients)
         return {name: oha.result(self.machine) for name, oha in running.items()}
 
     def _measure(
-        self, apps: list[App], urls: dict[str, str], front: Process, pooler: Direct | Pooler, progress: Progress
+        self,
+        apps: list[App],
+        urls: dict[str, str],
+        front: Process,
+        pooler: Direct | Pooler,
+        progress: Progress,
+        clients: dict[str, int] | None,
     ) -> dict[str, Any]:
         groups = {app.kind.key: [app.process.pid] for app in apps}
         groups |= {"postgres": [self.postgres.process.pid], "haproxy": [front.pid]}
         if pooler.processes:
             groups["pooler"] = [process.pid for process in pooler.processes]
-        running = {name: Oha(self.machine, self.oha, url, self.seconds, self.clients) for name, url in urls.items()}
+        running = self._start(urls, self.seconds, clients)
         groups["oha"] = [oha.process.pid for oha in running.values()]
         watch = Watch(groups, pooler.counts)
         watch.start()

@@ -163,6 +163,29 @@ def draw_pool(axes: Axes, pool: dict[str, Any]) -> None:
         axes.plot(pool["at"], pool["waiting"], color="#D55E00", linestyle=":", linewidth=1.4, label="clients that wait")
 
 
+def flood(rows: list[dict[str, Any]], directory: Path) -> str:
+    """The sync application's latencies: the share of requests that took no longer."""
+    figure, axes = plt.subplots(figsize=(9, 3.2), layout="constrained")
+    colours = {"none": "#D55E00", "application_name": "#0072B2", "user": "#CC79A7"}
+    for row in rows:
+        data = row["apps"]["django"]
+        counts, first = data["histogram"]["counts"], data["histogram"]["first"]
+        total, sums = sum(counts), [0.0]
+        for count in counts:
+            sums.append(sums[-1] + 100 * count / total)
+        edges = [EDGES[min(max(first + n - 1, 0), len(EDGES) - 1)] for n in range(len(sums))]
+        label = "alone" if row["alone"] else f"flood, share_by = {row['share_by']}"
+        label = f"{label} (p99 {data['percentiles']['99']:.0f} ms)"
+        colour, style = ("#009E73", "--") if row["alone"] else (colours[row["share_by"]], "-")
+        axes.plot(edges, sums, color=colour, linestyle=style, linewidth=1.6, label=label)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("milliseconds")
+    axes.set_ylabel("% of Django's requests")
+    axes.legend(loc="lower right")
+    return save(figure, directory, "flood")
+
+
 def reasons(why: dict[str, Any], directory: Path) -> str:
     """Requests a second of each step, on loopback and over the network."""
     steps = why["steps"]

@@ -36,6 +36,8 @@ def content(results: dict[str, Any], directory: Path) -> list[Block]:
     if at_once:
         blocks += ["## All at once on the one pool", all_at_once(at_once, alone), at_once_note(about)]
     blocks += ["## What the poolers take", pooler_costs(cells)]
+    if results.get("flood"):
+        blocks += flood_blocks(results["flood"], about, directory)
     if results["why"]:
         blocks += why_blocks(results["why"], directory)
     blocks.append("## Over time")
@@ -160,6 +162,62 @@ def pooler_costs(cells: list[dict[str, Any]]) -> Table:
                 f"{pooler['memory_peak']:.0f} MB" if pooler else "–",
                 f"{postgres['cpu_mean']:.0f} %",
                 f"{1e4 * postgres['cpu_mean'] / rate:.0f} µs",
+            ]
+        )
+    return table
+
+
+# --- Flood -------------------------------------------------------------------------------------------------
+
+
+def flood_blocks(rows: list[dict[str, Any]], about: dict[str, Any], directory: Path) -> list[Block]:
+    return [
+        "## One floods the pool: who waits",
+        flood_text(rows, about),
+        flood_table(rows),
+        (plots.flood(rows, directory), "The sync application's latencies, alone and beside the flood"),
+    ]
+
+
+def flood_text(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
+    flood = about["flood"]
+    return (
+        f"axum with as many connections as requests sends {flood['clients']} requests at once, all the time, while "
+        f"Django serves {flood['few']} clients with its {flood['few']} workers. Between Carpool and PostgreSQL is a "
+        f"network of {flood['network_ms']:.0f} ms a round trip, so that servers are short and processors aren't. First "
+        f"come, first served (`share_by = \"none\"`), each of Django's queries waits behind hundreds of axum's. With "
+        f"`share_by` the groups that wait get servers in turn, and Django's p99 is "
+        + " and ".join(
+            f"{ratio(row, rows):.2f} times what it is alone by `{row['share_by']}`"
+            for row in rows
+            if not row["alone"] and row["share_by"] != "none"
+        )
+        + f", where without it is {next(ratio(row, rows) for row in rows if not row['alone']):.1f} times."
+    )
+
+
+def ratio(row: dict[str, Any], rows: list[dict[str, Any]]) -> float:
+    alone = next(row for row in rows if row["alone"])
+    return p99(row) / p99(alone)
+
+
+def p99(row: dict[str, Any]) -> float:
+    return row["apps"]["django"]["percentiles"]["99"]
+
+
+def flood_table(rows: list[dict[str, Any]]) -> Table:
+    table = [["share_by", "flood", "django: requests/s", "p50", "p90", "p99", "p99, alone = 1", "axum: requests/s", "p50"]]
+    for row in rows:
+        sync, flood = row["apps"]["django"], row["apps"].get("axum")
+        table.append(
+            [
+                "–" if row["alone"] else row["share_by"],
+                "yes" if flood else "no",
+                f"{sync['per_second']:.1f}",
+                *(milliseconds(sync["percentiles"][p]) for p in ("50", "90", "99")),
+                f"{ratio(row, rows):.2f}",
+                f"{flood['per_second']:.0f}" if flood else "–",
+                milliseconds(flood["percentiles"]["50"]) if flood else "–",
             ]
         )
     return table

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg2
@@ -174,8 +174,27 @@ class Pooler:
         return active, idle, waiting
 
 
-def carpool(machine: Machine, postgres: Postgres, binary: Path) -> Pooler:
+@dataclass(frozen=True)
+class Sharing:
+    """How Carpool's clients share servers."""
+
+    by: str = "none"
+    # Who log in, all of them served by the one role; none: the role itself.
+    users: list[str] = field(default_factory=list)
+
+    def lines(self) -> str:
+        role = f'user = "{USER}"\npassword = "{PASSWORD}"\n' if self.users else ""
+        return f'share_by = "{self.by}"\n{role}'
+
+    def sections(self) -> str:
+        return "".join(f'[users.{name}]\npassword = "{PASSWORD}"\n' for name in self.users)
+
+
+def carpool(
+    machine: Machine, postgres: Postgres, binary: Path, server_port: int = 0, sharing: Sharing | None = None
+) -> Pooler:
     """It takes clients with TLS and without, and itself uses none, as PgBouncer here."""
+    sharing = sharing or Sharing()
     if not binary.exists():
         raise Failed(f"{binary} is missing: run `cargo build --release`, or give --carpool")
     port = free_port()
@@ -188,12 +207,12 @@ log_disconnections = false
 stats_users = ["{USER}"]
 [databases.{DATABASE}]
 host = "127.0.0.1"
-port = {postgres.port}
+port = {server_port or postgres.port}
 server_tls_sslmode = "disable"
 pool_size = {POOL}
-[users.{USER}]
+{sharing.lines()}[users.{USER}]
 password = "{PASSWORD}"
-""",
+{sharing.sections()}""",
     )
     if tls := certificate(machine):
         config.write_text(config.read_text().replace("[pooler]\n", f"[pooler]\n{tls}"))
@@ -361,7 +380,7 @@ def require_same_json(urls: dict[str, str]) -> None:
 # --- HAProxy ---------------------------------------------------------------------------------------------
 
 
-def haproxy(machine: Machine, apps: list[App]) -> Process:
+def haproxy(machine: Machine, apps: list[App], max_requests: int = MAX_REQUESTS) -> Process:
     """A frontend with a path for each application."""
     binary = find("haproxy")
     if binary is None:
@@ -384,7 +403,7 @@ def haproxy(machine: Machine, apps: list[App]) -> Process:
         lines += [
             f"backend {app.kind.key}",
             rf"    http-request replace-path /{app.kind.key}/(.*) /\1",
-            f"    server app {app.url.removeprefix('http://')} maxconn {MAX_REQUESTS}",
+            f"    server app {app.url.removeprefix('http://')} maxconn {max_requests}",
         ]
     config = machine.write(f"haproxy-{port}.cfg", "\n".join(lines) + "\n")
     process = machine.start("HAProxy", [binary, "-db", "-f", config], port)

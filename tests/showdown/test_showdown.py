@@ -117,9 +117,19 @@ def results():
     about = {
         "date": "2025-01-01", "processor": "some", "cores": 2, "seconds": 2.0, "clients": 50, "pool": 25,
         "max_requests": 25, "postgres": "15", "haproxy": "2.6", "oha": "oha 1", "apps": {},
+        "flood": {"clients": 500, "few": 5, "network_ms": 20.0},
     }  # fmt: skip
     why = {"steps": steps, "loopback_ms": 0.1, "network_ms": 2.5}
-    return {"about": about, "cells": found, "why": why}
+    flood = [
+        {"share_by": by, "alone": rates == {"django": 40}, "apps": {name: app(rate) for name, rate in rates.items()}}
+        for by, rates in (
+            ("none", {"django": 40}),
+            ("none", {"django": 2, "axum": 100}),
+            ("application_name", {"django": 32, "axum": 90}),
+            ("user", {"django": 20, "axum": 90}),
+        )
+    ]
+    return {"about": about, "cells": found, "flood": flood, "why": why}
 
 
 @unittest.skipIf(report is None, "needs matplotlib")
@@ -146,7 +156,7 @@ class Reports(unittest.TestCase):
 
     def test_every_picture_is_there_twice(self):
         names = re.findall(r"\]\((\S+)\.png\)", self.markdown)
-        self.assertEqual(len(names), 2 + 2 * 3)
+        self.assertEqual(len(names), 3 + 2 * 3)
         for name in names:
             self.assertTrue((self.directory / f"{name}.png").read_bytes().startswith(b"\x89PNG"))
             ElementTree.parse(self.directory / f"{name}.svg")
@@ -163,13 +173,20 @@ class Reports(unittest.TestCase):
     def test_a_busy_machine_is_admitted(self):
         self.assertIn("up to 30 % of a core", self.markdown)
 
+    def test_a_flood_is_compared_with_none(self):
+        self.assertIn("1.25 times what it is alone by `application_name` and 2.00 times", self.markdown)
+        self.assertIn("where without it is 20.0 times", self.markdown)
+        rows = [line for line in self.markdown.splitlines() if line.startswith(("| – | no |", "| none | yes |"))]
+        self.assertEqual([row.split("|")[7].strip() for row in rows], ["1.00", "20.00"])
+
     def test_parts_that_were_not_run_are_left_out(self):
         found = [cell for cell in self.results["cells"] if (cell["pooler"], cell["cell"]) == ("carpool", "axum")]
         with tempfile.TemporaryDirectory() as directory:
-            blocks = report.content(self.results | {"why": {}, "cells": found}, Path(directory))
+            blocks = report.content(self.results | {"why": {}, "flood": [], "cells": found}, Path(directory))
         text = "\n".join(map(report.markdown, blocks))
         self.assertNotIn("## All at once", text)
         self.assertNotIn("## Why", text)
+        self.assertNotIn("## One floods", text)
         self.assertIn("| axum | 267 | 300 |", text)
 
 

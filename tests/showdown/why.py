@@ -50,10 +50,10 @@ def steps() -> list[Step]:
 class Relay:
     """A network between the applications and the pooler; `stop`ped by the machine."""
 
-    def __init__(self, bench: Bench, target: int):
+    def __init__(self, bench: Bench, target: int, delay: float = DELAY):
         self.port, self._count_port = free_port(), free_port()
         command = [sys.executable, ROOT / "tests/showdown/relay.py", str(self.port), str(target)]
-        self.process: Process = bench.machine.start("relay", [*command, str(DELAY), str(self._count_port)], self.port)
+        self.process: Process = bench.machine.start("relay", [*command, str(delay), str(self._count_port)], self.port)
         self.process.wait_until(self.process.accepts)
 
     def round_trips(self) -> int:

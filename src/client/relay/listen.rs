@@ -126,7 +126,8 @@ impl Relay {
         let encoding = self.state.settings.get("client_encoding");
         let has = self.pool.want_channels(id, &mailbox, &self.user, &channels, encoding);
         // Listening connections come and go; others must get on meanwhile.
-        if has == Has::Later && self.pin.is_none() && !self.take_permit() {
+        let needs_room = has == Has::Later && self.pin.is_none() && !self.take_permit();
+        if needs_room && !self.pool.will_listen(&self.user) {
             return self.part_with_gap(mailbox, channels);
         }
         if has == Has::Never {
@@ -135,7 +136,7 @@ impl Relay {
         let marker = Arc::clone(&mailbox.marker);
         if self.state.listening.is_none() {
             let pid = self.shared().key.pid;
-            let listening = Listening { pid, mailbox, channels: Vec::new(), place: Place::Here };
+            let listening = Listening { pid, mailbox, channels: Vec::new(), place: Place::Here, current: false };
             self.state.listening = Some(Box::new(listening));
         }
         if has != Has::All {
@@ -145,6 +146,22 @@ impl Relay {
         self.begin_handover(Place::Away, nonce, channels);
         self.ask(cx, &listen::marking(&[], &marker, nonce));
         Ok(true)
+    }
+
+    /// Whether the client's request waits until notifications that were sent before it are there, as they would be on a
+    /// connection of its own.
+    pub(super) fn falls_behind(&mut self) -> bool {
+        let Some(listening) = self.state.listening.as_deref_mut() else { return false };
+        if std::mem::take(&mut listening.current) || listening.place == Place::Here {
+            return false;
+        }
+        listening.current = self.pool.fall_behind(self.registered.shared.id);
+        listening.current
+    }
+
+    /// Whether it still waits for that.
+    pub(super) fn is_behind(&self) -> bool {
+        self.state.listening.as_ref().is_some_and(|listening| listening.mailbox.is_behind())
     }
 
     /// The listening connection isn't there, and it could need the server that the client has: the client gets what
@@ -162,7 +179,7 @@ impl Relay {
         server.state.pins = Taints::NONE;
         server.state.touched |= Taint::Session;
         let pid = self.registered.shared.key.pid;
-        self.state.listening = Some(Box::new(Listening { pid, mailbox, channels, place: Place::Away }));
+        self.state.listening = Some(Box::new(Listening { pid, mailbox, channels, place: Place::Away, current: false }));
         self.note_encoding();
         self.give_back();
         Ok(true)
@@ -209,7 +226,7 @@ impl Relay {
         let encoding = self.state.settings.get("client_encoding");
         if self.pool.want_channels(shared.id, &mailbox, &self.user, &[], encoding) != Has::Never {
             let pid = self.shared().key.pid;
-            let listening = Listening { pid, mailbox, channels: Vec::new(), place: Place::Here };
+            let listening = Listening { pid, mailbox, channels: Vec::new(), place: Place::Here, current: false };
             self.state.listening = Some(Box::new(listening));
         }
     }

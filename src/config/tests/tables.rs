@@ -14,6 +14,7 @@ fn raw(value: toml::Value) -> Raw {
         toml::Value::Integer(value) => Raw::Integer { value, decimal: true },
         toml::Value::Boolean(flag) => Raw::Flag(flag),
         toml::Value::Array(items) => Raw::List(items.into_iter().map(raw).collect()),
+        toml::Value::Table(table) => Raw::Table(table.into_iter().map(|(key, value)| (key, raw(value))).collect()),
         other => panic!("{other} is never written"),
     }
 }

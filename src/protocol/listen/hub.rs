@@ -47,6 +47,8 @@ pub struct Due {
     pub listen: Vec<Channel>,
     /// To stop listening to these.
     pub unlisten: Vec<Channel>,
+    /// To say how far it has come.
+    pub answer: bool,
 }
 
 /// See the module. `U` is what logs the connection in.
@@ -71,6 +73,10 @@ pub struct Hub<U> {
     lost_notice: Arc<[u8]>,
     /// How many were told.
     told: usize,
+    /// Who waits until the connection has come as far as PostgreSQL is now.
+    behind: Vec<Arc<Mailbox>>,
+    /// Those for whom it was asked already.
+    asked: Vec<Arc<Mailbox>>,
 }
 
 impl<U: Clone> Hub<U> {
@@ -90,6 +96,8 @@ impl<U: Clone> Hub<U> {
             up: false,
             notice: None,
             told: 0,
+            behind: Vec::new(),
+            asked: Vec::new(),
         }
     }
 
@@ -214,8 +222,28 @@ impl<U: Clone> Hub<U> {
         self.markers.retain(|_, marker| marker.client != client);
     }
 
+    /// A client is about to do something: on a connection of its own it would have all notifications by then that were
+    /// sent before. Says whether it is to wait for that; it is woken when the connection has come so far, or is gone.
+    pub fn fall_behind(&mut self, client: u64) -> bool {
+        let Some(listener) = self.listeners.get(&client).filter(|_| self.up) else { return false };
+        listener.mailbox.fall_behind();
+        self.behind.push(Arc::clone(&listener.mailbox));
+        true
+    }
+
+    /// The connection has answered what it was last told.
+    pub fn answered(&mut self) {
+        self.asked.drain(..).for_each(|mailbox| mailbox.catch_up());
+    }
+
+    fn stop_waiting(&mut self) {
+        self.asked.append(&mut self.behind);
+        self.answered();
+    }
+
     /// All go.
     pub fn dissolve(&mut self) {
+        self.stop_waiting();
         let listeners = std::mem::take(&mut self.listeners);
         *self = Self::new(Arc::clone(&self.marker), Arc::clone(&self.lost_notice));
         listeners.values().for_each(|l| l.mailbox.orphan());
@@ -242,7 +270,9 @@ impl<U: Clone> Hub<U> {
         let listen = self.wanted.keys().filter(|c| !self.listened.contains(*c)).cloned().collect();
         let unlisten: Vec<_> = self.listened.iter().filter(|c| !self.wanted.contains_key(*c)).cloned().collect();
         self.listened.retain(|c| self.wanted.contains_key(c));
-        Due { listen, unlisten }
+        let answer = !self.behind.is_empty();
+        self.asked.append(&mut self.behind);
+        Due { listen, unlisten, answer }
     }
 
     /// The connection listens to these from now on.
@@ -301,6 +331,7 @@ impl<U: Clone> Hub<U> {
 
     /// The connection is gone.
     pub fn lost(&mut self) {
+        self.stop_waiting();
         self.listened.clear();
         self.up = false;
         self.notice = None;

@@ -116,13 +116,40 @@ fn channels_are_listened_to_as_long_as_somebody_wants_them() {
     hub.listens(due.listen);
     assert!(one.is_due() && two.is_due());
     assert!(hub.want(1, &one, &(), &channels(&["b"])));
-    assert_eq!(hub.due(), Due { listen: vec![], unlisten: channels(&["a"]) });
+    assert_eq!(hub.due(), Due { unlisten: channels(&["a"]), ..Due::default() });
     assert!(!hub.want(1, &one, &(), &channels(&["a"])), "it is being given up");
     assert_eq!(hub.due().listen, channels(&["a"]));
     hub.remove(2);
     assert_eq!(hub.due().unlisten, channels(&["b"]));
     hub.remove(1);
     assert!(hub.is_empty());
+}
+
+#[test]
+fn one_who_is_behind_waits_for_the_next_answer_or_the_end_of_the_connection() {
+    let (mut hub, one, two) = (Hub::new(b"marker"[..].into(), bytes("lost")), mailbox(), mailbox());
+    for (client, mailbox) in [(1, &one), (2, &two)] {
+        hub.want(client, mailbox, &(), &channels(&["a"]));
+    }
+    assert!(!hub.fall_behind(1) && !one.is_behind(), "there is no connection");
+    hub.returns(bytes("notice"));
+    let due = hub.due();
+    assert!(!due.answer);
+    assert!(hub.fall_behind(1) && !hub.fall_behind(3), "3 doesn't listen");
+    hub.answered();
+    assert!(one.is_behind(), "that was asked before");
+    assert!(hub.due().answer && hub.fall_behind(2));
+    one.looked();
+    hub.answered();
+    assert!(!one.is_behind() && one.is_due() && two.is_behind());
+    assert!(hub.due().answer && !hub.due().answer);
+    assert!(hub.fall_behind(1));
+    hub.lost();
+    assert!(!one.is_behind() && !two.is_behind());
+    hub.returns(bytes("notice"));
+    assert!(hub.fall_behind(1));
+    hub.dissolve();
+    assert!(!one.is_behind() && !hub.fall_behind(1));
 }
 
 #[test]

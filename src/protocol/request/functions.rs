@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{ClientPath, Tables};
+use crate::protocol::sequences::Advances;
 use crate::protocol::session::Taints;
 use crate::protocol::sql::Reading;
 use crate::protocol::statements::Statement;
@@ -12,8 +13,8 @@ use crate::protocol::statements::Statement;
 pub(super) struct Runs<'a> {
     /// What it says itself.
     pub(super) taint: Taints,
-    /// It may run code that isn't in it.
-    pub(super) advances: bool,
+    /// Unless not at all, it may run code that isn't in it.
+    pub(super) advances: Advances,
     /// The functions that it calls.
     pub(super) functions: &'a [Box<str>],
 }
@@ -51,11 +52,12 @@ impl ClientPath<'_> {
     /// What may be left behind when it has run.
     pub(super) fn may_leave(&self, runs: Runs<'_>) -> Taints {
         let mut taint = runs.taint;
-        if runs.functions.is_empty() && !runs.advances {
+        let unseen = runs.advances != Advances::No;
+        if runs.functions.is_empty() && !unseen {
             return taint;
         }
         let strict = self.tables.strict();
-        if strict && runs.advances {
+        if strict && unseen {
             taint |= Taints::ASKABLE;
         }
         for name in runs.functions {
@@ -67,9 +69,10 @@ impl ClientPath<'_> {
 
     /// Notes that it runs. `taint` is what [`Self::may_leave`] said.
     pub(super) fn note_run(&mut self, runs: Runs<'_>, taint: Taints) {
-        self.server.sequences.note(runs.advances);
-        // Functions may change settings.
-        self.server.unsettled |= taint != runs.taint;
+        // Functions may change settings, and advance sequences.
+        let calls = taint != runs.taint;
+        self.server.sequences.note(if calls { Advances::Likely } else { runs.advances });
+        self.server.unsettled |= calls;
         if runs.functions.is_empty() {
             return;
         }

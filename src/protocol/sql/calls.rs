@@ -3,6 +3,7 @@
 
 use super::process::writes_process_number;
 use super::{Lexer, Reading, Token, is_word, is_word_part};
+use crate::protocol::sequences::Advances;
 use crate::protocol::session::{Taint, Taints};
 use crate::protocol::settings::Settings;
 
@@ -74,8 +75,12 @@ pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
     if asks_number && writes_process_number(text) {
         reading.taint |= Taint::ProcessNumber;
     }
-    if reads_sequences(text) {
+    let sequences = sequences(text);
+    if sequences.read {
         reading.taint |= Taint::Sequences;
+    }
+    if sequences.advanced {
+        reading.advances = Advances::Likely;
     }
     let escaped = |at: usize| matches!(text[..at].last(), Some(b'u' | b'U')) && text.get(at + 1) == Some(&b'"');
     if memchr::memchr_iter(b'&', text).any(escaped) {
@@ -86,17 +91,37 @@ pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
     }
 }
 
-/// Whether `currval` or `lastval` is there, as a word.
-pub(super) fn reads_sequences(text: &[u8]) -> bool {
-    const WORDS: [&[u8]; 2] = [b"currval", b"lastval"];
-    memchr::memchr2_iter(b'v', b'V', text).any(|at| {
-        let Some(start) = at.checked_sub(4) else { return false };
-        let end = start + 7;
-        let Some(found) = text.get(start..end) else { return false };
-        WORDS.iter().any(|word| found.eq_ignore_ascii_case(word))
-            && !text[..start].last().is_some_and(|&b| is_word_part(b))
-            && !text.get(end).is_some_and(|&b| is_word_part(b))
-    })
+/// What a text does with sequences by name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Named {
+    /// `currval` or `lastval` is there, as a word.
+    pub(super) read: bool,
+    /// `nextval` or `setval` is.
+    pub(super) advanced: bool,
+}
+
+impl Named {
+    /// Whether it names any of them.
+    pub(super) const fn any(self) -> bool {
+        self.read || self.advanced
+    }
+}
+
+/// Looks for the functions of sequences.
+pub(super) fn sequences(text: &[u8]) -> Named {
+    let mut named = Named::default();
+    for at in memchr::memchr2_iter(b'v', b'V', text) {
+        let is = |word: &[u8], before: usize| {
+            let Some(start) = at.checked_sub(before) else { return false };
+            let end = start + word.len();
+            text.get(start..end).is_some_and(|found| found.eq_ignore_ascii_case(word))
+                && !text[..start].last().is_some_and(|&b| is_word_part(b))
+                && !text.get(end).is_some_and(|&b| is_word_part(b))
+        };
+        named.read |= is(b"currval", 4) || is(b"lastval", 4);
+        named.advanced |= is(b"nextval", 4) || is(b"setval", 3);
+    }
+    named
 }
 
 /// The parameter's name where what follows `set_config` is `('name',`.

@@ -8,7 +8,7 @@
 
 use std::sync::LazyLock;
 
-use super::calls::reads_sequences;
+use super::calls::sequences;
 use super::{Lexer, Reading, Token, is_word, is_word_part, unquote};
 use crate::protocol::session::{Taint, Taints};
 
@@ -23,14 +23,14 @@ const NAME_LIMIT: usize = 63;
 /// What stands before a name that a parenthesis follows where it is no function's.
 const NO_CALL: [&[u8]; 8] = [b"into", b"as", b"copy", b"references", b"table", b"exists", b"with", b"recursive"];
 
-/// Whether the text can be seen at once to call nothing but known functions, none of which reads sequence values.
+/// Whether the text can be seen at once to call nothing but known functions, and none of those of sequences.
 pub(super) fn calls_known(text: &[u8]) -> bool {
     let mut none = true;
     let known = memchr::memchr_iter(b'(', text).all(|at| {
         none = false;
         matches!(before(&text[..at]), Before::Nothing)
     });
-    known && (none || !reads_sequences(text))
+    known && (none || !sequences(text).any())
 }
 
 /// Notes the functions that the text calls, and what is known of them.

@@ -25,6 +25,11 @@ class Isolation(Regress):
     def choice(self, installation, tests):
         return tests or [f"--schedule={self.source(installation) / 'isolation_schedule'}", *PREPARED_TRANSACTIONS]
 
+    def environment(self, cluster):
+        # The latter is where `isolationtester.h` looks up a notification's sender.
+        return {"PGISOLATIONTIMEOUT": "30",
+                "ISOLATION_SERVER": f"host=127.0.0.1 port={cluster.port} user=postgres dbname={self.database}"}
+
     def command(self, target):
         installation = target.cluster.installation
         return [installation.built / "pg_isolation_regress", f"--inputdir={self.source(installation)}"]

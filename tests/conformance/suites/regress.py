@@ -27,6 +27,9 @@ class Regress(Suite):
             return ["test_setup", *(test for test in tests if test != "test_setup")]
         return [f"--schedule={self.source(installation) / 'parallel_schedule'}"]
 
+    def environment(self, cluster):
+        return {}
+
     def command(self, target):
         installation = target.cluster.installation
         return [installation.tests / "regress/pg_regress", f"--inputdir={self.source(installation)}",
@@ -42,7 +45,7 @@ class Regress(Suite):
                    *self.choice(installation, tests)]
         log = output / "run.log"
         ended = run_limited(as_user(command), log, self.seconds, cwd=output,
-                            env=cluster.environment | {"PGISOLATIONTIMEOUT": "30"})
+                            env=cluster.environment | self.environment(cluster))
         results = {name: None if how == "ok" else (how + more).strip()
                    for name, how, more in RESULT.findall(log.read_text(errors="replace"))}
         missing = "no result" if ended else f"not done after {self.seconds} s"
