@@ -254,8 +254,8 @@ mod tests {
             let mut rng = StdRng::seed_from_u64(number as u64);
             let seeds = [files("seeds", name), files("regressions", name)].concat();
             assert!(!seeds.is_empty(), "{name} has no seeds");
-            // Of whole histories of clients and servers there are more where the other tests of the pipeline are.
-            let rounds = if name == "pipeline" { ROUNDS / 20 } else { ROUNDS };
+            // Whole histories of clients and servers, and handshakes, take their time.
+            let rounds = if matches!(name, "pipeline" | "tls") { ROUNDS / 20 } else { ROUNDS };
             let mut count = feed((name, target), &seeds, rounds, &mut rng);
             let end = Instant::now() + Duration::from_secs(seconds);
             while Instant::now() < end {
