@@ -53,12 +53,13 @@ fuzz:
 build:
 	cargo build --release
 
-# The axum app that the sharing test runs; a crate of its own, so that its dependencies aren't Carpool's.
-# A Debian package (cargo-deb must be installed).
+# A Debian package in target/debian.
 deb: build
+	@command -v cargo-deb >/dev/null || cargo install --locked cargo-deb
 	target/release/carpool generate target
 	cargo deb --no-build
 
+# The axum app that the sharing test runs; a crate of its own, so that its dependencies aren't Carpool's.
 axum:
 	CARGO_TARGET_DIR=target/apps cargo build --release --manifest-path $(AXUM)/Cargo.toml
 

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -195,6 +196,11 @@ class Stack:
     def compose(self, *arguments: str, quiet: bool = True) -> str:
         return run(*self._compose, *arguments, quiet=quiet, env=self._environment, cwd=DOCKER)
 
+    def choose(self, env_file: str) -> None:
+        """What `--env-file` would choose, for what comes."""
+        lines = (DOCKER / env_file).read_text(encoding="utf-8").splitlines()
+        self._environment |= dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+
     def container(self, service: str) -> dict[str, object]:
         id = self.compose("ps", "-q", service).splitlines()[-1]
         return json.loads(run("docker", "inspect", id))[0]
@@ -227,7 +233,7 @@ def get(url: str, cookie: str = COOKIE) -> tuple[int, str]:
         return 0, ""
 
 
-def call_each(stack: Stack) -> None:
+def call_each(stack: Stack, through_carpool: bool = True) -> None:
     """200 with the same JSON from each, 401 without a session."""
     status, body = get(f"{stack.url}/django/api/v1/recipes")
     if status != 200:
@@ -244,6 +250,8 @@ def call_each(stack: Stack) -> None:
             raise Failed(f"{app} answers {refused}, not 401, to a request without a session")
     if any(reply != replies["django"] for reply in replies.values()):
         raise Failed(f"the applications answer differently for recipe {recipe}")
+    if not through_carpool:
+        return
     status, metrics = get(f"{stack.carpool_url}/metrics")
     if status != 200 or 'database="recipes"' not in metrics:
         raise Failed("the applications don't go through Carpool: its /metrics has no database recipes")
@@ -319,6 +327,36 @@ def restart_postgres(stack: Stack) -> None:
         raise Failed(f"something was restarted: {before} became {after}")
 
 
+def load_and_record(stack: Stack) -> None:
+    """The services on demand."""
+    stack.compose("build", "load")
+    said = stack.compose("run", "--rm", "-e", "SECONDS_OF_LOAD=3", "-e", "CLIENTS=5", "load", *APPS)
+    if len(re.findall(r"Success rate:\s+100\.00%", said)) != len(APPS):
+        raise Failed(f"load: {said[-3000:]}")
+    shutil.rmtree(DOCKER / "recorded", ignore_errors=True)
+    stack.compose("run", "--rm", "-e", "SECONDS_OF_LOAD=3", "record")
+    missing = [name for name in ("django.txt", "django.png") if not (DOCKER / "recorded" / name).exists()]
+    if missing:
+        raise Failed(f"record has left no {', '.join(missing)}")
+    shutil.rmtree(DOCKER / "recorded")
+    say("load and record do what they are for")
+
+
+def other_poolers(stack: Stack) -> None:
+    """PgBouncer and nothing in Carpool's place."""
+    for env_file in ("pgbouncer.env", "direct.env"):
+        stack.choose(env_file)
+        stack.compose("up", "-d", "--build")
+        wait_for(f"the stack of {env_file} is healthy", UP_TIMEOUT, lambda: stack.healthy("haproxy"))
+        wait_for(f"each answers with {env_file}", UP_TIMEOUT, lambda: all_answer(stack))
+        call_each(stack, through_carpool=False)
+        say(f"the three answer the same with {env_file}")
+
+
+def all_answer(stack: Stack) -> bool:
+    return all(get(f"{stack.url}/{app}/api/v1/recipes")[0] == 200 for app in APPS)
+
+
 def test(options: argparse.Namespace) -> None:
     with docker_daemon():
         stack = Stack(base_images(options.prebuilt))
@@ -332,6 +370,9 @@ def test(options: argparse.Namespace) -> None:
             say("the three answer the same through Carpool")
             restart_postgres(stack)
             call_each(stack)
+            if options.everything:
+                load_and_record(stack)
+                other_poolers(stack)
         except Failed:
             print(stack.compose("logs", "--tail=40"), file=sys.stderr)
             raise
@@ -349,6 +390,9 @@ def main() -> None:
         "--prebuilt",
         action="store_true",
         help="take the programs that `make build axum` has built, on a Debian like the image",
+    )
+    parser.add_argument(
+        "--everything", action="store_true", help="load and record, too, and PgBouncer and nothing in Carpool's place"
     )
     parser.add_argument("--parallel", action="store_true", help="build the images at the same time")
     parser.add_argument("--verbose", action="store_true", help="show what the builds say")

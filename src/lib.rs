@@ -12,7 +12,7 @@
 //! | 5 pool | [`pool`] | the servers of a database, lent to clients |
 //! | 7 client | [`client`] | login, registry, and the relay that sees both sides |
 //! | 8 operations | [`admin`] | the admin console, HTTP: health, metrics, status page |
-//! | 9 composition | [`pooler`] | accepting, recurring work, signals, reload, stopping |
+//! | 9 composition | [`pooler`], [`top`] | accepting, recurring work, signals, reload, stopping; `carpool top` |
 
 pub mod admin;
 pub mod auth;
@@ -29,4 +29,5 @@ pub mod protocol;
 pub mod server;
 pub mod stats;
 pub mod tls;
+pub mod top;
 pub mod wire;

@@ -2,18 +2,23 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use carpool::config::{Config, ConfigErrors, Plan, Pooler};
 use carpool::net::timer;
 use carpool::pooler::log::{self, LogControl, Wanted};
 use carpool::pooler::process::{self, PidFile};
 use carpool::pooler::{self, Loaded, Origin, Overrides, Source};
+use carpool::top::Options;
+use carpool::top::view::Sort;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use tracing::{error, warn};
 
 /// The exit code for a bad configuration, `EX_USAGE` of sysexits.h.
 const BAD_CONFIG: u8 = 64;
+/// Between two looks of `carpool top`.
+const SHORTEST_DELAY: Duration = Duration::from_millis(100);
 /// Worker threads at most, unless the configuration says otherwise: more share one pool with no gain.
 const MOST_WORKERS: usize = 4;
 
@@ -64,6 +69,24 @@ enum Command {
         /// The ini file.
         file: PathBuf,
     },
+    /// Show databases, pools and clients of a running Carpool, in the style of top.
+    Top {
+        /// A URL of the console, or the configuration of the Carpool that runs. Passwords: `PGPASSWORD`.
+        #[arg(default_value = "carpool.toml")]
+        target: String,
+        /// Seconds between two looks.
+        #[arg(short, long, value_name = "SECONDS", default_value_t = 2.0)]
+        delay: f64,
+        /// Looks before it ends.
+        #[arg(short = 'n', long, value_name = "NUMBER")]
+        iterations: Option<u64>,
+        /// Plain text for programs, one look below the other.
+        #[arg(short, long)]
+        batch: bool,
+        /// What comes first.
+        #[arg(short = 'o', long, value_enum, default_value = "wait")]
+        sort: Sort,
+    },
     /// Write the man page and the shells' completions, for packages.
     #[command(hide = true)]
     Generate {
@@ -81,6 +104,11 @@ fn main() -> ExitCode {
             report(Config::load(&config), || println!("{}: ok", config.display()))
         }
         Some(Command::Convert { file }) => convert(file),
+        Some(Command::Top { target, delay, iterations, batch, sort }) => {
+            let delay = Duration::try_from_secs_f64(*delay).unwrap_or_default().max(SHORTEST_DELAY);
+            let (target, count) = (target.clone(), *iterations);
+            top(&Options { target, delay, count, batch: *batch, sort: *sort })
+        }
         Some(Command::Generate { directory }) => match generate(directory) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -130,6 +158,16 @@ fn convert(file: &Path) -> ExitCode {
     let loaded = Config::load(file);
     let toml = loaded.as_ref().map(Config::to_toml).unwrap_or_default();
     report(loaded, || print!("{toml}"))
+}
+
+fn top(options: &Options) -> ExitCode {
+    match carpool::top::run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("carpool top: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Prints what a reload would change.

@@ -375,9 +375,9 @@ impl<'a> View<'a> {
         vec![
             row!["databases", self.databases().len()],
             row!["users", self.users().len()],
-            row!["peers", 0u32],
+            row!["peers", self.config.peers.len()],
             row!["pools", self.pools().len()],
-            row!["peer_pools", 0u32],
+            row!["peer_pools", self.config.peers.len()],
             row!["free_clients", 0u32],
             row!["used_clients", connections],
             row!["login_clients", connections.saturating_sub(registered)],

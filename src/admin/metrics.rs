@@ -251,6 +251,11 @@ fn happenings(admin: &Admin, sums: &BTreeMap<String, Sums>, text: &mut Expositio
     for reason in REFUSALS {
         refused.sample(&[("reason", reason)], refusals.get(reason).copied().unwrap_or_default());
     }
+    let (exported, dropped) = admin.context.spans.counts();
+    text.family("carpool_spans_exported_total", Type::Counter, "Transactions told to the collector of traces.")
+        .sample(&[], exported);
+    let help = "Transactions not told to it, since it or the export did not keep up.";
+    text.family("carpool_spans_dropped_total", Type::Counter, help).sample(&[], dropped);
     let help = "Errors of servers that clients were told, by class of SQLSTATE.";
     let mut errors = text.family("carpool_server_errors_total", Type::Counter, help);
     for (database, sum) in sums {
@@ -429,6 +434,7 @@ mod tests {
         names.dedup();
         assert!(names.len() > 15, "{names:?}");
         for name in names {
+            let name = name.strip_suffix("_bucket").unwrap_or(name);
             assert!(text.contains(&format!("# TYPE {name} ")), "{name}");
         }
     }

@@ -14,6 +14,7 @@ pub mod http;
 mod local;
 pub mod metrics;
 mod operate;
+mod peers;
 mod pins;
 mod portal;
 pub mod session;

@@ -169,8 +169,10 @@ impl Show {
             Self::Parameter(at) => vec![row![PARAMETERS[at].1]],
             Self::One => vec![row![1u32]],
             Self::UnlockAll => vec![row![""]],
-            // Carpool has no peers, and leaves names to the system's resolver.
-            Self::Peers | Self::PeerPools | Self::DnsHosts | Self::DnsZones => Vec::new(),
+            Self::Peers => view.peers(),
+            Self::PeerPools => view.peer_pools(),
+            // Names are left to the system's resolver.
+            Self::DnsHosts | Self::DnsZones => Vec::new(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tracing::{debug, warn};
 
 use super::Context;
+use super::peers;
 use super::registry::{CancelSlot, order};
 use crate::net::TcpOptions;
 use crate::net::timer;
@@ -66,9 +67,16 @@ async fn hangs_up(lease: &mut Lease) -> bool {
 /// Does what a cancel request asks for. Returns when PostgreSQL has got it, as PostgreSQL itself hangs up only
 /// then. A key that fits nobody is nobody's business.
 pub async fn request(context: &Context, key: &CancelKey) {
-    let Some(client) = context.registry.find(key) else {
-        debug!("cancel request with an unknown key");
-        return;
+    let client = match context.registry.find(key) {
+        Some(client) => client,
+        None => {
+            let Some(key) = peers::resolve(context, key).await else { return };
+            let Some(client) = context.registry.find(&key) else {
+                debug!("cancel request with an unknown key");
+                return;
+            };
+            client
+        }
     };
     let server = {
         let mut slot = client.cancel.lock();

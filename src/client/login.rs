@@ -182,8 +182,7 @@ pub async fn login(
     let (stream, unread) = io.into_parts();
     let state = ClientState::starting(Arc::clone(&start.settings), Arc::clone(&start.context));
     let mode = pool_mode(&config, database, &request.user);
-    let max_packet_size = config.pooler.max_packet_size as usize;
-    Ok(Entered::Session(Box::new(Session { stream, unread, registered, pool, user, state, mode, max_packet_size })))
+    Ok(Entered::Session(Box::new(Session { stream, unread, registered, pool, user, state, mode })))
 }
 
 fn identity(request: &Request, io: &Handshake, kind: ClientKind) -> Identity {

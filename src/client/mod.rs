@@ -6,6 +6,7 @@ pub mod cert;
 pub mod connection;
 pub mod door;
 pub mod login;
+pub mod peers;
 pub mod registry;
 pub mod relay;
 pub mod replication;
@@ -13,16 +14,22 @@ pub mod secrets;
 pub mod startup;
 
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
 use crate::auth::Verifiers;
 use crate::config::Config;
+use crate::names::{DatabaseName, UserName};
 use crate::pool::directory::Directory;
 use crate::stats::audit::Audit;
+use crate::stats::spans;
 use crate::stats::tally::Tally;
+use crate::stats::throttle::Throttle;
 use registry::Registry;
+
+/// How long a slow transaction keeps others of its kind out of the log.
+const SLOW_PERIOD: Duration = Duration::from_secs(10);
 
 /// What all client connections share.
 #[derive(Debug)]
@@ -43,8 +50,14 @@ pub struct Context {
     pub verifiers: Verifiers,
     /// What session state clients use, see `audit`.
     pub audit: Audit,
+    /// Cancel requests on their way to other Carpools.
+    pub peers: peers::Peers,
     /// Logins that failed, by reason.
     pub refusals: Tally,
+    /// Transactions on their way to a collector of traces, see `otlp_endpoint`.
+    pub spans: spans::Queue,
+    /// Which slow transactions are in the log, by database, user and `application_name`.
+    pub slow: Throttle<(DatabaseName, UserName, Box<str>)>,
     /// When the process began to serve.
     pub started: Instant,
     /// SUSPEND: everything stands still.
@@ -63,7 +76,10 @@ impl Context {
             secrets: secrets::Secrets::default(),
             verifiers: Verifiers::new(&mut rand::rng()),
             audit: Audit::default(),
+            peers: peers::Peers::default(),
             refusals: Tally::default(),
+            spans: spans::Queue::default(),
+            slow: Throttle::new(SLOW_PERIOD),
             started: Instant::now(),
             suspended: AtomicBool::new(false),
             config: ArcSwap::from_pointee(config),

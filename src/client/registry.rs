@@ -85,8 +85,8 @@ pub mod order {
     pub const CANCEL_WAIT: u8 = 4;
     /// End when the query that runs has ended, transaction or not, with the error given.
     pub const END_QUERY: u8 = 8;
-    /// See whether the session is to be audited.
-    pub const AUDIT: u8 = 16;
+    /// See what is to be noted of the session.
+    pub const WATCH: u8 = 16;
     /// Stand still: send what is there, and read nothing.
     pub const SUSPEND: u8 = 32;
     /// No order, but the client's answer: it stands still.
@@ -126,7 +126,7 @@ pub struct ClientShared {
     prepared: AtomicU32,
     transaction_since: AtomicU64,
     orders: AtomicU8,
-    end: Mutex<Option<ClientError>>,
+    end: Mutex<Option<Box<ClientError>>>,
     waker: OnceLock<Waker>,
 }
 
@@ -218,7 +218,7 @@ impl ClientShared {
 
     /// Tells the client to end, now or when it is idle, with `error`. The first reason given stays.
     pub fn end(&self, order: u8, error: ClientError) {
-        self.end.lock().get_or_insert(error);
+        self.end.lock().get_or_insert_with(|| Box::new(error));
         self.order(order);
     }
 
@@ -243,7 +243,7 @@ impl ClientShared {
     /// The error to end with.
     #[must_use]
     pub fn end_error(&self) -> Option<ClientError> {
-        self.end.lock().clone()
+        self.end.lock().as_deref().cloned()
     }
 
     /// What wakes its task.
@@ -392,8 +392,10 @@ impl Registry {
         let context = admission.hand_over();
         let registry = &context.registry;
         let mut rng = rand::rng();
-        let mut secret = vec![0u8; if identity.protocol >= PROTOCOL_3_2 { LONG_SECRET } else { 4 }];
-        rng.fill(secret.as_mut_slice());
+        let mut secret = [0u8; LONG_SECRET];
+        let secret = &mut secret[..if identity.protocol >= PROTOCOL_3_2 { LONG_SECRET } else { 4 }];
+        rng.fill(secret);
+        super::peers::sign(secret, context.config.load().pooler.peer_id);
         let id = ClientId(registry.next_id.fetch_add(1, Ordering::Relaxed) + 1);
         loop {
             // Positive as a signed number, since clients show it as a process number.
@@ -401,7 +403,7 @@ impl Registry {
             let dashmap::Entry::Vacant(vacant) = registry.clients.entry(pid) else { continue };
             let shared = Arc::new(ClientShared {
                 id,
-                key: CancelKey { pid, secret: secret.into() },
+                key: CancelKey { pid, secret: (&*secret).into() },
                 user: identity.user,
                 database: identity.database,
                 kind: identity.kind,

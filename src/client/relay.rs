@@ -6,10 +6,12 @@
 //! protocol core says that the client needs it.
 
 mod audit;
+mod finished;
 mod listen;
 mod pins;
 mod survive;
 mod wait;
+mod watch;
 
 use std::cell::RefCell;
 use std::num::NonZero;
@@ -38,6 +40,7 @@ use crate::protocol::{ClientState, Keeping, Parting};
 use crate::server::{Outbox, Remainder, Server};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frame, frontend};
+use finished::Finished;
 use pins::Pin;
 use survive::Loss;
 
@@ -165,8 +168,6 @@ pub struct Session {
     pub state: ClientState,
     /// When its servers go back.
     pub mode: PoolMode,
-    /// `max_packet_size`.
-    pub max_packet_size: usize,
 }
 
 /// See the module.
@@ -183,7 +184,6 @@ pub struct Relay {
     remainder: Remainder,
     work: Work,
     mode: PoolMode,
-    max_packet_size: u32,
     /// `carry` can't be taken before more bytes come.
     starved: bool,
     /// `carry` can't be taken before replies come.
@@ -198,15 +198,15 @@ pub struct Relay {
     leaving: bool,
     /// Its permit to keep its server between transactions.
     pin: Option<Box<Pin>>,
-    /// Notes what it uses of its session.
-    audit: Option<Box<audit::Auditor>>,
+    /// What is noted of it, where anything is.
+    watch: Option<Box<watch::Watch>>,
 }
 
 impl Relay {
     /// A session that has just logged in.
     #[must_use]
     pub fn new(session: Session) -> Self {
-        let Session { stream, unread, registered, pool, user, state, mode, max_packet_size } = session;
+        let Session { stream, unread, registered, pool, user, state, mode } = session;
         registered.shared.set_phase(Phase::Idle, micros_since(registered.context().started, Instant::now()));
         let mut relay = Self {
             stream,
@@ -219,16 +219,15 @@ impl Relay {
             remainder: Remainder::default(),
             work: Work::Idle,
             mode,
-            max_packet_size: u32::try_from(max_packet_size).unwrap_or(u32::MAX),
             starved: false,
             blocked: false,
             expects: false,
             heeded: false,
             leaving: false,
             pin: None,
-            audit: None,
+            watch: None,
         };
-        relay.set_audit();
+        relay.set_watch();
         if relay.context().suspended.load(Ordering::Relaxed) {
             relay.shared().order(order::SUSPEND);
         }
@@ -435,13 +434,13 @@ impl Relay {
                 client: &mut self.state,
                 server: &mut server.state,
                 tables: &self.pool.tables,
-                max_packet_size: self.max_packet_size as usize,
+                max_packet_size: self.pool.max_packet_size(),
                 to_server: &mut out.to_server,
                 to_client: &mut out.own,
             };
             match path.message(input, at)? {
                 request::Step::Taken { consumed, remaining, forward } => {
-                    self.audit_message(&input[at..at + consumed]);
+                    self.watch_message(&input[at..at + consumed]);
                     at += consumed;
                     self.remainder = Remainder { bytes: remaining, forward };
                 }
@@ -710,7 +709,7 @@ impl Relay {
         let last_words = events.last_words.take();
         self.note(events);
         if let Some(body) = last_words {
-            self.send_to_client(cx, out.to_client.bytes(input))?;
+            self.out.push(out.to_client.bytes(input));
             return self.survive(cx, Loss::Told(body), out);
         }
         self.release_if_free(cx)?;
@@ -748,6 +747,7 @@ impl Relay {
         }
         for class in events.errors {
             self.pool.happenings().server_errors.count(class);
+            self.trace_error(class);
         }
         let Work::Active(active) = &mut self.work else { return };
         let Some(server) = active.lease.server() else { return };
@@ -776,8 +776,11 @@ impl Relay {
             let text = "transaction blocks not allowed in statement pooling mode";
             return Err(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, text).hint("See pool_mode.").into());
         }
-        let shares = free && !self.expects && self.mode != PoolMode::Session;
-        let parting = if shares {
+        let ends = free && self.mode != PoolMode::Session;
+        let shares = ends && !self.expects && !active.broken;
+        let parting = if ends && active.broken {
+            Parting::Free
+        } else if shares {
             if !server.state.left().is_empty() && self.pool.spec.load().max_pinned == 0 {
                 server.state.keeping = Keeping::Never;
             }
@@ -816,33 +819,49 @@ impl Relay {
     /// A query has ended and the client keeps the server.
     fn rest(&mut self, in_block: bool) {
         let (_, now) = self.now();
+        let bound = self.pool.tells_from();
         let Work::Active(active) = &mut self.work else { return };
         let Some(since) = active.query_since.take() else { return };
         let Some(server) = active.lease.server() else { return };
         server.note_query(now.saturating_sub(since.get()));
+        let mut finished = None;
         if let Some(since) = active.since.take_if(|_| !in_block) {
-            server.note_transaction(now.saturating_sub(since.get()));
+            let split = server.note_transaction(now.saturating_sub(since.get()));
+            finished = Self::finished(bound, split, server);
         }
         let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
         self.set_phase(phase, now);
-    }
-
-    fn give_back(&mut self) {
-        let (instant, now) = self.now();
-        if let Some(lease) = self.part(now) {
-            lease.give_back(instant);
+        if let Some(finished) = finished {
+            self.tell(&finished);
         }
     }
 
     /// The client needs its server no more.
-    fn part(&mut self, now: Moment) -> Option<Lease> {
+    fn give_back(&mut self) {
+        let broken = matches!(&self.work, Work::Active(active) if active.broken);
+        let (instant, now) = self.now();
+        if let Some((lease, finished)) = self.part(now) {
+            if broken {
+                lease.close();
+            } else {
+                lease.give_back(instant);
+            }
+            if let Some(finished) = finished {
+                self.tell(&finished);
+            }
+        }
+    }
+
+    fn part(&mut self, now: Moment) -> Option<(Lease, Option<Finished>)> {
         let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return None };
+        let (bound, mut finished) = (self.pool.tells_from(), None);
         if let Some(server) = active.lease.server() {
             if let Some(since) = active.query_since {
                 server.note_query(now.saturating_sub(since.get()));
             }
             if let Some(since) = active.since {
-                server.note_transaction(now.saturating_sub(since.get()));
+                let split = server.note_transaction(now.saturating_sub(since.get()));
+                finished = Self::finished(bound, split, server);
             }
         }
         if !self.waits_for_pin() {
@@ -850,7 +869,7 @@ impl Relay {
         }
         *self.shared().cancel.lock() = CancelSlot::Idle;
         self.set_phase(Phase::Idle, now);
-        Some(active.lease)
+        Some((active.lease, finished))
     }
 
     fn send_to_client(&mut self, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Result<(), End> {
@@ -884,9 +903,9 @@ impl Relay {
         if due {
             return self.shared().end_error().map(End::from);
         }
-        if orders & order::AUDIT != 0 {
-            self.shared().clear_order(order::AUDIT);
-            self.set_audit();
+        if orders & order::WATCH != 0 {
+            self.shared().clear_order(order::WATCH);
+            self.set_watch();
         }
         if orders & order::NOTIFY_WAIT != 0 {
             self.shared().clear_order(order::NOTIFY_WAIT);
@@ -1142,7 +1161,7 @@ mod tests {
     fn an_idle_client_is_small() {
         // The task's future is the relay and little more; buffers belong to the worker thread.
         let (relay, shared) = (size_of::<Relay>(), size_of::<ClientShared>());
-        assert!(relay <= 320, "a Relay has {relay} bytes");
-        assert!(shared <= 352, "a ClientShared has {shared} bytes");
+        assert!(relay <= 288, "a Relay has {relay} bytes");
+        assert!(shared <= 256, "a ClientShared has {shared} bytes");
     }
 }

@@ -8,13 +8,19 @@ use super::document::{Document, Raw, Section};
 use super::field::Value;
 use super::foreign::{self, Foreign, Verdict};
 use super::report::{KeyPath, Report};
-use super::sections::{DATABASE, USER};
+use super::sections::{DATABASE, PEER, USER};
 use super::settings::{POOLER, Setting};
-use super::{Config, ConfigErrors, Database, Format, Host, Pooler, UNLIMITED, User, check, kind, secret, userlist};
+use super::{
+    Config, ConfigErrors, Database, Format, Host, MOST_PEERS, Peer, Pooler, UNLIMITED, User, check, kind, secret,
+    userlist,
+};
 use crate::names::{DatabaseName, UserName};
 
 /// The name of the database that stands for all that aren't named.
 pub(super) const FALLBACK: &str = "*";
+
+/// Cancel requests that are passed on to one peer at a time, at most.
+const MOST_TO_PEER: u32 = 65_535;
 
 /// PgBouncer's global setting that is only a default for databases here.
 pub(super) const MAX_DB_CONNECTIONS: &str = "max_db_connections";
@@ -22,9 +28,6 @@ pub(super) const MAX_DB_CONNECTIONS: &str = "max_db_connections";
 /// Makes a configuration of a file, or says all that is wrong with it.
 pub(super) fn build(document: Document, format: Format, mut report: Report) -> Result<Config, ConfigErrors> {
     let mut builder = Builder { format, report: &mut report };
-    if document.has_peers {
-        builder.report.warn(&KeyPath::top("peers"), "has no effect: cancel requests are not passed on to peers");
-    }
     let mut config = Config { format, ..Config::default() };
     let total = builder.pooler(&mut config, document.pooler);
     for (name, section) in document.databases {
@@ -37,6 +40,9 @@ pub(super) fn build(document: Document, format: Format, mut report: Report) -> R
     for (name, section) in document.users {
         let user = builder.user(&config.pooler, &name, section);
         config.users.insert(UserName::from(name), user);
+    }
+    for (name, section) in document.peers {
+        builder.peer(&mut config, &name, section);
     }
     builder.auth_file(&mut config);
     builder.cap_min_pool_size(&mut config.pooler);
@@ -140,6 +146,22 @@ impl Builder<'_> {
         let mut user = User::inheriting(pooler);
         self.apply(USER, foreign::USER, &path, section, &mut user);
         user
+    }
+
+    fn peer(&mut self, config: &mut Config, name: &str, section: Section) {
+        let path = KeyPath::top("peers").join(name);
+        let mut peer = Peer::default();
+        if self.format == Format::Ini {
+            peer.pool_size = config.pooler.default_pool_size.min(MOST_TO_PEER);
+        }
+        self.apply(PEER, &[], &path, section, &mut peer);
+        if peer.host.is_none() {
+            self.report.error(&path, "has no host");
+        }
+        match name.parse() {
+            Ok(id) if (1..=MOST_PEERS).contains(&id) => drop(config.peers.insert(id, peer)),
+            _ => self.report.error(&path, format!("is no peer_id: a number from 1 to {MOST_PEERS}")),
+        }
     }
 
     /// Adds the users of `auth_file`.

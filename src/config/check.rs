@@ -1,7 +1,7 @@
 //! What must hold between settings, and what is likely a mistake.
 
 use super::report::{KeyPath, Report};
-use super::{AuthType, Config, Database, Format, RESERVED_DATABASES, UNLIMITED, User, build};
+use super::{AuthType, Config, Database, Format, RESERVED_DATABASES, ShareBy, UNLIMITED, User, build};
 use crate::names::{DatabaseName, UserName};
 
 /// The longest name of a user or database, bytes: PostgreSQL's `NAMEDATALEN - 1`.
@@ -11,6 +11,7 @@ const NAME_LIMIT: usize = 63;
 pub(super) fn check(config: &Config, report: &mut Report) {
     listening(config, report);
     pooler_sizes(config, report);
+    traces(config, report);
     for (name, database) in databases_of(config) {
         check_database(config, name, database, report);
     }
@@ -20,6 +21,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     if config.databases.is_empty() && config.fallback.is_none() {
         report.warn(&KeyPath::default(), "names no database, so clients can only use the console");
     }
+    sharing(config, report);
     lookups(config, report);
     let looks_up = config.pooler.auth_user.is_some() || databases_of(config).any(|(_, d)| d.auth_user.is_some());
     // Others know who their users are.
@@ -33,6 +35,21 @@ pub(super) fn check(config: &Config, report: &mut Report) {
 fn databases_of(config: &Config) -> impl Iterator<Item = (&str, &Database)> {
     let databases = config.databases.iter().map(|(name, database)| (name.as_str(), database));
     databases.chain(config.fallback.iter().map(|database| (build::FALLBACK, database)))
+}
+
+/// Weights where nothing is shared.
+fn sharing(config: &Config, report: &mut Report) {
+    let shares = |database: &Database| database.share_by.unwrap_or(config.pooler.share_by) != ShareBy::None;
+    let mut warn = |path: &KeyPath| report.warn(&path.join("share_weights"), "has no effect without share_by");
+    for (name, database) in databases_of(config) {
+        if database.share_weights.as_ref().is_some_and(|weights| !weights.is_empty()) && !shares(database) {
+            warn(&KeyPath::top("databases").join(name));
+        }
+    }
+    let any_shares = config.pooler.share_by != ShareBy::None || databases_of(config).any(|(_, d)| shares(d));
+    if !config.pooler.share_weights.is_empty() && !any_shares {
+        warn(&config.format.pooler_path());
+    }
 }
 
 /// `auth_user`, `auth_query` and `auth_dbname`.
@@ -85,6 +102,15 @@ fn listening(config: &Config, report: &mut Report) {
     let same_address = pooler.listen_addr.iter().any(|addr| *addr == pooler.http_addr || addr == "*");
     if port == pooler.listen_port && port != 0 && same_address {
         report.error(&path.join("http_port"), format!("{port} is the listen_port too"));
+    }
+}
+
+fn traces(config: &Config, report: &mut Report) {
+    let Some(endpoint) = &config.pooler.otlp_endpoint else { return };
+    let rest = ["http://", "https://"].iter().find_map(|scheme| endpoint.strip_prefix(scheme));
+    let is_url = |rest: &str| !rest.starts_with('/') && rest.bytes().all(|b| b.is_ascii_graphic());
+    if !rest.is_some_and(|rest| !rest.is_empty() && is_url(rest)) {
+        report.error(&config.format.pooler_path().join("otlp_endpoint"), "is no URL of http or https");
     }
 }
 

@@ -79,8 +79,8 @@ pub(super) struct Document {
     pub(super) databases: BTreeMap<String, Section>,
     /// `[users]`.
     pub(super) users: BTreeMap<String, Section>,
-    /// Whether there are `[peers]`.
-    pub(super) has_peers: bool,
+    /// `[peers]`.
+    pub(super) peers: BTreeMap<String, Section>,
 }
 
 /// Reads a file of text, without the mark that some editors put in front.

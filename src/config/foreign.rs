@@ -81,7 +81,6 @@ const fn refused(name: &'static str, default: &'static str, reason: &'static str
 
 const DNS: &str = "the system resolves host names, at each connect";
 const RESERVE: &str = "the database's reserve is for all its users; see reserve_pool_size";
-const PEERS: &str = "cancel requests are not passed on to peers";
 const SERVICE: &str = "it names a service of Windows";
 /// For TOML alone: an ini file has it.
 const TOTAL: &str = "here pool_size (default_pool_size) is a database's total, and user_pool_size one user's share";
@@ -89,14 +88,13 @@ const TOTAL: &str = "here pool_size (default_pool_size) is a database's total, a
 /// Of `[pgbouncer]` and `[pooler]`.
 pub(super) static POOLER: &[Foreign] = &[
     no_effect("conffile", "", "a reload reads the file that Carpool was started with"),
-    refused("disable_pqexec", "0", "simple queries can't be disabled yet"),
+    refused("disable_pqexec", "0", "clients may send simple queries"),
     no_effect("dns_max_ttl", "15", DNS),
     no_effect("dns_nxdomain_ttl", "15", DNS),
     no_effect("dns_zone_check_period", "0", DNS),
     no_effect("job_name", "pgbouncer", SERVICE),
     no_effect("login_notify_message", "", "clients are sent no notice"),
     refused("max_db_connections", "0", TOTAL),
-    no_effect("peer_id", "0", PEERS),
     no_effect("pkt_buf", "4096", "buffers fit themselves"),
     no_effect("pool_idle_timeout", "0", "empty pools are kept"),
     no_effect("resolv_conf", "", DNS),

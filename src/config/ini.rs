@@ -130,15 +130,15 @@ impl Reader<'_> {
                 pooler.retain(|(earlier, _)| earlier != key);
                 pooler.push((key.to_owned(), Raw::Text(value.to_owned())));
             }
-            "databases" | "users" => match section_of(value) {
-                Ok(settings) if section == "users" => drop(self.document.users.insert(key.to_owned(), settings)),
-                Ok(settings) => drop(self.document.databases.insert(key.to_owned(), settings)),
-                Err(message) => self.report.error(&path, message),
-            },
-            "peers" => {
-                self.document.has_peers = true;
-                if let Err(message) = section_of(value) {
-                    self.report.error(&path, message);
+            "databases" | "users" | "peers" => {
+                let sections = match section {
+                    "databases" => &mut self.document.databases,
+                    "users" => &mut self.document.users,
+                    _ => &mut self.document.peers,
+                };
+                match section_of(value) {
+                    Ok(settings) => drop(sections.insert(key.to_owned(), settings)),
+                    Err(message) => self.report.error(&path, message),
                 }
             }
             // An unknown section is one error, not one for each of its keys.
@@ -147,7 +147,7 @@ impl Reader<'_> {
     }
 }
 
-/// The settings of a database or user; a key given twice has its last value, as in PgBouncer.
+/// The settings of a database, user or peer; a key given twice has its last value, as in PgBouncer.
 fn section_of(value: &str) -> Result<Section, String> {
     let mut section = Section::new();
     for (key, value) in connection_string::parse(value, is_known)? {

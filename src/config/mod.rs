@@ -190,6 +190,8 @@ pub struct Config {
     pub fallback: Option<Database>,
     /// `[users.NAME]` merged with the users of `auth_file` (a `[users]` entry wins, setting by setting).
     pub users: BTreeMap<UserName, User>,
+    /// `[peers.ID]`: where cancel requests for others' sessions go.
+    pub peers: BTreeMap<u32, Peer>,
     /// The users whose password is the one in `auth_file`.
     pub auth_file_users: BTreeSet<UserName>,
     /// What the files of `auth_hba_file` and the like have.
@@ -210,6 +212,7 @@ impl PartialEq for Config {
             && self.databases == other.databases
             && self.fallback == other.fallback
             && self.users == other.users
+            && self.peers == other.peers
     }
 }
 
@@ -236,6 +239,8 @@ pub struct Pooler {
     pub http_port: Option<u16>,
     /// Worker threads (Carpool's own); 0: one for every two cores, at most 4 unless set.
     pub worker_threads: usize,
+    /// Who this one is among `[peers]`; 0: it has none.
+    pub peer_id: u32,
     /// Default pool mode.
     pub pool_mode: PoolMode,
     /// Default of a database's `pool_size`: its hard total of server connections.
@@ -392,6 +397,12 @@ pub struct Pooler {
     pub log_pooler_errors: bool,
     /// Log a line of statistics every `stats_period`.
     pub log_stats: bool,
+    /// Log transactions that take so long; zero: none (Carpool's own).
+    pub log_slow_transactions: Duration,
+    /// Where spans are exported to, by OTLP over HTTP (Carpool's own).
+    pub otlp_endpoint: Option<String>,
+    /// Percent of the transactions without a trace of the caller's that get a span (Carpool's own).
+    pub otlp_sampling: u32,
     /// Window of the averages in SHOW STATS.
     pub stats_period: Duration,
     /// `-v` count; 0 is info.
@@ -497,6 +508,26 @@ pub struct Database {
     pub startup_parameters: BTreeMap<String, String>,
 }
 
+/// The largest `peer_id`, as in PgBouncer.
+pub const MOST_PEERS: u32 = 16_383;
+
+/// Another Carpool that clients of the same address may come to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// Where it listens.
+    pub host: Option<Host>,
+    /// See `host`.
+    pub port: u16,
+    /// Cancel requests that are passed on to it at a time.
+    pub pool_size: u32,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self { host: None, port: 6432, pool_size: 25 }
+    }
+}
+
 /// One user: its secret and limits.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct User {
@@ -537,6 +568,7 @@ impl Default for Pooler {
             http_addr: "127.0.0.1".into(),
             http_port: None,
             worker_threads: 0,
+            peer_id: 0,
             pool_mode: PoolMode::Transaction,
             default_pool_size: 25,
             min_pool_size: 0,
@@ -615,6 +647,9 @@ impl Default for Pooler {
             log_disconnections: true,
             log_pooler_errors: true,
             log_stats: true,
+            log_slow_transactions: Duration::ZERO,
+            otlp_endpoint: None,
+            otlp_sampling: 100,
             stats_period: seconds(60),
             verbose: 0,
             logfile: None,

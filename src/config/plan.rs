@@ -6,7 +6,7 @@ use std::fmt;
 use super::build::FALLBACK;
 use super::field::Value;
 use super::kind::Kind;
-use super::sections::{DATABASE, USER};
+use super::sections::{DATABASE, PEER, USER};
 use super::settings::{POOLER, Setting};
 use super::{Config, Database, Format};
 
@@ -73,7 +73,22 @@ impl Plan {
                 (None, None) => {}
             }
         }
+        plan.peers(old, new);
         plan
+    }
+
+    fn peers(&mut self, old: &Config, new: &Config) {
+        for id in old.peers.keys().chain(new.peers.keys()).collect::<BTreeSet<_>>() {
+            let key = format!("peers.{id}");
+            match (old.peers.get(id), new.peers.get(id)) {
+                (Some(old), Some(peer)) => self.settings(&key, PEER, new.format, old, peer),
+                (None, Some(_)) => self.push(key, "added"),
+                (Some(_), None) => {
+                    self.push(key, "removed: cancel requests for its sessions are not passed on any more")
+                }
+                (None, None) => {}
+            }
+        }
     }
 
     fn database(&mut self, name: &str, config: &Config, old: Option<&Database>, new: Option<&Database>) {

@@ -6,7 +6,7 @@
 use super::field::{Field, Value};
 use super::kind::Kind;
 use super::settings::{Setting, setting, write};
-use super::{Database, ShareBy, User};
+use super::{Database, Peer, ShareBy, User};
 use crate::tls::{BindingMode, SslMode, SslNegotiation};
 
 macro_rules! database {
@@ -34,6 +34,13 @@ macro_rules! startup_parameter {
         .unset("")
     };
 }
+
+/// `[peers.ID]`, in the order of `config.example.toml`.
+pub(super) static PEER: &[Setting<Peer>] = &[
+    setting!(Peer, host, Kind::Host, "Name or address of the peer, or the directory of its unix socket.").unset(""),
+    setting!(Peer, port, Kind::Number(1, 65535), "Port of the peer."),
+    setting!(Peer, pool_size, Kind::Number(1, 65535), "Cancel requests that are passed on to it at a time."),
+];
 
 /// `[databases.NAME]`, in the order of `config.example.toml`.
 pub(super) static DATABASE: &[Setting<Database>] = &[

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::document::Raw;
 use super::field::{Field, Value};
 use super::kind::Kind;
-use super::{Format, Pooler, ShareBy};
+use super::{Format, MOST_PEERS, Pooler, ShareBy};
 use crate::tls::SslMode;
 
 /// One setting of `T`.
@@ -200,6 +200,12 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(listen_backlog, Kind::Number(1, 65535), "Connections that may wait to be accepted.").ini("128").fixed(),
     pooler!(so_reuseport, Kind::Flag, "Let several processes listen on the same port (SO_REUSEPORT).").fixed(),
     pooler!(worker_threads, Kind::Number(0, 1024), "Worker threads. 0: one for every two cores, at most 4.").fixed(),
+    pooler!(
+        peer_id,
+        Kind::Number(0, MOST_PEERS),
+        "Who this Carpool is among those of [peers], to whom cancel requests for their sessions are passed on. 0: nobody."
+    )
+    .fixed(),
     pooler!(max_client_conn, Kind::Number(1, i32::MAX as u32), "Client connections in total.").ini("100"),
     pooler!(
         max_client_conn_per_address,
@@ -401,6 +407,22 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(log_disconnections, Kind::Flag, "Log disconnections, with the reason."),
     pooler!(log_pooler_errors, Kind::Flag, "Log errors that clients are told."),
     pooler!(log_stats, Kind::Flag, "Log a line of statistics every stats_period."),
+    pooler!(
+        log_slow_transactions,
+        Kind::Time,
+        "Log transactions that take so long, with the time spent waiting, on the server and with the client. 0: none."
+    ),
+    pooler!(
+        otlp_endpoint,
+        Kind::Text,
+        "Export a span of each transaction to this URL by OTLP over HTTP (JSON), such as http://localhost:4318."
+    )
+    .unset(""),
+    pooler!(
+        otlp_sampling,
+        Kind::Number(0, 100),
+        "Percent of the transactions without a traceparent in their text that get a span."
+    ),
     pooler!(
         stats_period,
         Kind::Bound(Duration::from_secs(1)),

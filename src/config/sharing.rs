@@ -90,7 +90,7 @@ mod tests {
             assert!(error.contains("\"web\""), "{error}");
         }
         assert!(parse(&number(3)).is_err());
-        for text in ["web", "web=", "web=x", "web=0", "web=1;batch=2"] {
+        for text in ["web", "web=", "web=x", "web=0", "web=1 batch"] {
             assert!(parse(&Raw::Text(text.into())).is_err(), "{text}");
         }
     }

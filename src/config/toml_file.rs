@@ -44,9 +44,9 @@ pub(super) fn parse(text: &str, file: &Path, report: &mut Report) -> Option<Docu
         let path = reader.key(&KeyPath::default(), key);
         match (key.get_ref().as_ref(), value.get_ref()) {
             ("pooler", DeValue::Table(table)) => document.pooler = reader.section(&path, table),
-            ("peers", DeValue::Table(table)) => document.has_peers = !table.is_empty(),
             ("databases", DeValue::Table(table)) => document.databases = reader.sections(&path, table).collect(),
             ("users", DeValue::Table(table)) => document.users = reader.sections(&path, table).collect(),
+            ("peers", DeValue::Table(table)) => document.peers = reader.sections(&path, table).collect(),
             (name, _) if SECTIONS.contains(&name) => reader.report.error(&path, "expected a section"),
             (name, _) => {
                 let hint = super::build::nearest(name, SECTIONS.into_iter())

@@ -4,9 +4,9 @@ use toml::{Table, Value as Toml};
 
 use super::build::FALLBACK;
 use super::field::Value;
-use super::sections::{DATABASE, USER};
+use super::sections::{DATABASE, PEER, USER};
 use super::settings::{POOLER, Setting};
-use super::{Config, Database, Entry, Pooler, User};
+use super::{Config, Database, Entry, Peer, Pooler, User};
 
 impl Config {
     /// All global settings, by name.
@@ -45,7 +45,9 @@ impl Config {
                 users.insert(name.as_str().to_owned(), table.into());
             }
         }
-        let sections = [("pooler", pooler), ("databases", databases.collect()), ("users", users)];
+        let peer = |(id, peer): (&u32, &Peer)| (id.to_string(), Toml::Table(differences(PEER, peer, &Peer::default())));
+        let peers = self.peers.iter().map(peer).collect();
+        let sections = [("pooler", pooler), ("databases", databases.collect()), ("users", users), ("peers", peers)];
         let text = |(name, table): (&str, Table)| {
             let whole = Table::from_iter([(name.to_owned(), Toml::Table(table))]);
             // Tables of texts, numbers and lists can't fail to be written.

@@ -177,7 +177,9 @@ impl<W: Waiter> Line<W> {
     }
 
     fn begin_waiting(&mut self, now: Instant) {
-        self.advance(now);
+        if !self.is_one() {
+            self.advance(now);
+        }
         self.since.get_or_insert(now);
         self.waiting += 1;
     }
@@ -202,7 +204,7 @@ impl<W: Waiter> Line<W> {
         let now = waiting.since;
         self.begin_waiting(now);
         let at = group.unwrap_or(OTHERS).at();
-        if self.groups[at].waiting.is_empty() && self.groups.len() > 1 {
+        if !self.is_one() && self.groups[at].waiting.is_empty() {
             let (floor, _) = self.raise_floor();
             let (time, group) = (self.time, &mut self.groups[at]);
             group.settle(time);
@@ -218,10 +220,20 @@ impl<W: Waiter> Line<W> {
         self.front.push_front(waiting);
     }
 
+    /// Whether all are one group: then nothing is counted, as it would be for each transaction.
+    fn is_one(&self) -> bool {
+        self.groups.len() == 1
+    }
+
     /// Who is next, and the group that has the server on loan from now on.
     pub(super) fn pop(&mut self, now: Instant) -> Option<(W, Option<Group>)> {
         if self.waiting == 0 {
             return None;
+        }
+        if self.is_one() {
+            let waiting = self.front.pop_front().or_else(|| self.groups[0].waiting.pop_front())?;
+            self.end_waiting(1);
+            return Some((waiting.waiter, None));
         }
         let (waiting, group) = match self.front.pop_front() {
             Some(waiting) => (waiting, OTHERS),
@@ -239,11 +251,8 @@ impl<W: Waiter> Line<W> {
         Some((waiting.waiter, self.lend(group)))
     }
 
-    /// The group that is next: where all are one, or only one waits, that one.
+    /// The group that is next.
     fn next(&mut self, now: Instant) -> usize {
-        if self.groups.len() == 1 {
-            return 0;
-        }
         self.advance(now);
         let (least, weights) = self.raise_floor();
         let held = self.groups.iter().map(|group| group.held).sum::<u32>().max(1);
@@ -284,7 +293,7 @@ impl<W: Waiter> Line<W> {
 
     /// A server is lent to a client of this group; what is to be told when it comes back.
     pub(super) fn lend(&mut self, group: Group) -> Option<Group> {
-        if self.groups.len() == 1 {
+        if self.is_one() {
             return None;
         }
         let time = self.time;

@@ -23,13 +23,14 @@ pub mod start;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
 use crate::auth::ServerCredentials;
+use crate::config::ShareBy;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, ServerId, UserName};
 use crate::net::stream::IdleState;
@@ -218,14 +219,22 @@ struct Hot {
     /// Microseconds; 0: off.
     check_delay: AtomicU64,
     reset_always: AtomicBool,
+    max_packet_size: AtomicU32,
+    /// Microseconds.
+    tells_from: AtomicU64,
     /// A [`crate::config::ShareBy`].
     share_by: AtomicU8,
 }
 
 impl Hot {
     fn new(spec: &Spec) -> Self {
-        let (check_delay, share_by) = (AtomicU64::new(0), AtomicU8::new(0));
-        let hot = Self { check_delay, reset_always: AtomicBool::new(false), share_by };
+        let hot = Self {
+            check_delay: AtomicU64::new(0),
+            reset_always: AtomicBool::new(false),
+            max_packet_size: AtomicU32::new(0),
+            tells_from: AtomicU64::new(u64::MAX),
+            share_by: AtomicU8::new(0),
+        };
         hot.set(spec);
         hot
     }
@@ -234,6 +243,9 @@ impl Hot {
         let check_delay = u64::try_from(spec.check_delay.as_micros()).unwrap_or(u64::MAX);
         self.check_delay.store(check_delay, Ordering::Relaxed);
         self.reset_always.store(spec.reset_always, Ordering::Relaxed);
+        self.max_packet_size.store(spec.max_packet_size, Ordering::Relaxed);
+        let tells_from = spec.tells_from.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+        self.tells_from.store(tells_from, Ordering::Relaxed);
         self.share_by.store(spec.share_by as u8, Ordering::Relaxed);
     }
 
@@ -513,7 +525,8 @@ impl Pool {
         let error =
             ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout").hint(match self.is_paused() {
                 true => "RESUME on the console ends the pause; see query_wait_timeout.",
-                false => "See query_wait_timeout and pool_size.",
+                false if self.spec.load().share_by == ShareBy::None => "See query_wait_timeout and pool_size.",
+                false => "See query_wait_timeout, pool_size, share_by and share_weights; SHOW SHARES on the console.",
             });
         let waited = format!("No server connection of database \"{}\" came free within {waited:?}.", self.name);
         error.detail(format!("{waited} {}", self.why_waiting(now)))
@@ -576,13 +589,14 @@ impl Pool {
         self.pins.resize(self.spec.load().max_pinned, spec.max_pinned);
         self.tables.set_strict(spec.strict_session_state);
         self.hot.set(&spec);
-        let users = self.users.lock().list.clone();
+        // Users that come meanwhile have their weight by the one or the other.
+        let users = self.users.lock();
         let mut queue = self.queue.lock();
         queue.set_limits(self.control.limits(&spec));
         queue.set_weights(&spec.share_weights);
-        users.iter().for_each(|user| queue.set_user_weight(user.index, spec.user_weight(&user.name)));
+        users.list.iter().for_each(|user| queue.set_user_weight(user.index, spec.user_weight(&user.name)));
         self.spec.store(Arc::new(spec));
-        drop(queue);
+        drop((queue, users));
         self.listening.look();
         self.pump();
     }
@@ -627,10 +641,22 @@ impl Pool {
         self.books.totals()
     }
 
+    /// How long a transaction has to take for something to be told of it, microseconds.
+    #[must_use]
+    pub fn tells_from(&self) -> u64 {
+        self.hot.tells_from.load(Ordering::Relaxed)
+    }
+
     /// How long things took since the start.
     #[must_use]
     pub fn durations(&self) -> Durations {
         self.books.durations()
+    }
+
+    /// `max_packet_size`, bytes.
+    #[must_use]
+    pub fn max_packet_size(&self) -> usize {
+        self.hot.max_packet_size.load(Ordering::Relaxed) as usize
     }
 
     /// Its rare events, those of pools whose place it has taken included.

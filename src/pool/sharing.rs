@@ -17,7 +17,7 @@ pub struct Asker<'a> {
     pub client: ClientId,
     /// As whom it logged in; `None`: Carpool itself.
     pub user: Option<&'a UserName>,
-    /// What is known of its session.
+    /// What it has set up, where that is known.
     pub state: Option<&'a ClientState>,
 }
 

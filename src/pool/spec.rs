@@ -50,6 +50,8 @@ pub struct Spec {
     pub lifetime: Duration,
     /// `server_check_delay`.
     pub check_delay: Duration,
+    /// `max_packet_size`, bytes.
+    pub max_packet_size: u32,
     /// `server_check_query`.
     pub check_query: String,
     /// `server_reset_query`.
@@ -62,6 +64,8 @@ pub struct Spec {
     pub max_prepared_statements: usize,
     /// `cancel_wait_timeout`.
     pub cancel_timeout: Duration,
+    /// How long a transaction has to take for something to be told of it; `None`: of none.
+    pub tells_from: Option<Duration>,
 }
 
 impl Spec {
@@ -94,12 +98,17 @@ impl Spec {
             idle_timeout: pooler.server_idle_timeout,
             lifetime: database.server_lifetime.unwrap_or(pooler.server_lifetime),
             check_delay: pooler.server_check_delay,
+            max_packet_size: pooler.max_packet_size,
             check_query: pooler.server_check_query.clone(),
             reset_query: pooler.server_reset_query.clone(),
             reset_always: pooler.server_reset_query_always,
             connect_query: database.connect_query.clone(),
             max_prepared_statements: pooler.max_prepared_statements as usize,
             cancel_timeout: pooler.cancel_wait_timeout,
+            tells_from: match (&pooler.otlp_endpoint, pooler.log_slow_transactions) {
+                (Some(_), _) => Some(Duration::ZERO),
+                (None, bound) => (!bound.is_zero()).then_some(bound),
+            },
         }
     }
 }

@@ -222,3 +222,23 @@ fn log_login(entered: &Entered) {
     let tls = tls.as_deref().unwrap_or("no");
     info!(client = %client.id, peer = %client.peer, user = %client.user, database = %client.database, tls, "login");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What few logins need (TLS, LDAP, replication, last words) is not in what all of them are made of: a large future is
+    /// copied several times on its way, and takes the caches from everything else.
+    #[test]
+    fn a_login_is_small() {
+        assert!(size(serve) <= 2048, "{}", size(serve));
+        let login = size(|admission, handshake: &'static mut Option<Handshake>, startup, peer| {
+            login::login(admission, handshake, startup, peer)
+        });
+        assert!(login <= 3072, "{login}");
+    }
+}

@@ -8,6 +8,7 @@ pub mod reload;
 pub mod stop;
 mod systemd;
 pub mod timeouts;
+mod traces;
 
 use std::collections::HashSet;
 use std::io;
@@ -120,8 +121,9 @@ pub async fn run(loaded: Loaded, source: Source, log: LogControl) -> io::Result<
         info!("serving HTTP on {}", listener.local_addr()?);
         recurring.spawn(admin::http::serve(listener, Arc::clone(&admin)));
     }
+    traces::follow(&context);
     systemd::ready("serving");
-    let keeper = Keeper::new(context, source, draft, log);
+    let keeper = Keeper::new(Arc::clone(&context), source, draft, log);
     orders::handle(&admin, keeper, &stop, orders).await?;
     // Listening sockets close first, so that nobody new comes in.
     remote.shutdown().await;
@@ -129,6 +131,7 @@ pub async fn run(loaded: Loaded, source: Source, log: LogControl) -> io::Result<
     stop.drain().await;
     local.shutdown().await;
     recurring.shutdown().await;
+    traces::finish(&context).await;
     info!("stopped");
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::{error, info, warn};
 
 use super::log::LogControl;
-use super::{Loaded, Origin, Source, systemd};
+use super::{Loaded, Origin, Source, systemd, traces};
 use crate::client::Context;
 use crate::client::registry::{ClientKind, order};
 use crate::config::{Config, Draft, Plan, SetError};
@@ -100,10 +100,12 @@ fn apply(context: &Arc<Context>, config: Config) {
     context.verifiers.set_iterations(config.pooler.scram_iterations);
     context.pools.apply(&config);
     context.secrets.forget_all();
-    let audit_changed = before.pooler.audit != config.pooler.audit;
+    traces::follow(context);
+    let watches = |config: &Config| (config.pooler.audit, config.pooler.otlp_endpoint.is_some());
+    let watch_changed = watches(&before) != watches(&config);
     context.registry.for_each(|client| {
-        if audit_changed && client.kind == ClientKind::Pooled {
-            client.order(order::AUDIT);
+        if watch_changed && client.kind == ClientKind::Pooled {
+            client.order(order::WATCH);
         }
         if client.kind != ClientKind::Console && directory::find(&config, client.database.as_str()).is_none() {
             let text = format!("database \"{}\" was removed from the configuration", client.database);

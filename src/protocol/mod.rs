@@ -16,6 +16,7 @@ pub mod session;
 pub mod settings;
 pub mod sql;
 pub mod statements;
+pub mod trace;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -22,7 +22,7 @@ use crate::tls::{BindingMode, ConnectTls, TlsInfo};
 use crate::wire::backend::{self, tag};
 use crate::wire::frame::{Fields, FrameError};
 use crate::wire::frontend;
-use crate::wire::startup::{self, CancelKey};
+use crate::wire::startup::{self, CancelKey, Secret};
 
 /// What a login needs.
 #[derive(Clone, Debug)]
@@ -324,7 +324,7 @@ impl Session<'_> {
         let reported = parameters.iter().filter(|(name, _)| follows_client(name)).map(|(n, v)| (n, v));
         let reported = settings.intern(Settings::from_reported(reported));
         // Without a key (some proxies give none) cancels have nothing to go by; this one fits nobody.
-        let key = key.unwrap_or(CancelKey { pid: 0, secret: Box::new([0; 4]) });
+        let key = key.unwrap_or(CancelKey { pid: 0, secret: Secret::Short([0; 4]) });
         let keys = self.keys.take();
         Ok(LoggedIn { server: self.into_server(reported, key), parameters, keys })
     }

@@ -86,7 +86,11 @@ impl ServerShared {
 
 /// Bytes that a socket didn't take at once.
 #[derive(Debug, Default)]
-pub struct Outbox {
+pub struct Outbox(Option<Box<Unsent>>);
+
+/// Apart, since nearly all outboxes are empty at any time.
+#[derive(Debug, Default)]
+struct Unsent {
     bytes: Vec<u8>,
     sent: usize,
 }
@@ -95,30 +99,33 @@ impl Outbox {
     /// Whether nothing is left.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.0.as_ref().is_none_or(|unsent| unsent.bytes.is_empty())
     }
 
     /// Adds bytes behind those that wait.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        if !bytes.is_empty() {
+            self.buffer().extend_from_slice(bytes);
+        }
     }
 
     /// The vector to append to.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
+        &mut self.0.get_or_insert_default().bytes
     }
 
     /// What waits.
     #[must_use]
     pub fn pending(&self) -> &[u8] {
-        &self.bytes[self.sent..]
+        self.0.as_ref().map_or(&[], |unsent| &unsent.bytes[unsent.sent..])
     }
 
     /// `n` bytes of it were sent. The memory goes when nothing is left.
     pub fn advance(&mut self, n: usize) {
-        self.sent += n;
-        if self.sent >= self.bytes.len() {
-            *self = Self::default();
+        let Some(unsent) = &mut self.0 else { return };
+        unsent.sent += n;
+        if unsent.sent >= unsent.bytes.len() {
+            self.0 = None;
         }
     }
 }

@@ -31,7 +31,42 @@ pub struct CancelKey {
     /// "Process ID" of BackendKeyData.
     pub pid: u32,
     /// The secret, 4 to 256 bytes.
-    pub secret: Box<[u8]>,
+    pub secret: Secret,
+}
+
+/// The secret of a [`CancelKey`]. Every client has one for as long as it is connected, most of them a short one.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// Of 4 bytes.
+    Short([u8; 4]),
+    /// Of another length.
+    Long(Box<[u8]>),
+}
+
+impl From<&[u8]> for Secret {
+    fn from(bytes: &[u8]) -> Self {
+        bytes.try_into().map_or_else(|_| Self::Long(bytes.into()), Self::Short)
+    }
+}
+
+impl std::ops::Deref for Secret {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Short(bytes) => bytes,
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl std::ops::DerefMut for Secret {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Short(bytes) => bytes,
+            Self::Long(bytes) => bytes,
+        }
+    }
 }
 
 impl std::fmt::Debug for CancelKey {
@@ -149,14 +184,14 @@ mod tests {
     #[test]
     fn cancel_round_trip_with_any_key_length() {
         for len in [4usize, 32, 256] {
-            let key = CancelKey { pid: 77, secret: vec![7; len].into() };
+            let key = CancelKey { pid: 77, secret: (&*vec![7; len]).into() };
             let mut bytes = Vec::new();
             put_cancel(&mut bytes, &key);
             assert_eq!(packet(&bytes), Ok(StartupPacket::Cancel(key)));
         }
         for len in [0usize, 3, 257] {
             let mut bytes = Vec::new();
-            put_cancel(&mut bytes, &CancelKey { pid: 77, secret: vec![7; len].into() });
+            put_cancel(&mut bytes, &CancelKey { pid: 77, secret: (&*vec![7; len]).into() });
             assert!(packet(&bytes).is_err(), "length {len}");
         }
     }

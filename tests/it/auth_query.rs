@@ -95,7 +95,7 @@ fn whoever_is_not_found_is_not_the_one_who_looks_up() {
         let mut raw = Raw::connect(carpool.port);
         raw.send(&startup(V3_0, &[("user", &user), ("database", &carpool.database)]));
         let refused = raw.finish_login().unwrap_or_else(|| panic!("{user} is {}", raw.value("select current_user")));
-        assert_eq!(refused.field('C').as_deref(), Some("28P01"), "{refused:?}");
+        assert_eq!(refused.field('C').as_deref(), Some("28000"), "{refused:?}");
     }
 }
 

@@ -26,7 +26,7 @@ fn application(settings: &Settings) -> &str {
 }
 
 impl Auditor {
-    fn new(audit: &Audit, shared: &ClientShared, settings: &Settings) -> Self {
+    pub(super) fn new(audit: &Audit, shared: &ClientShared, settings: &Settings) -> Self {
         let application = application(settings);
         let place = Place {
             database: shared.database.as_str().into(),
@@ -79,29 +79,19 @@ impl Auditor {
 }
 
 impl Relay {
-    /// Begins or ends the audit of this session, as the configuration says now.
-    pub(super) fn set_audit(&mut self) {
-        let context = Arc::clone(self.context());
-        let wanted = context.config.load().pooler.audit;
-        if wanted != self.audit.is_some() {
-            let auditor = || Box::new(Auditor::new(&context.audit, self.shared(), &self.state.settings));
-            self.audit = wanted.then(auditor);
-        }
-    }
-
     /// Notes a message that was taken.
     pub(super) fn audit_message(&mut self, message: &[u8]) {
-        let Some(audit) = &mut self.audit else { return };
+        let Some(audit) = self.watch.as_mut().and_then(|watch| watch.audit.as_mut()) else { return };
         if *audit.application != *application(&self.state.settings) {
             let context = self.registered.context();
-            **audit = Auditor::new(&context.audit, &self.registered.shared, &self.state.settings);
+            *audit = Auditor::new(&context.audit, &self.registered.shared, &self.state.settings);
         }
         audit.message(message, &self.state);
     }
 
     /// Notes for what the client has begun to keep its server.
     pub(super) fn audit_pins(&mut self, new: Taints) {
-        let Some(audit) = &mut self.audit else { return };
+        let Some(audit) = self.watch.as_mut().and_then(|watch| watch.audit.as_mut()) else { return };
         for taint in new.iter() {
             audit.group.count_pin(taint.as_str());
         }

@@ -7,11 +7,11 @@ use std::task::Context as TaskContext;
 
 use tracing::info;
 
-use super::{End, Outputs, Relay, Work, take_server_messages};
+use super::{End, Outputs, Relay, Work};
 use crate::config::PoolMode;
 use crate::error::{ClientError, SqlState};
 use crate::protocol::pipeline::loss::Owed;
-use crate::protocol::reply::Events;
+use crate::server::Outbox;
 use crate::wire::backend::{self, TransactionStatus};
 
 /// How it was lost.
@@ -55,22 +55,20 @@ impl Relay {
         if owed == Owed::Answer {
             backend::put_ready(&mut replies, TransactionStatus::Idle);
         }
-        out.clear();
-        let mut events = Events::default();
         let Work::Active(active) = &mut self.work else { return Ok(()) };
+        active.broken = true;
         let Some(server) = active.lease.server() else { return Ok(()) };
+        server.out = Outbox::default();
+        server.carry.clear();
+        let skipping = owed != Owed::Answer && (owed == Owed::Error || server.state.pipeline.is_skipping());
         let (id, pid) = (server.shared.id, server.state.pid);
-        take_server_messages(server, &mut self.state, &self.pool, &replies, out, &mut events)?;
-        let skipping = owed == Owed::Error || server.state.pipeline.is_skipping();
-        self.note(events);
+        self.take_replies(cx, &replies, out)?;
         self.remainder.forward = false;
         self.state.skipping = skipping;
         info!(client = %self.shared().id, server = %id, pid, "server connection lost; the client goes on with another");
-        let (_, now) = self.now();
-        if let Some(lease) = self.part(now) {
-            lease.close();
-        }
-        self.send_to_client(cx, out.to_client.bytes(&replies))
+        // Unless that was the end of its transaction.
+        self.give_back();
+        Ok(())
     }
 
     /// What the client is owed, if its session can go on.

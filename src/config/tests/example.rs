@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::field::Value;
-use crate::config::sections::{DATABASE, USER};
+use crate::config::sections::{DATABASE, PEER, USER};
 use crate::config::settings::{POOLER, Setting};
 
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
@@ -55,7 +55,7 @@ fn with_every_line_active_it_says_the_same() {
 #[test]
 fn it_names_each_setting_with_its_meaning_and_default() {
     fn check<T>(table: &'static [Setting<T>], defaults: &T, section: &str) {
-        let (_, text) = EXAMPLE.split_once(&format!("\n[{section}]\n")).unwrap();
+        let (_, text) = EXAMPLE.split_once(&format!("[{section}]\n")).unwrap();
         let text = text.split("\n[").next().unwrap();
         let lines: Vec<_> = text.lines().collect();
         for setting in table {
@@ -76,4 +76,5 @@ fn it_names_each_setting_with_its_meaning_and_default() {
     check(POOLER, &Pooler::default(), "pooler");
     check(DATABASE, &Database::default(), "databases.app");
     check(USER, &User::default(), "users.app");
+    check(PEER, &Peer::default(), "peers.2");
 }

@@ -295,22 +295,34 @@ fn a_broken_file() {
 
 #[test]
 fn what_has_no_effect_is_a_warning() {
-    let config =
-        ini("[pgbouncer]\npkt_buf = 8192\nresolv_conf = /y\ntcp_defer_accept = 0\ndns_max_ttl = 3\npeer_id = 1\n\
-                      [databases]\na = reserve_pool=3 load_balance_hosts=disable\n[users]\nu = query_wait_timeout=4\n\
-                      [peers]\n1 = host=/tmp/x\n");
+    let config = ini("[pgbouncer]\npkt_buf = 8192\nresolv_conf = /y\ntcp_defer_accept = 0\ndns_max_ttl = 3\n\
+                      [databases]\na = reserve_pool=3 load_balance_hosts=disable\n[users]\nu = query_wait_timeout=4\n");
     let keys: BTreeSet<_> = config.warnings.iter().map(|warning| warning.split(": ").nth(1).unwrap()).collect();
     let expected = [
         "pgbouncer.pkt_buf",
         "pgbouncer.resolv_conf",
         "pgbouncer.tcp_defer_accept",
         "pgbouncer.dns_max_ttl",
-        "pgbouncer.peer_id",
         "users.u.query_wait_timeout",
-        "peers",
     ];
     assert_eq!(keys, BTreeSet::from(expected));
     assert!(config.warnings.iter().any(|w| w == "c.ini:2: pgbouncer.pkt_buf: has no effect: buffers fit themselves"));
+}
+
+#[test]
+fn peers_are_read() {
+    let config = ini("[pgbouncer]\npeer_id = 3\n[peers]\n1 = host=/tmp/x port=7000\n2 = host=b pool_size=3\n");
+    assert_eq!(config.pooler.peer_id, 3);
+    let one = Peer { host: Some(Host::Unix("/tmp/x".into())), port: 7000, pool_size: 20 };
+    let two = Peer { host: Some(Host::Tcp("b".into())), port: 6432, pool_size: 3 };
+    assert_eq!(config.peers, BTreeMap::from([(1, one), (2, two)]));
+    let errors =
+        ini_errors("[pgbouncer]\npeer_id = 16384\n[peers]\n0 = host=a\nx = host=a\n3 = port=1\n4 = host=a dbname=b\n");
+    assert_eq!(errors.len(), 5, "{errors:?}");
+    let keys: Vec<_> = errors.iter().map(|error| error.split(": ").nth(1).unwrap()).collect();
+    for key in ["pgbouncer.peer_id", "peers.0", "peers.x", "peers.3", "peers.4.dbname"] {
+        assert!(keys.contains(&key), "{keys:?}");
+    }
 }
 
 #[test]

@@ -180,13 +180,12 @@ fn pgbouncers_settings_are_judged() {
         ]
     );
     let config = toml(
-        "[pooler]\nresolv_conf = \"x\"\npkt_buf = 8192\nsbuf_loopcnt = 5\n[databases.a]\nreserve_pool_size = 3\n[users.u]\nquery_wait_timeout = 1\n\
-         [peers.1]\nhost = \"x\"",
+        "[pooler]\nresolv_conf = \"x\"\npkt_buf = 8192\nsbuf_loopcnt = 5\n[databases.a]\nreserve_pool_size = 3\n[users.u]\nquery_wait_timeout = 1",
     );
     let keys: Vec<_> = config.warnings.iter().map(|warning| warning.split(": ").nth(1).unwrap()).collect();
     let mut keys = keys;
     keys.sort_unstable();
-    assert_eq!(keys, ["peers", "pooler.pkt_buf", "pooler.resolv_conf", "users.u.query_wait_timeout"]);
+    assert_eq!(keys, ["pooler.pkt_buf", "pooler.resolv_conf", "users.u.query_wait_timeout"]);
 }
 
 /// A reload of one would end every database.
@@ -304,4 +303,42 @@ proptest! {
         let shown = format!("{config:?}");
         prop_assert!(!shown.contains(&secret));
     }
+}
+
+#[test]
+fn who_shares_and_by_which_weights() {
+    let config = toml(
+        r#"
+        [pooler]
+        share_by = "application_name"
+        share_weights = { web = 3, "nightly, batch" = 1 }
+        [databases.inherits]
+        host = "h"
+        [databases.own]
+        host = "h"
+        share_by = "user"
+        share_weights = { alice = 2 }
+        [databases.none]
+        host = "h"
+        share_by = "none"
+        share_weights = { alice = 2 }
+        [users.alice]
+        "#,
+    );
+    assert_eq!(config.pooler.share_by, ShareBy::ApplicationName);
+    assert_eq!(config.pooler.share_weights, [("web".into(), 3), ("nightly, batch".into(), 1)].into());
+    let database = |name: &str| config.database(name).unwrap().0;
+    assert_eq!((database("inherits").share_by, &database("inherits").share_weights), (None, &None));
+    assert_eq!(database("own").share_by, Some(ShareBy::User));
+    assert_eq!(database("own").share_weights, Some([("alice".into(), 2)].into()));
+    let warnings: Vec<_> = config.warnings.iter().filter(|warning| warning.contains("share_weights")).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("databases.none.share_weights: has no effect"), "{warnings:?}");
+    let errors =
+        toml_errors("[pooler]\nshare_by = \"app\"\nshare_weights = { web = 0 }\n[databases.app]\nhost = \"h\"");
+    assert!(errors.iter().any(|e| e.contains("\"app\" is not one of none, user, application_name")), "{errors:?}");
+    assert!(errors.iter().any(|e| e.contains("\"web\": 0 is out of range (1 to 1000)")), "{errors:?}");
+    // Carpool's own settings stand in a PgBouncer file, too.
+    let config = ini("[pgbouncer]\nshare_by = user\nshare_weights = alice=3, bob = 2\n[databases]\na = host=h");
+    assert_eq!(config.pooler.share_weights, [("alice".into(), 3), ("bob".into(), 2)].into());
 }

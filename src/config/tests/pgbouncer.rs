@@ -68,7 +68,7 @@ fn settings_of_pgbouncer_are_accounted_for() {
          its default. *Refused*: a file that sets it to something else than its default isn't loaded, since leaving it \
          out would be unsafe. A test keeps this list complete and true.\n\n\
          ## [pgbouncer]\n\n{}\n## [databases]\n\n{}\n## [users]\n\n{}\n\
-         ## [peers]\n\nNo effect, with a warning: cancel requests are not passed on to peers.\n",
+         ## [peers]\n\n*Honoured*: `host`, `port`, `pool_size`. Peers are all Carpool: PgBouncer's keys look otherwise.\n",
         rows(GLOBAL, POOLER, foreign::POOLER),
         rows(OF_DATABASE, DATABASE, foreign::DATABASE),
         rows(OF_USER, USER, foreign::USER),

@@ -4,7 +4,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::field::Value;
+use crate::config::field::{Field, Value};
 use crate::config::kind::Kind;
 use crate::config::sections::{DATABASE, USER};
 use crate::config::settings::{POOLER, Setting};
@@ -69,6 +69,7 @@ prop_compose! {
         }
         pooler.auth_query.push_str("$1");
         pooler.auth_dbname = None;
+        pooler.otlp_endpoint = pooler.otlp_endpoint.map(|_| "http://collector:4318".into());
         let other = Pooler::default();
         pooler.client_tls_sslmode = SslMode::Disable;
         pooler.server_tls_sslmode = pooler.server_tls_sslmode.min(SslMode::Require);
@@ -111,12 +112,22 @@ fn config() -> impl Strategy<Value = Config> {
         let databases = btree_map("[^\0*]{1,12}", database(pooler.clone()), 0..4);
         let fallback = proptest::option::of(database(pooler.clone()));
         let users = btree_map("[^\0]{1,12}", user(pooler.clone()), 0..4);
-        (Just(pooler), databases, fallback, users).prop_map(|(pooler, databases, fallback, users)| Config {
-            pooler,
-            databases: databases.into_iter().map(|(name, database)| (name.into(), database)).collect(),
-            fallback,
-            users: users.into_iter().map(|(name, user)| (name.into(), user)).collect(),
-            ..Config::default()
+        let peer = ("[a-z/]{1,9}", 1..=65535u16, 1..=65535u32);
+        let peer = peer.prop_map(|(host, port, pool_size)| Peer {
+            host: Field::from_value(Value::Text(host)),
+            port,
+            pool_size,
+        });
+        let peers = btree_map(1..=MOST_PEERS, peer, 0..3);
+        (Just(pooler), databases, fallback, users, peers).prop_map(|(pooler, databases, fallback, users, peers)| {
+            Config {
+                pooler,
+                databases: databases.into_iter().map(|(name, database)| (name.into(), database)).collect(),
+                fallback,
+                users: users.into_iter().map(|(name, user)| (name.into(), user)).collect(),
+                peers,
+                ..Config::default()
+            }
         })
     })
 }
@@ -142,7 +153,7 @@ proptest! {
             let value = setting.text(&pooler);
             // A value of several lines, or with spaces around it, can't be written in this format.
             let writable = !value.contains(['\n', '\r']) && value.trim() == value && !value.is_empty();
-            let others = ["listen_addr", "unix_socket_dir", "auth_file", "http_port", "auth_type", "auth_query", "auth_dbname"];
+            let others = ["listen_addr", "unix_socket_dir", "auth_file", "http_port", "auth_type", "auth_query", "auth_dbname", "otlp_endpoint"];
             let needs_file = setting.name.contains("_tls");
             if writable && !needs_file && !others.contains(&setting.name) {
                 text += &format!("{} = {value}\n", setting.name);
