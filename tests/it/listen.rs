@@ -558,8 +558,8 @@ fn nobody_misses_anything_while_the_connection_comes() {
     }
     run(&mut writer, "notify news, 'x'");
     assert_eq!(payloads(&mut client, 1), ["x"], "without a warning");
-    for i in 0..2 {
-        assert_eq!(pinned[i].value(&format!("select pg_advisory_unlock({i})")), "t");
+    for (i, client) in pinned.iter_mut().enumerate() {
+        assert_eq!(client.value(&format!("select pg_advisory_unlock({i})")), "t");
     }
     all_released(&carpool);
 }
