@@ -36,7 +36,7 @@ impl ShareBy {
 /// Groups by name, with what they may have in relation to others. Those that aren't named have 1.
 pub type Weights = BTreeMap<String, u32>;
 
-/// Reads weights: a table, or text as [`to_text`] has it.
+/// Reads weights: a table, or text as [`to_text`] has it. Text has no way to write a name with a comma.
 pub(super) fn parse(raw: &Raw) -> Result<Weights, String> {
     match raw {
         Raw::Table(table) => table.iter().map(|(name, weight)| Ok((name.clone(), weight_of(name, weight)?))).collect(),

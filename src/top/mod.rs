@@ -176,7 +176,7 @@ fn batch(console: &mut Console, options: &Options) -> Result<(), TopError> {
         }
         view.take(console.look()?);
         let separator = if i > 0 { "\n" } else { "" };
-        match write!(out, "{separator}{}\n", view.lines(usize::MAX, usize::MAX).join("\n")).and_then(|()| out.flush()) {
+        match writeln!(out, "{separator}{}", view.lines(usize::MAX, usize::MAX).join("\n")).and_then(|()| out.flush()) {
             // Whoever reads has enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
             written => written?,

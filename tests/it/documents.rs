@@ -14,7 +14,7 @@ fn tests() -> Vec<String> {
                 dirs.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(path).unwrap();
-                for (_, rest) in text.split("#[test]").skip(1).chain(text.split("#[tokio::test]").skip(1)).enumerate() {
+                for rest in text.split("#[test]").skip(1).chain(text.split("#[tokio::test]").skip(1)) {
                     let name = rest.split_once("fn ").and_then(|(_, name)| name.split_once('('));
                     names.extend(name.map(|(name, _)| name.to_owned()));
                 }

@@ -146,7 +146,9 @@ fn rows_that_came_are_kept() {
 /// Going on would be wrong.
 #[test]
 fn those_who_have_lost_more_are_told_so_and_disconnected() {
-    let lost: [(&str, &[&str], Vec<Vec<u8>>, &str); 7] = [
+    /// What was lost, what ran before, what was under way, and the state that PostgreSQL shows.
+    type Lost<'a> = (&'a str, &'a [&'a str], Vec<Vec<u8>>, &'a str);
+    let lost: [Lost<'_>; 7] = [
         ("a transaction", &["begin"], vec![], "idle in transaction"),
         ("a transaction at work", &["begin"], vec![query("select pg_sleep(600)")], "active"),
         ("a failed transaction", &["begin", "select 1/0"], vec![], "idle in transaction (aborted)"),

@@ -30,7 +30,7 @@ fn value(kind: Kind) -> BoxedStrategy<Value> {
         Kind::AuthType => {
             proptest::sample::select(&AuthType::ALL[..]).prop_map(|a| Value::Text(a.as_str().into())).boxed()
         }
-        Kind::Weights => btree_map(text(), 1..=1000_u32, 0..4).prop_map(Value::Weights).boxed(),
+        Kind::Weights => btree_map("[a-z_][a-z0-9_=. ]{0,8}[a-z]", 1..=1000_u32, 0..4).prop_map(Value::Weights).boxed(),
         Kind::Secret => text().prop_map(|secret| Value::Secret(Secret::new(&secret))).boxed(),
     }
 }
