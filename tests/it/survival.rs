@@ -171,6 +171,20 @@ fn those_who_have_lost_more_are_told_so_and_disconnected() {
     assert_eq!(client.value("select 'well'"), "well");
 }
 
+/// PostgreSQL ends a session for what its client does, or doesn't do.
+#[test]
+fn what_a_session_is_ended_for_ends_it() {
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 1"));
+    carpool.client().query("create table copied (i int)");
+    let mut client = one(&carpool);
+    client.send(&query("copy copied from stdin"));
+    assert_eq!(client.read().tag, b'G');
+    client.send_all(&[query("select 1"), query("select 2")]);
+    let replies = client.until_closed();
+    assert_eq!(error(&replies[replies.len() - 1..]), ("FATAL".into(), "08P01".into()), "{replies:?}");
+    assert_eq!(one(&carpool).value("select 'well'"), "well");
+}
+
 #[test]
 fn in_session_mode_a_session_ends_with_its_server() {
     let carpool = Carpool::start(&Setup::default().database("pool_size = 1\npool_mode = \"session\""));

@@ -13,6 +13,7 @@ use crate::error::{ClientError, SqlState};
 use crate::protocol::pipeline::loss::Owed;
 use crate::server::Outbox;
 use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::frame;
 
 /// How it was lost.
 pub(super) enum Loss {
@@ -23,6 +24,15 @@ pub(super) enum Loss {
 }
 
 impl Loss {
+    /// Whether it came to the server from outside, or at least nothing is known of another cause. What PostgreSQL ends a
+    /// session for (a broken protocol, a time limit) ends the client's.
+    fn is_an_accident(&self) -> bool {
+        match self {
+            Self::Told(body) => matches!(backend::error_field(body, b'C'), Some(b"57P01" | b"57P02")),
+            Self::Untold(_) => true,
+        }
+    }
+
     /// Appends the error as one that ends a request.
     fn put_error(&self, out: &mut Vec<u8>) {
         match self {
@@ -47,7 +57,8 @@ impl Relay {
     /// that is lost: in a transaction block, with a server that is kept for what is on it, in session mode.
     #[cold]
     pub(super) fn survive(&mut self, cx: &mut TaskContext<'_>, loss: Loss, out: &mut Outputs) -> Result<(), End> {
-        let Some(owed) = self.is_owed() else { return Err(self.bereft(loss)) };
+        let owed = if loss.is_an_accident() { self.is_owed() } else { None };
+        let Some(owed) = owed else { return Err(self.bereft(loss)) };
         let mut replies = Vec::new();
         if owed != Owed::Nothing {
             loss.put_error(&mut replies);
@@ -87,7 +98,7 @@ impl Relay {
                 if let Work::Active(active) = &mut self.work {
                     active.broken = true;
                 }
-                backend::put_error_of_severity(self.out.buffer(), &body, b"FATAL");
+                frame::message(self.out.buffer(), backend::tag::ERROR_RESPONSE, |b| b.extend_from_slice(&body));
                 End::ServerFatal
             }
             Loss::Untold(error) => untold(error.as_ref()).into(),
