@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tracing::info;
 use zeroize::Zeroizing;
 
@@ -547,9 +547,7 @@ pub async fn last_words(mut stream: Stream, bytes: Vec<u8>) {
     let parting = async {
         stream.write_all(&bytes).await?;
         stream.shutdown().await?;
-        let mut sink = vec![0u8; 1024];
-        while stream.read(&mut sink).await? > 0 {}
-        std::io::Result::Ok(())
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
     };
     // One who doesn't listen isn't waited for.
     let _ = timer::timeout(LAST_WORDS_TIMEOUT, parting).await;

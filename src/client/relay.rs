@@ -40,7 +40,6 @@ use crate::protocol::{ClientState, Keeping, Parting};
 use crate::server::{Outbox, Remainder, Server};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frame, frontend};
-use finished::Finished;
 use pins::Pin;
 use survive::Loss;
 
@@ -838,22 +837,8 @@ impl Relay {
 
     /// The client needs its server no more.
     fn give_back(&mut self) {
-        let broken = matches!(&self.work, Work::Active(active) if active.broken);
+        let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return };
         let (instant, now) = self.now();
-        if let Some((lease, finished)) = self.part(now) {
-            if broken {
-                lease.close();
-            } else {
-                lease.give_back(instant);
-            }
-            if let Some(finished) = finished {
-                self.tell(&finished);
-            }
-        }
-    }
-
-    fn part(&mut self, now: Moment) -> Option<(Lease, Option<Finished>)> {
-        let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return None };
         let (bound, mut finished) = (self.pool.tells_from(), None);
         if let Some(server) = active.lease.server() {
             if let Some(since) = active.query_since {
@@ -869,7 +854,14 @@ impl Relay {
         }
         *self.shared().cancel.lock() = CancelSlot::Idle;
         self.set_phase(Phase::Idle, now);
-        Some((active.lease, finished))
+        if active.broken {
+            active.lease.close();
+        } else {
+            active.lease.give_back(instant);
+        }
+        if let Some(finished) = finished {
+            self.tell(&finished);
+        }
     }
 
     fn send_to_client(&mut self, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Result<(), End> {

@@ -123,6 +123,15 @@ impl<S, W: Waiter> User<S, W> {
     fn drop_gone(&mut self) {
         self.waiting.drop_gone();
     }
+
+    /// The place of an idle server that is `wanted`: the first, where they serve `in_turn`, else the last.
+    fn find_idle(&self, in_turn: bool, wanted: impl Fn(&S) -> bool) -> Option<usize> {
+        match in_turn {
+            true => self.idle.iter().position(|idle| wanted(&idle.server)),
+            // Nearly always the last.
+            false => self.idle.iter().rposition(|idle| wanted(&idle.server)),
+        }
+    }
 }
 
 /// Counts for SHOW POOLS.
@@ -242,12 +251,7 @@ impl<S, W: Waiter> Queue<S, W> {
         if !user.waiting.is_empty() {
             return None;
         }
-        let suitable = match self.limits.in_turn {
-            true => user.idle.iter().position(|idle| suits(&idle.server)),
-            // Nearly always the last.
-            false => user.idle.iter().rposition(|idle| suits(&idle.server)),
-        };
-        let idle = match suitable {
+        let idle = match user.find_idle(self.limits.in_turn, suits) {
             Some(at) => user.idle.remove(at),
             None if self.limits.in_turn => user.idle.pop_front(),
             None => user.idle.pop_back(),
@@ -269,13 +273,10 @@ impl<S, W: Waiter> Queue<S, W> {
         if !user.waiting.is_empty() {
             return None;
         }
-        let find = |wanted: &dyn Fn(&S) -> bool| match in_turn {
-            true => user.idle.iter().position(|idle| wanted(&idle.server)),
-            false => user.idle.iter().rposition(|idle| wanted(&idle.server)),
-        };
-        let at = find(&|server| claim(server) == Claim::Own)
-            .or_else(|| find(&|server| claim(server) == Claim::Nobodys && suits(server)))
-            .or_else(|| find(&|server| claim(server) == Claim::Nobodys))
+        let at = user
+            .find_idle(in_turn, |server| claim(server) == Claim::Own)
+            .or_else(|| user.find_idle(in_turn, |server| claim(server) == Claim::Nobodys && suits(server)))
+            .or_else(|| user.find_idle(in_turn, |server| claim(server) == Claim::Nobodys))
             .unwrap_or_default();
         let idle = user.idle.remove(at)?;
         let claim = claim(&idle.server);

@@ -329,19 +329,13 @@ impl Server {
 
     /// Says goodbye and waits until the server has hung up. May be cancelled and called again.
     pub async fn goodbye(&mut self) {
-        let goodbye = async {
-            let mut message = Vec::new();
-            frontend::put_empty(&mut message, frontend::tag::TERMINATE);
-            // Fails where it was said before, or nobody listens any more: reading will tell.
-            let _ = self.stream.write_all(&message).await;
-            let _ = self.stream.shutdown().await;
-            // On the heap: it would make everything large that may have to say goodbye.
-            let mut sink = vec![0u8; 4096];
-            while self.stream.read(&mut sink).await? > 0 {}
-            io::Result::Ok(())
-        };
+        let mut message = Vec::new();
+        frontend::put_empty(&mut message, frontend::tag::TERMINATE);
+        // Fails where it was said before, or nobody listens any more: reading will tell.
+        let _ = self.stream.write_all(&message).await;
+        let _ = self.stream.shutdown().await;
         // An error is an end as well.
-        let _ = goodbye.await;
+        let _ = tokio::io::copy(&mut self.stream, &mut tokio::io::sink()).await;
     }
 }
 

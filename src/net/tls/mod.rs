@@ -25,7 +25,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, ServerConfig};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use session::{Connection, Progress, Session, Write, error_of, nothing_to_write};
@@ -172,9 +172,7 @@ impl TlsStream {
     pub async fn part(mut self) {
         let parting = async {
             std::future::poll_fn(|cx| self.poll_shutdown(cx)).await?;
-            let mut sink = vec![0; 1024];
-            while self.socket.read(&mut sink).await? > 0 {}
-            io::Result::Ok(())
+            tokio::io::copy(&mut self.socket, &mut tokio::io::sink()).await
         };
         // One who doesn't listen isn't waited for.
         let _ = timer::timeout(PARTING_TIMEOUT, parting).await;
