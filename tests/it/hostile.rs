@@ -154,3 +154,24 @@ fn nobody_writes_lines_into_the_log() {
     }
     std::fs::remove_file(hba).unwrap();
 }
+
+/// By PgBouncer's default, `md5`, users with a SCRAM secret are asked by SCRAM: so must those be who aren't there.
+#[test]
+fn unknown_users_are_asked_as_most_are() {
+    let postgres = Postgres::shared();
+    let stored =
+        |user: &str| postgres.sql("postgres", &format!("select rolpassword from pg_authid where rolname = '{user}'"));
+    let section = |user: &str, secret: &str| format!("[users.{user}]\npassword = \"{secret}\"\n");
+    for (usual, rare) in [("scram_user", "md5_user"), ("md5_user", "scram_user")] {
+        let secret = stored(usual);
+        let sections = section(usual, &secret) + &section(rare, &stored(rare)) + &section("plain_user", &secret);
+        let carpool = Carpool::start(&Setup::pooler("auth_type = \"md5\"").sections(&sections));
+        let asked = |user: &str| {
+            let mut raw = Raw::connect(carpool.port);
+            raw.send(&startup(V3_0, &[("user", user), ("database", &carpool.database)]));
+            raw.read().body[..4].to_vec()
+        };
+        assert_eq!(asked("nobody_at_all"), asked(usual), "most are as {usual}");
+        assert_ne!(asked("nobody_at_all"), asked(rare));
+    }
+}
