@@ -527,6 +527,9 @@ impl ServerPath<'_> {
             self.server.found(left);
             self.tables.sequences_read.fetch_or(class.reads_sequences, Ordering::Relaxed);
         }
+        if findings.custom_asked {
+            self.tables.functions.learn_custom(findings.custom.iter().map(|(name, _)| name.clone()), epoch);
+        }
     }
 
     /// What a probe found: settings are the client's from now on, and everything else ties it to the server.
@@ -541,11 +544,15 @@ impl ServerPath<'_> {
         }
         let mut settings = (*self.client.settings).clone();
         if findings.complete {
-            settings = settings.retain(|name, reported| reported || name.contains('.') || name == ROLE);
+            settings = settings.retain(|name, reported| reported || name == ROLE);
         }
+        let custom = findings.custom.into_iter().map(|(name, value)| (String::from(name), value));
+        findings.settings.extend(custom);
         for (name, value) in findings.settings {
             match value {
                 _ if settings.reported(&name) => {}
+                // As those with a dot are that were reset, by whomever.
+                Some(value) if value.is_empty() && name.contains('.') && self.client.settings.get(&name).is_none() => {}
                 Some(value) if name != ROLE || value != "none" => settings = settings.with(&name, &value),
                 _ => settings = settings.without(&name),
             }
