@@ -256,6 +256,8 @@ impl ServerPath<'_> {
                     let settings = self.server.settings.without(ROLE);
                     self.server.settings = self.tables.settings.intern(settings);
                     self.server.was_reset = true;
+                    let role = self.client.settings.with_that_of(&self.client.startup, ROLE);
+                    self.client.settings = self.tables.settings.intern(role);
                     self.client.tenant = self.server.sequences.forget_for_client();
                     self.server.discarded();
                 }
@@ -364,6 +366,10 @@ impl ServerPath<'_> {
             self.server.touched |= Taint::Setting;
         }
         self.server.defaulted.clear();
+        if self.server.touched.has(Taint::Named) {
+            // Perhaps it wasn't set, or can't be: only what the session has set is the client's.
+            self.server.touched |= Taint::Setting;
+        }
         if self.server.pipeline.is_answered() {
             self.server.hold = false;
         }
@@ -524,7 +530,8 @@ impl ServerPath<'_> {
             self.tables.functions.learn(name, *class, epoch);
             // The rest was asked for as well.
             let left = class.taint(self.tables.strict()).without(Taints::ASKABLE);
-            self.server.found(left);
+            self.server.found(left.and(Taints::PINNING));
+            self.server.touched |= left.without(Taints::PINNING);
             self.tables.sequences_read.fetch_or(class.reads_sequences, Ordering::Relaxed);
         }
         if findings.custom_asked {
@@ -617,10 +624,8 @@ impl ServerPath<'_> {
         let left = self.server.settings.only_reported().with_that_of(&self.server.settings, ROLE);
         self.server.settings = self.tables.settings.intern(left);
         // RESET ALL leaves these two alone, and what DISCARD ALL makes of them is known.
-        let users = [ROLE, SESSION_AUTHORIZATION];
-        let settings = users
-            .iter()
-            .fold((*self.client.startup).clone(), |settings, name| settings.with_that_of(&self.server.settings, name));
+        let settings = self.client.startup.with_that_of(&self.client.settings, ROLE);
+        let settings = settings.with_that_of(&self.server.settings, SESSION_AUTHORIZATION);
         for (name, value) in settings.iter().filter(|(name, _)| settings.reported(name)) {
             self.tell(input, name, value);
         }

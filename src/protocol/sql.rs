@@ -16,7 +16,7 @@ pub use process::makes_temporary;
 
 use super::sequences::Advances;
 use super::session::{Taint, Taints};
-use super::settings::Settings;
+use super::settings::{ROLE, Settings};
 
 /// A lexical token; white space and comments are passed over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -645,7 +645,11 @@ fn read_reset(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading)
             reading.resets = true;
             reading.effect = Effect::ResetAll;
         }
-        Some("session") => reading.taint |= Taint::SessionUser,
+        // It brings back the role, too.
+        Some("session") => {
+            reading.taint |= Taint::SessionUser;
+            reading.defaults.push(ROLE.into());
+        }
         Some("time") => reading.defaults.push("timezone".into()),
         name => {
             reading.note_parameter(name, tracked);
@@ -668,6 +672,9 @@ fn read_set(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading) {
         match name.as_deref() {
             Some("authorization") => {
                 reading.taint |= Taint::SessionUser;
+                if is_word(tokens.next(), &[b"default"]) {
+                    reading.defaults.push(ROLE.into());
+                }
                 return;
             }
             Some("characteristics") => name = None,

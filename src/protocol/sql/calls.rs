@@ -1,7 +1,7 @@
 //! Words that taint a text wherever they stand: functions that change session state, and what makes an object
 //! temporary.
 
-use super::process::writes_process_number;
+use super::process::{self, writes_process_number};
 use super::{Lexer, Reading, Token, is_word, is_word_part};
 use crate::protocol::sequences::Advances;
 use crate::protocol::session::{Taint, Taints};
@@ -57,8 +57,7 @@ pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
             let behind = &text[start + call.word.len()..];
             match call.word {
                 b"set_config" => {
-                    reading.sets = true;
-                    reading.note_parameter(configured(behind).as_deref(), tracked);
+                    note_set_config(behind, tracked, reading);
                     continue;
                 }
                 b"pg_advisory_unlock" | b"pg_notify" | b"pg_listening_channels" | b"pg_prepared_statement" => {
@@ -124,16 +123,69 @@ pub(super) fn sequences(text: &[u8]) -> Named {
     named
 }
 
-/// The parameter's name where what follows `set_config` is `('name',`.
-fn configured(behind: &[u8]) -> Option<String> {
-    let mut tokens = Lexer::new(behind);
-    let (Some(Token::Symbol(b'(')), Some(Token::Text(name)), Some(Token::Symbol(b','))) =
-        (tokens.next(), tokens.next(), tokens.next())
-    else {
-        return None;
+/// What follows `set_config`.
+fn note_set_config(behind: &[u8], tracked: &Settings, reading: &mut Reading) {
+    reading.sets = true;
+    match configured(behind) {
+        // It ends with the transaction.
+        Configured::Local(name) if !name.as_deref().is_some_and(process::is_of_process) => {}
+        Configured::Local(name) => reading.note_parameter(name.as_deref(), tracked),
+        Configured::Session(name) => {
+            reading.note_parameter(name.as_deref(), tracked);
+            if name.is_none() {
+                // Nobody can ask for one with a dot, so others get the server when it has been reset.
+                reading.taint |= Taint::Session;
+            }
+        }
+    }
+}
+
+/// What a call of `set_config` does: to a parameter of this name, in lower case, where it is a constant.
+enum Configured {
+    /// Until the transaction ends.
+    Local(Option<String>),
+    /// For the session, or it can't be told.
+    Session(Option<String>),
+}
+
+/// What `set_config` does by what follows it.
+fn configured(behind: &[u8]) -> Configured {
+    // Its name may be quoted.
+    let mut tokens = Lexer::new(behind.strip_prefix(b"\"").unwrap_or(behind));
+    if tokens.next() != Some(Token::Symbol(b'(')) {
+        return Configured::Session(None);
+    }
+    let mut ahead = tokens.clone();
+    let name = match (ahead.next(), ahead.next()) {
+        (Some(Token::Text(name)), Some(Token::Symbol(b','))) => constant(name),
+        _ => None,
     };
-    let name = name.strip_prefix(b"'")?.strip_suffix(b"'")?;
+    // With a backslash it may be that the text reads otherwise.
+    let plain = memchr::memchr(b'\\', behind).is_none();
+    if plain && is_local(tokens) { Configured::Local(name) } else { Configured::Session(name) }
+}
+
+/// The parameter's name that a string constant has.
+fn constant(text: &[u8]) -> Option<String> {
+    let name = text.strip_prefix(b"'")?.strip_suffix(b"'")?;
     String::from_utf8(name.to_ascii_lowercase()).ok()
+}
+
+/// Whether the third of three arguments is the word `true`.
+fn is_local(mut tokens: Lexer<'_>) -> bool {
+    let (mut depth, mut commas) = (0u32, 0);
+    while let Some(token) = tokens.next() {
+        match token {
+            Token::Symbol(b'(' | b'[') => depth += 1,
+            Token::Symbol(b')' | b']') if depth == 0 => return false,
+            Token::Symbol(b')' | b']') => depth -= 1,
+            Token::Symbol(b',') if depth == 0 => commas += 1,
+            Token::Symbol(b';') => return false,
+            _ if commas == 2 => return is_word(Some(token), &[b"true"]) && tokens.next() == Some(Token::Symbol(b')')),
+            _ => {}
+        }
+    }
+    false
 }
 
 fn has_update(text: &[u8]) -> bool {
