@@ -198,7 +198,7 @@ impl ServerState {
     /// lost more than the request that was under way.
     pub fn lose(&mut self) -> Option<Owed> {
         let tied = !self.pins.is_empty() || self.listens.is_some() || self.probe.is_some() || self.partial;
-        if tied {
+        if tied || self.touched.has(Taint::EndsServer) {
             None
         } else if self.pipeline.is_idle() {
             // Whatever it may have left there would be gone.
@@ -286,6 +286,8 @@ impl ServerState {
     /// Whether the client may part from an idle server, and else what is to be done first. `table`: what is known of the
     /// database's functions.
     pub fn parting(&mut self, table: &FunctionTable) -> Parting {
+        // It is still there.
+        self.touched = self.touched.without(Taint::EndsServer.into());
         if self.left().is_empty() && self.listens.is_none() {
             return Parting::Free;
         }

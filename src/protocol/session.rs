@@ -47,6 +47,8 @@ pub enum Taint {
     ProcessNumber = 1 << 14,
     /// The client asked for its server, see [`super::own`].
     ByHand = 1 << 15,
+    /// It ends its server: the session ends with that.
+    EndsServer = 1 << 18,
     /// Of a text, among what it ends: it shows which prepared statements there are.
     ShowsPrepared = 1 << 17,
     /// What it does depends on what its server's process has run before: it gets a server that nobody else has used.
@@ -89,6 +91,7 @@ impl Taint {
             Self::Opaque => "C function",
             Self::Unknown => "unknown state",
             Self::Lasting => "lasting state",
+            Self::EndsServer => "ended server",
             Self::Session => "session",
             Self::ProcessNumber => "process number",
             Self::Process => "server process",

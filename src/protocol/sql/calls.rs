@@ -74,6 +74,9 @@ pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
     if asks_number && writes_process_number(text) {
         reading.taint |= Taint::ProcessNumber;
     }
+    if asks_number && memchr::memmem::find(&text.to_ascii_lowercase(), b"pg_terminate_backend").is_some() {
+        reading.taint |= Taint::EndsServer;
+    }
     let sequences = sequences(text);
     if sequences.read {
         reading.taint |= Taint::Sequences;
