@@ -16,7 +16,8 @@ pub const SETS_UNNAMED: &str = "p.prosrc OPERATOR(pg_catalog.~*) 'set_config[[:s
 #[must_use]
 pub fn question() -> String {
     let call = format!("set_config[[:space:]]*[(][[:space:]]*''+({NAME})''");
-    let statement = format!("(?:^|[^a-z0-9_$.])set[[:space:]]+(?:session[[:space:]]+)?({NAME})[[:space:]]*(?:=|to[^a-z])");
+    let statement =
+        format!("(?:^|[^a-z0-9_$.])set[[:space:]]+(?:session[[:space:]]+)?({NAME})[[:space:]]*(?:=|to[^a-z])");
     format!(
         "SELECT 'c',n,pg_catalog.current_setting(n,true) FROM (SELECT DISTINCT \
          pg_catalog.lower(COALESCE(m[1],m[2])) AS n FROM pg_catalog.pg_proc AS p, \

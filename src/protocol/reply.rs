@@ -553,13 +553,14 @@ impl ServerPath<'_> {
         if findings.complete {
             settings = settings.retain(|name, reported| reported || name == ROLE);
         }
+        let unnamed = |name: &str| findings.complete && name.contains('.') && self.client.settings.get(name).is_none();
         let custom = findings.custom.into_iter().map(|(name, value)| (String::from(name), value));
         findings.settings.extend(custom);
         for (name, value) in findings.settings {
             match value {
                 _ if settings.reported(&name) => {}
                 // As those with a dot are that were reset, by whomever.
-                Some(value) if value.is_empty() && name.contains('.') && self.client.settings.get(&name).is_none() => {}
+                Some(value) if value.is_empty() && unnamed(&name) => {}
                 Some(value) if name != ROLE || value != "none" => settings = settings.with(&name, &value),
                 _ => settings = settings.without(&name),
             }

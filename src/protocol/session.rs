@@ -441,8 +441,12 @@ mod tests {
 
     #[test]
     fn reads_what_is_there() {
-        let (mut probe, _) =
-            Probe::new(Taints::ASKABLE, &[], None, Unknown { names: vec!["f".into(), "g".into()], epoch: 0, custom_known: true });
+        let (mut probe, _) = Probe::new(
+            Taints::ASKABLE,
+            &[],
+            None,
+            Unknown { names: vec!["f".into(), "g".into()], epoch: 0, custom_known: true },
+        );
         probe.row(b'D', &row([Some("s"), Some("work_mem"), Some("64")])).unwrap();
         probe.row(b'D', &row([Some("s"), Some("my.x"), None])).unwrap();
         probe.row(b'D', &row([Some("p"), Some("advisory lock"), Some("")])).unwrap();

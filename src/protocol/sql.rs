@@ -2,6 +2,7 @@
 //! statements end. It follows PostgreSQL's lexical rules (`scan.l`) for comments, strings, quoted identifiers
 //! and dollar quotes, so that a keyword inside one is never taken for a command.
 
+mod blocks;
 mod calls;
 mod functions;
 mod process;
@@ -535,6 +536,7 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
         b"do" | b"call" => {
             (reading.taint, reading.sets) = (Taints::ASKABLE, true);
             reading.ends |= Taint::Channels;
+            reading.names = blocks::sets_within(ahead);
         }
         b"execute" => {
             (reading.taint, reading.sets) = (Taints::ASKABLE, true);

@@ -86,6 +86,15 @@ fn own_parameters_that_functions_set_follow_their_client() {
             assert_eq!(tenant(&mut other), "", "{lines}, {sql}");
             assert_eq!(tenant(&mut one), kept, "{lines}, {sql}");
         }
+        succeed(&one.query("do $$begin set app.block = 'y'; end$$"));
+        succeed(&one.query("prepare q as select set_config('app.prepared', 'z', false)"));
+        succeed(&one.query("execute q; deallocate q"));
+        for name in ["app.block", "app.prepared"] {
+            assert_eq!(other.value(&format!("select coalesce(current_setting('{name}', true), '')")), "", "{name}");
+        }
+        assert_eq!(one.value("show app.block"), "y");
+        succeed(&one.query("set app.empty = ''"));
+        assert_eq!(one.value("show app.empty"), "");
         // Nothing in the functions' sources has this one's name: it is lost, but nobody else gets it.
         succeed(&one.query("select computed('app.unseen', 'x')"));
         assert_eq!(other.value("select coalesce(current_setting('app.unseen', true), '')"), "");

@@ -43,7 +43,7 @@ const PROCESS_NUMBER: &[u8] = b"pg_backend_pid";
 
 /// Looks for [`CALLS`] and for identifiers that are written in escapes.
 pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
-    let mut asks_number = false;
+    let (mut asks_number, mut configures) = (false, false);
     for at in memchr::memchr_iter(b'_', text) {
         let word = at.checked_sub(2).and_then(|start| text.get(start..start + PROCESS_NUMBER.len()));
         asks_number |= word.is_some_and(|word| word.eq_ignore_ascii_case(PROCESS_NUMBER));
@@ -58,6 +58,7 @@ pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
             match call.word {
                 b"set_config" => {
                     note_set_config(behind, tracked, reading);
+                    configures = true;
                     continue;
                 }
                 b"pg_advisory_unlock" | b"pg_notify" | b"pg_listening_channels" | b"pg_prepared_statement" => {
@@ -71,10 +72,14 @@ pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
             reading.taint |= call.taint;
         }
     }
+    if configures && is_there(text, b"prepare") {
+        // What EXECUTE sets can't be seen there, nor be asked for without its name.
+        reading.taint |= Taint::Session;
+    }
     if asks_number && writes_process_number(text) {
         reading.taint |= Taint::ProcessNumber;
     }
-    if asks_number && memchr::memmem::find(&text.to_ascii_lowercase(), b"pg_terminate_backend").is_some() {
+    if asks_number && is_there(text, b"pg_terminate_backend") {
         reading.taint |= Taint::EndsServer;
     }
     let sequences = sequences(text);
@@ -91,6 +96,11 @@ pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
         reading.ends |= Taint::Channels;
         reading.sets = true;
     }
+}
+
+/// Whether a word in lower case stands in the text, in any case.
+fn is_there(text: &[u8], word: &[u8]) -> bool {
+    memchr::memmem::find(&text.to_ascii_lowercase(), word).is_some()
 }
 
 /// What a text does with sequences by name.
