@@ -607,6 +607,10 @@ impl ServerPath<'_> {
         let mut left = (*self.server.settings).clone();
         for name in std::mem::take(&mut self.server.defaulted) {
             let Some(value) = startup.get(&name) else { continue };
+            if *name == *ROLE && left.get(SESSION_AUTHORIZATION) != startup.get(SESSION_AUTHORIZATION) {
+                // Another user may not have the right to it.
+                continue;
+            }
             settings = settings.with_that_of(&startup, &name);
             if !startup.reported(&name) {
                 left = left.without(&name);

@@ -263,6 +263,9 @@ fn the_role_goes_back_to_that_of_the_startup() {
         ("reset session authorization", "postgres as app"),
         ("set role none", "postgres as postgres"),
         ("set session authorization default", "postgres as app"),
+        ("set session authorization md5_user", "md5_user as md5_user"),
+        ("reset role", "md5_user as md5_user"),
+        ("reset session authorization", "postgres as app"),
         ("set role none", "postgres as postgres"),
         ("discard all", "postgres as app"),
     ] {
