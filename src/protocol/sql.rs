@@ -501,10 +501,7 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
     let lower = first.to_ascii_lowercase();
     reading.advances = advances_by_name(&lower);
     match lower.as_slice() {
-        b"set" => {
-            reading.sets = true;
-            read_set(&mut ahead, tracked, &mut reading);
-        }
+        b"set" => read_set(&mut ahead, tracked, &mut reading),
         b"reset" => read_reset(&mut ahead, tracked, &mut reading),
         b"prepare" => {
             let mut name = ahead.clone();
@@ -662,6 +659,7 @@ fn read_reset(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading)
 
 /// What follows SET.
 fn read_set(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading) {
+    reading.sets = true;
     let mut name = parameter(tokens);
     if name.as_deref() == Some("local") && parameter(tokens).is_some_and(|name| process::is_of_process(&name)) {
         reading.taint |= Taint::Process;
