@@ -800,7 +800,7 @@ impl Relay {
             if !server.state.left().is_empty() && self.pool.spec.load().max_pinned == 0 {
                 server.state.keeping = Keeping::Never;
             }
-            server.state.parting()
+            server.state.parting(&self.pool.tables.functions)
         } else {
             Parting::Pinned
         };

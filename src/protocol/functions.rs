@@ -4,6 +4,7 @@
 //! functions were seen to change or a server has logged in.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -23,6 +24,8 @@ pub struct Class {
     pub foreign: bool,
     /// It reads sequence values.
     pub reads_sequences: bool,
+    /// It sets parameters whose names aren't known, see [`custom`](super::custom).
+    pub sets_unnamed: bool,
 }
 
 impl Class {
@@ -30,7 +33,7 @@ impl Class {
     #[must_use]
     pub fn from_letters(letters: &str) -> Self {
         let has = |letter| letters.contains(letter);
-        Self { asks: has('a'), opaque: has('o'), foreign: has('x'), reads_sequences: has('s') }
+        Self { asks: has('a'), opaque: has('o'), foreign: has('x'), reads_sequences: has('s'), sets_unnamed: has('d') }
     }
 
     /// What may be left of a call. `strict`: nothing is trusted that can't be asked for.
@@ -42,6 +45,9 @@ impl Class {
         }
         if self.reads_sequences {
             taint |= Taint::Sequences;
+        }
+        if self.sets_unnamed {
+            taint |= Taint::Session;
         }
         taint
     }
@@ -58,6 +64,8 @@ struct Known {
     /// Raised by each [`FunctionTable::forget`].
     epoch: u32,
     classes: HashMap<Box<str>, Class>,
+    /// The parameters with a dot that functions of the database set.
+    custom: Option<Arc<[Box<str>]>>,
 }
 
 impl FunctionTable {
@@ -85,11 +93,20 @@ impl FunctionTable {
         known.classes.insert(name.into(), class);
     }
 
+    /// Notes the parameters with a dot that functions set, asked for in `epoch`.
+    pub fn learn_custom(&self, names: impl Iterator<Item = Box<str>>, epoch: u32) {
+        let mut known = self.known.lock();
+        if known.epoch == epoch {
+            known.custom = Some(names.collect());
+        }
+    }
+
     /// Functions may have changed.
     pub fn forget(&self) {
         let mut known = self.known.lock();
         known.epoch = known.epoch.wrapping_add(1);
         known.classes.clear();
+        known.custom = None;
     }
 }
 
@@ -109,6 +126,8 @@ pub struct Unknown {
     pub names: Vec<Box<str>>,
     /// Of [`FunctionTable::epoch`], when the first was called.
     pub epoch: u32,
+    /// The parameters that functions set are known, and needn't be asked for.
+    pub custom_known: bool,
 }
 
 impl Unknown {
@@ -123,6 +142,16 @@ impl Unknown {
         if self.names.len() < Self::MOST && !self.names.iter().any(|known| **known == *name) {
             self.names.push(name.into());
         }
+    }
+
+    /// All settings are asked for: adds those that functions set to `names`, if they are known.
+    pub fn add_custom(&mut self, names: &mut Vec<Box<str>>, table: &FunctionTable) {
+        let known = table.known.lock();
+        if self.names.is_empty() {
+            self.epoch = known.epoch;
+        }
+        self.custom_known = known.custom.is_some();
+        names.extend(known.custom.iter().flat_map(|custom| custom.iter().cloned()));
     }
 }
 

@@ -5,6 +5,7 @@
 //! SQL. [`ClientState`] and [`ServerState`] are the two sides' memory between messages.
 
 pub mod audit;
+pub mod custom;
 pub mod functions;
 pub mod listen;
 pub mod own;
@@ -22,7 +23,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use functions::Unknown;
+use functions::{FunctionTable, Unknown};
 use listen::{Listening, OnServer};
 use own::Own;
 use pipeline::loss::Owed;
@@ -200,7 +201,7 @@ impl ServerState {
     /// lost more than the request that was under way.
     pub fn lose(&mut self) -> Option<Owed> {
         let tied = !self.pins.is_empty() || self.listens.is_some() || self.probe.is_some() || self.partial;
-        if tied {
+        if tied || self.touched.has(Taint::EndsServer) {
             None
         } else if self.pipeline.is_idle() {
             // Whatever it may have left there would be gone.
@@ -285,8 +286,11 @@ impl ServerState {
         }
     }
 
-    /// Whether the client may part from an idle server, and else what is to be done first.
-    pub fn parting(&mut self) -> Parting {
+    /// Whether the client may part from an idle server, and else what is to be done first. `table`: what is known of the
+    /// database's functions.
+    pub fn parting(&mut self, table: &FunctionTable) -> Parting {
+        // It is still there.
+        self.touched = self.touched.without(Taint::EndsServer.into());
         if self.left().is_empty() && self.listens.is_none() {
             return Parting::Free;
         }
@@ -308,8 +312,15 @@ impl ServerState {
             };
         }
         let note = self.listens.as_ref().and_then(|l| l.note.as_deref());
-        let functions = std::mem::take(&mut self.unknown_functions);
-        let names = std::mem::take(&mut self.touched_names);
+        let mut functions = std::mem::take(&mut self.unknown_functions);
+        let mut names = std::mem::take(&mut self.touched_names);
+        if self.touched.has(Taint::Setting) {
+            // Nothing lists those with a dot.
+            names.extend(self.settings.iter().filter(|(name, _)| name.contains('.')).map(|(name, _)| name.into()));
+            functions.add_custom(&mut names, table);
+            names.sort_unstable();
+            names.dedup();
+        }
         let (probe, sql) = Probe::new(self.left().and(askable), &names, note, functions);
         self.touched = self.touched.without(askable);
         self.probe = Some(Box::new(probe));

@@ -261,6 +261,8 @@ impl ServerPath<'_> {
                     let settings = self.server.settings.without(ROLE);
                     self.server.settings = self.tables.settings.intern(settings);
                     self.server.was_reset = true;
+                    let role = self.client.settings.with_that_of(&self.client.startup, ROLE);
+                    self.client.settings = self.tables.settings.intern(role);
                     self.client.tenant = self.server.sequences.forget_for_client();
                     self.server.discarded();
                 }
@@ -369,6 +371,10 @@ impl ServerPath<'_> {
             self.server.touched |= Taint::Setting;
         }
         self.server.defaulted.clear();
+        if self.server.touched.has(Taint::Named) {
+            // Perhaps it wasn't set, or can't be: only what the session has set is the client's.
+            self.server.touched |= Taint::Setting;
+        }
         if self.server.pipeline.is_answered() {
             self.server.hold = false;
         }
@@ -531,8 +537,12 @@ impl ServerPath<'_> {
             self.tables.functions.learn(name, *class, epoch);
             // The rest was asked for as well.
             let left = class.taint(self.tables.strict()).without(Taints::ASKABLE);
-            self.server.found(left);
+            self.server.found(left.and(Taints::PINNING));
+            self.server.touched |= left.without(Taints::PINNING);
             self.tables.sequences_read.fetch_or(class.reads_sequences, Ordering::Relaxed);
+        }
+        if findings.custom_asked {
+            self.tables.functions.learn_custom(findings.custom.iter().map(|(name, _)| name.clone()), epoch);
         }
     }
 
@@ -548,11 +558,16 @@ impl ServerPath<'_> {
         }
         let mut settings = (*self.client.settings).clone();
         if findings.complete {
-            settings = settings.retain(|name, reported| reported || name.contains('.') || name == ROLE);
+            settings = settings.retain(|name, reported| reported || name == ROLE);
         }
+        let unnamed = |name: &str| findings.complete && name.contains('.') && self.client.settings.get(name).is_none();
+        let custom = findings.custom.into_iter().map(|(name, value)| (String::from(name), value));
+        findings.settings.extend(custom);
         for (name, value) in findings.settings {
             match value {
                 _ if settings.reported(&name) => {}
+                // As those with a dot are that were reset, by whomever.
+                Some(value) if value.is_empty() && unnamed(&name) => {}
                 Some(value) if name != ROLE || value != "none" => settings = settings.with(&name, &value),
                 _ => settings = settings.without(&name),
             }
@@ -599,6 +614,10 @@ impl ServerPath<'_> {
         let mut left = (*self.server.settings).clone();
         for name in std::mem::take(&mut self.server.defaulted) {
             let Some(value) = startup.get(&name) else { continue };
+            if *name == *ROLE && left.get(SESSION_AUTHORIZATION) != startup.get(SESSION_AUTHORIZATION) {
+                // Another user may not have the right to it.
+                continue;
+            }
             settings = settings.with_that_of(&startup, &name);
             if !startup.reported(&name) {
                 left = left.without(&name);
@@ -617,10 +636,8 @@ impl ServerPath<'_> {
         let left = self.server.settings.only_reported().with_that_of(&self.server.settings, ROLE);
         self.server.settings = self.tables.settings.intern(left);
         // RESET ALL leaves these two alone, and what DISCARD ALL makes of them is known.
-        let users = [ROLE, SESSION_AUTHORIZATION];
-        let settings = users
-            .iter()
-            .fold((*self.client.startup).clone(), |settings, name| settings.with_that_of(&self.server.settings, name));
+        let settings = self.client.startup.with_that_of(&self.client.settings, ROLE);
+        let settings = settings.with_that_of(&self.server.settings, SESSION_AUTHORIZATION);
         for (name, value) in settings.iter().filter(|(name, _)| settings.reported(name)) {
             self.tell(input, name, value);
         }

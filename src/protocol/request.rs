@@ -28,7 +28,7 @@ use super::own::{Assignment, Refusal};
 use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
 use super::sequences::Advances;
 use super::session::{Taint, Taints};
-use super::settings::SettingsTable;
+use super::settings::{ROLE, SESSION_AUTHORIZATION, SettingsTable};
 use super::sql::{self, Effect, Reading};
 use super::statements::{StatementTable, significant};
 use super::{ClientState, Keeping, ServerState};
@@ -273,6 +273,12 @@ impl ClientPath<'_> {
     fn given_at_startup(&self, mut names: Vec<Box<str>>) -> Vec<Box<str>> {
         names.retain(|name| self.client.startup.get(name).is_some());
         names
+    }
+
+    /// All that RESET ALL would bring back.
+    fn all_given_at_startup(&self) -> Vec<Box<str>> {
+        let users = [ROLE, SESSION_AUTHORIZATION];
+        self.client.startup.iter().filter(|(name, _)| !users.contains(name)).map(|(name, _)| name.into()).collect()
     }
 
     /// Whether a request that may leave this behind must wait until its client may keep the server, and for what.

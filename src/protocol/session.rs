@@ -5,6 +5,7 @@
 //! is asked what there is: settings then follow the client like the reported ones; what can't be moved to
 //! another server ties the client to this one (a *pin*) until a later question finds it gone.
 
+use super::custom;
 use super::functions::{Class, Unknown};
 use super::listen::{Channel, NOTE};
 use super::settings::ROLE;
@@ -46,6 +47,8 @@ pub enum Taint {
     ProcessNumber = 1 << 14,
     /// The client asked for its server, see [`super::own`].
     ByHand = 1 << 15,
+    /// It ends its server: the session ends with that.
+    EndsServer = 1 << 18,
     /// Of a text, among what it ends: it shows which prepared statements there are.
     ShowsPrepared = 1 << 17,
     /// What it does depends on what its server's process has run before: it gets a server that nobody else has used.
@@ -88,6 +91,7 @@ impl Taint {
             Self::Opaque => "C function",
             Self::Unknown => "unknown state",
             Self::Lasting => "lasting state",
+            Self::EndsServer => "ended server",
             Self::Session => "session",
             Self::ProcessNumber => "process number",
             Self::Process => "server process",
@@ -227,6 +231,10 @@ pub struct Findings {
     pub complete: bool,
     /// Parameters and their values, in the server's spelling; `None`: there is no such parameter.
     pub settings: Vec<(String, Option<String>)>,
+    /// As `settings`, of parameters that functions of the database set; see [`custom`](super::custom).
+    pub custom: Vec<(Box<str>, Option<String>)>,
+    /// They were asked for.
+    pub custom_asked: bool,
     /// The channels listened to, in their order.
     pub channels: Vec<Channel>,
     /// The channels that were restored in a transaction have been committed.
@@ -256,6 +264,8 @@ impl Probe {
     /// A question about `asked`, unless all settings are among that about the parameters `names`, whether the server
     /// has `note` (see [`restoring`](super::listen::restoring)), and about the `functions`; and its SQL. Everything in
     /// it is qualified: the client's `search_path` must not change its meaning.
+    ///
+    /// When all settings are asked for, `names` must have those of the client that have a dot.
     #[must_use]
     pub fn new(asked: Taints, names: &[Box<str>], note: Option<&str>, functions: Unknown) -> (Self, String) {
         let asked = asked.and(Taints::ASKABLE);
@@ -266,13 +276,27 @@ impl Probe {
                 "SELECT 's',name,setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session'"
                     .to_owned(),
             );
+            // The view doesn't have those with a dot, unless a library has defined them: then it knows better.
+            let dotted = names.iter().filter(|name| name.contains('.')).map(|name| literal(name));
+            let dotted = dotted.collect::<Vec<_>>().join(",");
+            if !dotted.is_empty() {
+                parts.push(format!(
+                    "SELECT 's',n,pg_catalog.current_setting(n,true) FROM pg_catalog.unnest(ARRAY[{dotted}]) AS n \
+                     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_settings s \
+                     WHERE pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) n)"
+                ));
+            }
+            if !functions.custom_known {
+                parts.push(custom::question());
+            }
+        } else {
+            for name in names {
+                let literal = literal(name);
+                parts.push(format!("SELECT 's',{literal},pg_catalog.current_setting({literal},true)"));
+            }
         }
-        // The view doesn't have those with a dot, nor the role.
-        let role = asked.has(Taint::SessionUser).then_some(ROLE);
-        let named = names.iter().map(AsRef::as_ref).filter(|name: &&str| !complete || name.contains('.'));
-        for name in named.chain(role) {
-            let literal = literal(name);
-            parts.push(format!("SELECT 's',{literal},pg_catalog.current_setting({literal},true)"));
+        if asked.has(Taint::SessionUser) {
+            parts.push(format!("SELECT 's','{ROLE}',pg_catalog.current_setting('{ROLE}',true)"));
         }
         for (taint, place) in PRESENCE.iter().filter(|(taint, _)| asked.has(*taint)) {
             parts.push(format!("SELECT 'p','{}','' WHERE EXISTS (SELECT FROM {place})", taint.as_str()));
@@ -290,7 +314,8 @@ impl Probe {
             parts.push(class_question(&functions.names));
         }
         let sql = format!("/* carpool */ {}", parts.join(" UNION ALL "));
-        (Self { asked, functions, findings: Findings { complete, ..Findings::default() } }, sql)
+        let custom_asked = complete && !functions.custom_known;
+        (Self { asked, functions, findings: Findings { complete, custom_asked, ..Findings::default() } }, sql)
     }
 
     /// Takes a DataRow.
@@ -318,6 +343,7 @@ impl Probe {
                 self.findings.functions.push((name.into(), class));
             }
             b"s" => self.findings.settings.push((name.to_owned(), value.map(str::to_owned))),
+            b"c" => self.findings.custom.push((name.into(), value.map(str::to_owned))),
             _ => {
                 let taint = Taint::ALL.into_iter().find(|taint| taint.as_str() == name);
                 self.findings.present |= taint.ok_or(FrameError::Body(tag))?;
@@ -364,12 +390,14 @@ fn class_question(names: &[Box<str>]) -> String {
                      AND d.deptype OPERATOR(pg_catalog.=) 'e')";
     let language = "l.lanname OPERATOR(pg_catalog.<>) ALL (ARRAY['internal','sql','plpgsql']::pg_catalog.name[])";
     let sequences = "pg_catalog.lower(p.prosrc) OPERATOR(pg_catalog.~) '(curr|last)val'";
+    let unnamed = custom::SETS_UNNAMED;
     format!(
         "SELECT 'f',p.proname::pg_catalog.text,pg_catalog.concat(\
          CASE WHEN pg_catalog.bool_or({volatile}) THEN 'a' END,\
          CASE WHEN pg_catalog.bool_or({volatile} AND {others} AND {c} AND NOT {extension}) THEN 'o' END,\
          CASE WHEN pg_catalog.bool_or({volatile} AND {others} AND {language}) THEN 'x' END,\
-         CASE WHEN pg_catalog.bool_or({others} AND {sequences}) THEN 's' END) \
+         CASE WHEN pg_catalog.bool_or({others} AND {sequences}) THEN 's' END,\
+         CASE WHEN pg_catalog.bool_or({others} AND {unnamed}) THEN 'd' END) \
          FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang \
          WHERE p.proname OPERATOR(pg_catalog.=) ANY (ARRAY[{names}]::pg_catalog.name[]) GROUP BY p.proname"
     )
@@ -413,8 +441,12 @@ mod tests {
 
     #[test]
     fn reads_what_is_there() {
-        let (mut probe, _) =
-            Probe::new(Taints::ASKABLE, &[], None, Unknown { names: vec!["f".into(), "g".into()], epoch: 0 });
+        let (mut probe, _) = Probe::new(
+            Taints::ASKABLE,
+            &[],
+            None,
+            Unknown { names: vec!["f".into(), "g".into()], epoch: 0, custom_known: true },
+        );
         probe.row(b'D', &row([Some("s"), Some("work_mem"), Some("64")])).unwrap();
         probe.row(b'D', &row([Some("s"), Some("my.x"), None])).unwrap();
         probe.row(b'D', &row([Some("p"), Some("advisory lock"), Some("")])).unwrap();

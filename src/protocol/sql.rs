@@ -2,6 +2,7 @@
 //! statements end. It follows PostgreSQL's lexical rules (`scan.l`) for comments, strings, quoted identifiers
 //! and dollar quotes, so that a keyword inside one is never taken for a command.
 
+mod blocks;
 mod calls;
 mod functions;
 mod process;
@@ -16,7 +17,7 @@ pub use process::makes_temporary;
 
 use super::sequences::Advances;
 use super::session::{Taint, Taints};
-use super::settings::Settings;
+use super::settings::{ROLE, Settings};
 
 /// A lexical token; white space and comments are passed over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -500,10 +501,7 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
     let lower = first.to_ascii_lowercase();
     reading.advances = advances_by_name(&lower);
     match lower.as_slice() {
-        b"set" => {
-            reading.sets = true;
-            read_set(&mut ahead, tracked, &mut reading);
-        }
+        b"set" => read_set(&mut ahead, tracked, &mut reading),
         b"reset" => read_reset(&mut ahead, tracked, &mut reading),
         b"prepare" => {
             let mut name = ahead.clone();
@@ -535,6 +533,7 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
         b"do" | b"call" => {
             (reading.taint, reading.sets) = (Taints::ASKABLE, true);
             reading.ends |= Taint::Channels;
+            reading.names = blocks::sets_within(ahead);
         }
         b"execute" => {
             (reading.taint, reading.sets) = (Taints::ASKABLE, true);
@@ -645,7 +644,11 @@ fn read_reset(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading)
             reading.resets = true;
             reading.effect = Effect::ResetAll;
         }
-        Some("session") => reading.taint |= Taint::SessionUser,
+        // It brings back the role, too.
+        Some("session") => {
+            reading.taint |= Taint::SessionUser;
+            reading.defaults.push(ROLE.into());
+        }
         Some("time") => reading.defaults.push("timezone".into()),
         name => {
             reading.note_parameter(name, tracked);
@@ -656,6 +659,7 @@ fn read_reset(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading)
 
 /// What follows SET.
 fn read_set(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading) {
+    reading.sets = true;
     let mut name = parameter(tokens);
     if name.as_deref() == Some("local") && parameter(tokens).is_some_and(|name| process::is_of_process(&name)) {
         reading.taint |= Taint::Process;
@@ -668,6 +672,9 @@ fn read_set(tokens: &mut Lexer<'_>, tracked: &Settings, reading: &mut Reading) {
         match name.as_deref() {
             Some("authorization") => {
                 reading.taint |= Taint::SessionUser;
+                if is_word(tokens.next(), &[b"default"]) {
+                    reading.defaults.push(ROLE.into());
+                }
                 return;
             }
             Some("characteristics") => name = None,

@@ -55,6 +55,52 @@ fn settings_of_functions_follow_their_client() {
     }
 }
 
+/// No view of PostgreSQL lists parameters with a dot.
+#[test]
+fn own_parameters_that_functions_set_follow_their_client() {
+    let tenant = |client: &mut Raw| client.value("select coalesce(current_setting('app.tenant', true), '')");
+    for lines in ["pool_size = 1", "pool_size = 2"] {
+        let carpool = start(lines);
+        let (mut one, mut other) = (carpool.client(), carpool.client());
+        for sql in [
+            "create function enter(v text) returns void language plpgsql as
+                 $$begin perform set_config('app.Tenant', v, false); end$$",
+            "create function nested(v text) returns void language sql as 'select enter(v)'",
+            "create function computed(n text, v text) returns void language plpgsql as
+                 $$begin perform set_config(n, v, false); end$$",
+        ] {
+            succeed(&one.query(sql));
+        }
+        for (sql, kept) in [
+            ("select enter('a')", "a"),
+            ("select nested('b')", "b"),
+            ("do $$begin set app.tenant = 'c'; end$$", "c"),
+            ("do $$begin perform nested('d'); end$$", "d"),
+            ("select set_config(n, 'e', false) from (values ('app.tenant')) v (n)", "e"),
+            ("begin; select nested('f'); rollback", "e"),
+            ("select set_config('app.tenant', 'g', true)", "e"),
+            ("select computed('app.tenant', 'h')", "h"),
+            ("reset all", ""),
+        ] {
+            succeed(&one.query(sql));
+            assert_eq!(tenant(&mut other), "", "{lines}, {sql}");
+            assert_eq!(tenant(&mut one), kept, "{lines}, {sql}");
+        }
+        succeed(&one.query("do $$begin set app.block = 'y'; end$$"));
+        succeed(&one.query("prepare q as select set_config('app.prepared', 'z', false)"));
+        succeed(&one.query("execute q; deallocate q"));
+        for name in ["app.block", "app.prepared"] {
+            assert_eq!(other.value(&format!("select coalesce(current_setting('{name}', true), '')")), "", "{name}");
+        }
+        assert_eq!(one.value("show app.block"), "y");
+        succeed(&one.query("set app.empty = ''"));
+        assert_eq!(one.value("show app.empty"), "");
+        // Nothing in the functions' sources has this one's name: it is lost, but nobody else gets it.
+        succeed(&one.query("select computed('app.unseen', 'x')"));
+        assert_eq!(other.value("select coalesce(current_setting('app.unseen', true), '')"), "");
+    }
+}
+
 #[test]
 fn what_functions_leave_pins() {
     let carpool = start("pool_size = 2");

@@ -212,15 +212,23 @@ fn check_reset(resets: &[&str]) {
         ("database", carpool.database.as_str()),
         ("TimeZone", "Asia/Tokyo"),
         ("application_name", "mine"),
-        ("options", "-c statement_timeout=77s"),
+        ("options", "-c statement_timeout=77s -c my.own=start"),
     ];
-    for reset in resets {
+    for (reset, extended) in resets.iter().flat_map(|reset| [(reset, false), (reset, true)]) {
+        let how = format!("{reset}, extended: {extended}");
         let mut client = Raw::login_with(carpool.port, &with);
-        succeeds(&client.query("set timezone = 'CET'"));
-        succeeds(&client.query(reset));
-        assert_eq!(client.value("show timezone"), "Asia/Tokyo", "{reset}");
-        assert_eq!(client.value("show application_name"), "mine", "{reset}");
-        assert_eq!(client.value("show statement_timeout"), "77s", "{reset}");
+        for sql in ["set timezone = 'CET'", "set work_mem = '5MB'", "set my.other = 'x'"] {
+            succeeds(&client.query(sql));
+        }
+        let all = reset.ends_with("all");
+        let messages = [parse("", reset), bind("", "", &[]), execute("", 0), sync()];
+        succeeds(&if extended { run(&mut client, &messages) } else { client.query(reset) });
+        assert_eq!(client.value("show timezone"), "Asia/Tokyo", "{how}");
+        assert_eq!(client.value("show application_name"), "mine", "{how}");
+        assert_eq!(client.value("show statement_timeout"), "77s", "{how}");
+        assert_eq!(client.value("show my.own"), "start", "{how}");
+        assert_eq!(client.value("show my.other"), if all { "" } else { "x" }, "{how}");
+        assert_eq!(client.value("show work_mem"), if all { "4MB" } else { "5MB" }, "{how}");
     }
 }
 
@@ -233,6 +241,58 @@ fn reset_all_goes_back_to_the_startup_parameters() {
 #[test]
 fn reset_of_one_goes_back_to_its_startup_parameter() {
     check_reset(&["reset timezone", "set timezone to default", "set time zone local"]);
+}
+
+/// The role that a client starts with comes back with DISCARD ALL and RESET SESSION AUTHORIZATION.
+#[test]
+fn the_role_goes_back_to_that_of_the_startup() {
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 1\nmax_pinned = 0"));
+    let with =
+        [("user", "postgres"), ("database", carpool.database.as_str()), ("options", "-c role=app -c work_mem=9MB")];
+    let mut client = Raw::login_with(carpool.port, &with);
+    let mut other = carpool.client();
+    let user = |client: &mut Raw| client.value("select session_user || ' as ' || current_user");
+    for (sql, want) in [
+        ("select 1", "postgres as app"),
+        ("discard all", "postgres as app"),
+        ("reset all", "postgres as app"),
+        ("set role none", "postgres as postgres"),
+        ("reset all", "postgres as postgres"),
+        ("reset role", "postgres as app"),
+        ("set role none", "postgres as postgres"),
+        ("reset session authorization", "postgres as app"),
+        ("set role none", "postgres as postgres"),
+        ("set session authorization default", "postgres as app"),
+        ("set session authorization md5_user", "md5_user as md5_user"),
+        ("reset role", "md5_user as md5_user"),
+        ("reset session authorization", "postgres as app"),
+        ("set role none", "postgres as postgres"),
+        ("discard all", "postgres as app"),
+    ] {
+        succeeds(&client.query(sql));
+        assert_eq!(user(&mut client), want, "{sql}");
+        assert_eq!(client.value("show work_mem"), "9MB", "{sql}");
+        assert_eq!(user(&mut other), "postgres as postgres", "{sql}");
+    }
+}
+
+/// What a session can't change isn't its own: another server needn't be told.
+#[test]
+fn parameters_that_could_not_be_set_are_nobodys() {
+    let carpool = Carpool::start(&Setup::pooler("server_lifetime = 0.001").database("pool_size = 1"));
+    let mut client = carpool.client();
+    for _ in 0..2 {
+        for sql in ["set max_connections = 5", "reset max_connections", "select set_config('wal_level', 'x', false)"] {
+            client.error(sql);
+        }
+        assert_eq!(client.value("select 1"), "1");
+    }
+    let mut app = Raw::login(carpool.port, "app", &carpool.database);
+    app.error("set log_statement = 'all'");
+    succeeds(&app.query("set work_mem = '5MB'"));
+    app.error("begin; set work_mem = '6MB'; select 1/0");
+    succeeds(&app.query("rollback"));
+    assert_eq!(app.value("show work_mem"), "5MB");
 }
 
 /// COPY data is not held back by what precedes it in its own query text.

@@ -193,3 +193,20 @@ fn in_session_mode_a_session_ends_with_its_server() {
     terminate(&carpool, "active");
     assert_eq!(error(&client.until_closed()), terminated("FATAL"));
 }
+
+/// As on a connection of its own; nobody else has ended the server.
+#[test]
+fn one_who_ends_its_own_server_is_disconnected() {
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 2"));
+    let end = "select pg_terminate_backend(pg_backend_pid())";
+    for messages in [vec![query(end)], vec![parse("", end), bind("", "", &[]), execute("", 0), sync()]] {
+        let mut client = carpool.client();
+        client.send_all(&messages);
+        let replies = client.until_closed();
+        assert!(replies.iter().any(|m| m.field('C').as_deref() == Some("57P01")), "{replies:?}");
+        // Another's server is not its own.
+        let mut other = carpool.client();
+        assert_eq!(other.value("select pg_terminate_backend(0) or pg_backend_pid() > 0"), "t");
+        assert_eq!(other.value("select 1"), "1");
+    }
+}

@@ -106,7 +106,7 @@ impl Relay {
             return Ok(());
         }
         server.state.listens = None;
-        let parting = server.state.parting();
+        let parting = server.state.parting(&self.pool.tables.functions);
         if whole.is_empty() {
             self.stop_listening();
         }

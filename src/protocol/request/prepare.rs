@@ -260,7 +260,10 @@ impl ClientPath<'_> {
                 Runs::Unknown(name.clone())
             }
             Effect::None | Effect::ResetAll | Effect::Execute(_) => {
-                let defaults = self.given_at_startup(statement.defaults.clone());
+                let defaults = match statement.effect {
+                    Effect::ResetAll => self.all_given_at_startup(),
+                    _ => self.given_at_startup(statement.defaults.clone()),
+                };
                 if defaults.is_empty() {
                     return self.server.portals.forget(portal);
                 }

@@ -1,7 +1,7 @@
 //! Words that taint a text wherever they stand: functions that change session state, and what makes an object
 //! temporary.
 
-use super::process::writes_process_number;
+use super::process::{self, writes_process_number};
 use super::{Lexer, Reading, Token, is_word, is_word_part};
 use crate::protocol::sequences::Advances;
 use crate::protocol::session::{Taint, Taints};
@@ -43,7 +43,7 @@ const PROCESS_NUMBER: &[u8] = b"pg_backend_pid";
 
 /// Looks for [`CALLS`] and for identifiers that are written in escapes.
 pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
-    let mut asks_number = false;
+    let (mut asks_number, mut configures) = (false, false);
     for at in memchr::memchr_iter(b'_', text) {
         let word = at.checked_sub(2).and_then(|start| text.get(start..start + PROCESS_NUMBER.len()));
         asks_number |= word.is_some_and(|word| word.eq_ignore_ascii_case(PROCESS_NUMBER));
@@ -57,8 +57,8 @@ pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
             let behind = &text[start + call.word.len()..];
             match call.word {
                 b"set_config" => {
-                    reading.sets = true;
-                    reading.note_parameter(configured(behind).as_deref(), tracked);
+                    note_set_config(behind, tracked, reading);
+                    configures = true;
                     continue;
                 }
                 b"pg_advisory_unlock" | b"pg_notify" | b"pg_listening_channels" | b"pg_prepared_statement" => {
@@ -72,8 +72,15 @@ pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
             reading.taint |= call.taint;
         }
     }
+    if configures && is_there(text, b"prepare") {
+        // What EXECUTE sets can't be seen there, nor be asked for without its name.
+        reading.taint |= Taint::Session;
+    }
     if asks_number && writes_process_number(text) {
         reading.taint |= Taint::ProcessNumber;
+    }
+    if asks_number && is_there(text, b"pg_terminate_backend") {
+        reading.taint |= Taint::EndsServer;
     }
     let sequences = sequences(text);
     if sequences.read {
@@ -89,6 +96,11 @@ pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
         reading.ends |= Taint::Channels;
         reading.sets = true;
     }
+}
+
+/// Whether a word in lower case stands in the text, in any case.
+fn is_there(text: &[u8], word: &[u8]) -> bool {
+    memchr::memmem::find(&text.to_ascii_lowercase(), word).is_some()
 }
 
 /// What a text does with sequences by name.
@@ -124,16 +136,69 @@ pub(super) fn sequences(text: &[u8]) -> Named {
     named
 }
 
-/// The parameter's name where what follows `set_config` is `('name',`.
-fn configured(behind: &[u8]) -> Option<String> {
-    let mut tokens = Lexer::new(behind);
-    let (Some(Token::Symbol(b'(')), Some(Token::Text(name)), Some(Token::Symbol(b','))) =
-        (tokens.next(), tokens.next(), tokens.next())
-    else {
-        return None;
+/// What follows `set_config`.
+fn note_set_config(behind: &[u8], tracked: &Settings, reading: &mut Reading) {
+    reading.sets = true;
+    match configured(behind) {
+        // It ends with the transaction.
+        Configured::Local(name) if !name.as_deref().is_some_and(process::is_of_process) => {}
+        Configured::Local(name) => reading.note_parameter(name.as_deref(), tracked),
+        Configured::Session(name) => {
+            reading.note_parameter(name.as_deref(), tracked);
+            if name.is_none() {
+                // Nobody can ask for one with a dot, so others get the server when it has been reset.
+                reading.taint |= Taint::Session;
+            }
+        }
+    }
+}
+
+/// What a call of `set_config` does: to a parameter of this name, in lower case, where it is a constant.
+enum Configured {
+    /// Until the transaction ends.
+    Local(Option<String>),
+    /// For the session, or it can't be told.
+    Session(Option<String>),
+}
+
+/// What `set_config` does by what follows it.
+fn configured(behind: &[u8]) -> Configured {
+    // Its name may be quoted.
+    let mut tokens = Lexer::new(behind.strip_prefix(b"\"").unwrap_or(behind));
+    if tokens.next() != Some(Token::Symbol(b'(')) {
+        return Configured::Session(None);
+    }
+    let mut ahead = tokens.clone();
+    let name = match (ahead.next(), ahead.next()) {
+        (Some(Token::Text(name)), Some(Token::Symbol(b','))) => constant(name),
+        _ => None,
     };
-    let name = name.strip_prefix(b"'")?.strip_suffix(b"'")?;
+    // With a backslash it may be that the text reads otherwise.
+    let plain = memchr::memchr(b'\\', behind).is_none();
+    if plain && is_local(tokens) { Configured::Local(name) } else { Configured::Session(name) }
+}
+
+/// The parameter's name that a string constant has.
+fn constant(text: &[u8]) -> Option<String> {
+    let name = text.strip_prefix(b"'")?.strip_suffix(b"'")?;
     String::from_utf8(name.to_ascii_lowercase()).ok()
+}
+
+/// Whether the third of three arguments is the word `true`.
+fn is_local(mut tokens: Lexer<'_>) -> bool {
+    let (mut depth, mut commas) = (0u32, 0);
+    while let Some(token) = tokens.next() {
+        match token {
+            Token::Symbol(b'(' | b'[') => depth += 1,
+            Token::Symbol(b')' | b']') if depth == 0 => return false,
+            Token::Symbol(b')' | b']') => depth -= 1,
+            Token::Symbol(b',') if depth == 0 => commas += 1,
+            Token::Symbol(b';') => return false,
+            _ if commas == 2 => return is_word(Some(token), &[b"true"]) && tokens.next() == Some(Token::Symbol(b')')),
+            _ => {}
+        }
+    }
+    false
 }
 
 fn has_update(text: &[u8]) -> bool {

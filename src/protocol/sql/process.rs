@@ -129,6 +129,18 @@ mod tests {
     }
 
     #[test]
+    fn one_who_ends_its_own_server() {
+        for (text, ends) in [
+            ("select pg_terminate_backend(pg_backend_pid())", true),
+            ("SELECT Pg_Terminate_Backend(pg_catalog.Pg_Backend_Pid())", true),
+            ("select pg_terminate_backend(5)", false),
+            ("select pg_backend_pid()", false),
+        ] {
+            assert_eq!(has(text, Taint::EndsServer), ends, "{text}");
+        }
+    }
+
+    #[test]
     fn process_numbers_that_are_written_down() {
         for text in [
             "INSERT INTO pids SELECT pg_backend_pid()",

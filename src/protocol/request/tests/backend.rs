@@ -678,6 +678,14 @@ impl Backend {
                     rows.into_iter().for_each(|row| self.probe_row(&row));
                 }
                 ["s", "role", ..] => self.probe_row(&("s", "role".to_owned(), Some("none".to_owned()))),
+                // It has no functions with a source.
+                ["c", ..] => {}
+                ["s", names @ ..] if part.contains("unnest") => {
+                    for name in names {
+                        let value = self.settings.get(*name).cloned();
+                        self.probe_row(&("s", (*name).to_owned(), value));
+                    }
+                }
                 ["s", name, ..] => {
                     let value = self.settings.get(*name).cloned();
                     self.probe_row(&("s", (*name).to_owned(), value));

@@ -379,7 +379,7 @@ impl World {
         if !allowed {
             server.state.keeping = Keeping::Never;
         }
-        match server.state.parting() {
+        match server.state.parting(&self.tables.functions) {
             Parting::Free => {}
             Parting::Ask(sql) => return frontend::put_query(&mut server.towards, sql.as_bytes()),
             Parting::Pinned => return,
