@@ -291,15 +291,18 @@ fn check_limits(context: &Context, config: &Config, database: &Database, request
         return Ok(());
     }
     let (user, db) = context.registry.counts(&request.user, &request.database);
-    let refuse = |what: String, setting: &'static str| {
-        Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, format!("too many client connections for {what}"))
+    let refuse = |limit: &str, what: String, setting: &'static str| {
+        Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, format!("client connections exceeded ({limit})"))
+            .detail(format!("There are as many of {what} as there may be."))
             .hint(setting))
     };
     if of_user > 0 && user >= of_user {
-        return refuse(format!("user \"{}\"", request.user), "See max_client_connections of the user.");
+        let what = format!("user \"{}\"", request.user);
+        return refuse("max_user_client_connections", what, "See max_client_connections of the user.");
     }
     if of_database > 0 && db >= of_database {
-        return refuse(format!("database \"{}\"", request.database), "See max_client_connections of the database.");
+        let what = format!("database \"{}\"", request.database);
+        return refuse("max_db_client_connections", what, "See max_client_connections of the database.");
     }
     Ok(())
 }

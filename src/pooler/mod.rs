@@ -121,6 +121,7 @@ pub async fn run(loaded: Loaded, source: Source, log: LogControl) -> io::Result<
         info!("serving HTTP on {}", listener.local_addr()?);
         recurring.spawn(admin::http::serve(listener, Arc::clone(&admin)));
     }
+    info!("process up: Carpool {}", env!("CARGO_PKG_VERSION"));
     traces::follow(&context);
     systemd::ready("serving");
     let keeper = Keeper::new(Arc::clone(&context), source, draft, log);

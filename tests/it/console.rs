@@ -95,7 +95,7 @@ fn a_killed_client_is_told() {
     console.query(&format!("KILL_CLIENT {id}"));
     let last = client.until_closed();
     assert_eq!(last[0].field('C').as_deref(), Some("57P01"));
-    assert_eq!(console.error("KILL_CLIENT 999999"), "42704");
+    assert_eq!(console.error("KILL_CLIENT 999999"), "08P01");
     eventually("the server is free again", || (pool(&carpool, &mut console)[6] == "0").then_some(()));
 }
 
