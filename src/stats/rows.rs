@@ -538,7 +538,8 @@ mod tests {
         let rows = totals_rows(totals, Totals::default());
         assert_eq!(rows.len(), 24);
         assert_eq!(rows[2], row!["total_query_count", 7u32]);
-        assert_eq!(rows[14], row!["avg_query_count", 0u32]);
+        assert_eq!(rows[13], row!["avg_query_count", 0u32]);
+        assert_eq!(rows[23], row!["avg_client_login_count", 0u32]);
     }
 
     #[test]

@@ -415,7 +415,7 @@ fn shutdown_waits_for_clients_to_leave() {
     });
     assert_eq!(client.value("select 2"), "2", "those who are in stay");
     assert_eq!(error(&mut console, "RESUME").1, "pooler is shutting down");
-    assert_eq!(error(&mut console, "RELOAD").0, "57P03");
+    assert_eq!(error(&mut console, "RELOAD"), ("08P01".into(), "Carpool is shutting down".into()));
     drop(client);
     assert!(carpool.wait().success(), "{}", carpool.log());
 }
