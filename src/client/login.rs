@@ -327,6 +327,16 @@ fn server_login(
     }
 }
 
+/// The login of a database whose `user` is everybody's, as far as it needs no client's: for `min_pool_size` before the
+/// first client.
+#[must_use]
+pub fn forced_login(config: &Config, database: &Database) -> Option<(UserName, ServerCredentials)> {
+    let user = database.user.as_ref()?;
+    let (user, credentials) = server_login(config, database, user, None, &Proven::Nothing);
+    // Its keys show when a client logs in.
+    (!matches!(credentials, ServerCredentials::ScramSecret)).then_some((user, credentials))
+}
+
 fn pool_mode(config: &Config, database: &Database, user: &UserName) -> PoolMode {
     let of_user = config.users.get(user).and_then(|u| u.pool_mode);
     of_user.or(database.pool_mode).unwrap_or(config.pooler.pool_mode)

@@ -22,6 +22,7 @@ use tracing::info;
 
 use crate::admin::{self, Admin, Control};
 use crate::client::Context;
+use crate::client::login::forced_login;
 use crate::config::{Config, ConfigErrors, Draft};
 use crate::net::listener;
 use crate::net::timer;
@@ -156,8 +157,20 @@ async fn tick(context: Arc<Context>) {
         timeouts::close_fast(&context);
         if (now - begun).as_secs() != (before - begun).as_secs() {
             forget_unused(&context, now);
+            warm_up(&context);
         }
         before = now;
+    }
+}
+
+/// Has pools keep their `min_pool_size` before a client has come, where it is known as whom to log in.
+fn warm_up(context: &Context) {
+    let config = context.config.load();
+    for (name, database) in config.databases.iter().filter(|(_, database)| database.min_pool_size > 0) {
+        let Some((user, credentials)) = forced_login(&config, database) else { continue };
+        if let Some(pool) = context.pools.get(name.as_str(), &config).filter(|pool| !pool.knows(&user)) {
+            pool.user(&user, credentials, config.user_share(&user));
+        }
     }
 }
 
