@@ -32,7 +32,11 @@ impl Future for Connection {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if let Self::Entering(entering) = &mut *self {
             match ready!(entering.as_mut().poll(cx)) {
-                Some(session) => self.set(Self::In(Relay::new(*session))),
+                Some(session) => {
+                    let relay = Relay::new(*session);
+                    relay.wake_with(cx.waker());
+                    self.set(Self::In(relay));
+                }
                 None => return Poll::Ready(()),
             }
         }

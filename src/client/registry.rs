@@ -96,38 +96,47 @@ pub mod order {
 }
 
 /// What others may know of a client, and tell it.
+///
+/// The first fields are those that each transaction touches: they stay together in memory.
 #[derive(Debug)]
 pub struct ClientShared {
-    /// Its number.
-    pub id: ClientId,
-    /// Its cancel key.
-    pub key: CancelKey,
+    doing: Doing,
+    /// What it uses.
+    pub kind: ClientKind,
+    requested: AtomicU64,
+    transaction_since: AtomicU64,
+    /// For cancel requests.
+    pub cancel: Mutex<CancelSlot>,
+    /// Its settings, `application_name` among them.
+    pub settings: Mutex<Arc<Settings>>,
     /// As whom it logged in.
     pub user: UserName,
     /// To which database.
     pub database: DatabaseName,
-    /// What it uses.
-    pub kind: ClientKind,
+    /// Since when.
+    pub connected: SystemTime,
+    end: Mutex<Option<Box<ClientError>>>,
+    waker: OnceLock<Waker>,
+    /// Its cancel key.
+    pub key: CancelKey,
     /// From where.
     pub peer: Peer,
     /// Socket's own address.
     pub local: Option<std::net::SocketAddr>,
+    /// Its number.
+    pub id: ClientId,
     /// Its encryption, if it has any.
     pub tls: Option<Cipher>,
-    /// Since when.
-    pub connected: SystemTime,
-    /// Its settings, `application_name` among them.
-    pub settings: Mutex<Arc<Settings>>,
-    /// For cancel requests.
-    pub cancel: Mutex<CancelSlot>,
-    phase: AtomicU8,
-    since: AtomicU64,
-    requested: AtomicU64,
-    prepared: AtomicU32,
-    transaction_since: AtomicU64,
+}
+
+/// What a client is doing, and is to do.
+#[derive(Debug)]
+#[repr(C)]
+struct Doing {
     orders: AtomicU8,
-    end: Mutex<Option<Box<ClientError>>>,
-    waker: OnceLock<Waker>,
+    phase: AtomicU8,
+    prepared: AtomicU32,
+    since: AtomicU64,
 }
 
 /// Who logs in.
@@ -152,13 +161,13 @@ pub struct Identity {
 impl ClientShared {
     /// Notes what the client does from `since` on, microseconds after the start, see [`micros_since`].
     pub fn set_phase(&self, phase: Phase, since: u64) {
-        self.since.store(since, Ordering::Relaxed);
+        self.doing.since.store(since, Ordering::Relaxed);
         // One that has waited has asked when it began to wait.
-        let waited = self.phase.load(Ordering::Relaxed) == Phase::Waiting as u8;
+        let waited = self.doing.phase.load(Ordering::Relaxed) == Phase::Waiting as u8;
         if phase == Phase::Waiting || (phase == Phase::Active && !waited) {
             self.requested.store(since, Ordering::Relaxed);
         }
-        self.phase.store(phase as u8, Ordering::Relaxed);
+        self.doing.phase.store(phase as u8, Ordering::Relaxed);
     }
 
     /// When it last asked for something; `None` before it ever did.
@@ -175,13 +184,13 @@ impl ClientShared {
 
     /// Notes how many named statements it has.
     pub fn note_prepared(&self, statements: usize) {
-        self.prepared.store(u32::try_from(statements).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.doing.prepared.store(u32::try_from(statements).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     /// How many named statements it has.
     #[must_use]
     pub fn prepared(&self) -> u32 {
-        self.prepared.load(Ordering::Relaxed)
+        self.doing.prepared.load(Ordering::Relaxed)
     }
 
     /// Notes that the client has a server from `since` on, microseconds after the start.
@@ -200,20 +209,20 @@ impl ClientShared {
     /// What the client does, and for how long at `now`.
     #[must_use]
     pub fn phase(&self, now: Instant, epoch: Instant) -> (Phase, Duration) {
-        let phase = Phase::ALL[usize::from(self.phase.load(Ordering::Relaxed))];
-        let since = epoch + Duration::from_micros(self.since.load(Ordering::Relaxed));
+        let phase = Phase::ALL[usize::from(self.doing.phase.load(Ordering::Relaxed))];
+        let since = epoch + Duration::from_micros(self.doing.since.load(Ordering::Relaxed));
         (phase, now.saturating_duration_since(since))
     }
 
     /// Orders given so far.
     #[must_use]
     pub fn orders(&self) -> u8 {
-        self.orders.load(Ordering::Relaxed)
+        self.doing.orders.load(Ordering::Relaxed)
     }
 
     /// Takes an order back.
     pub fn clear_order(&self, order: u8) {
-        self.orders.fetch_and(!order, Ordering::AcqRel);
+        self.doing.orders.fetch_and(!order, Ordering::AcqRel);
     }
 
     /// Tells the client to end, now or when it is idle, with `error`. The first reason given stays.
@@ -224,7 +233,7 @@ impl ClientShared {
 
     /// Gives an order.
     pub fn order(&self, order: u8) {
-        self.orders.fetch_or(order, Ordering::AcqRel);
+        self.doing.orders.fetch_or(order, Ordering::AcqRel);
         self.wake();
     }
 
@@ -237,7 +246,7 @@ impl ClientShared {
 
     /// The client's task says that it stands still.
     pub fn note_standing(&self) {
-        self.orders.fetch_or(order::STANDS, Ordering::AcqRel);
+        self.doing.orders.fetch_or(order::STANDS, Ordering::AcqRel);
     }
 
     /// The error to end with.
@@ -413,12 +422,14 @@ impl Registry {
                 connected: SystemTime::now(),
                 settings: Mutex::new(settings),
                 cancel: Mutex::default(),
-                phase: AtomicU8::new(Phase::Login as u8),
-                since: AtomicU64::new(0),
+                doing: Doing {
+                    orders: AtomicU8::new(0),
+                    phase: AtomicU8::new(Phase::Login as u8),
+                    prepared: AtomicU32::new(0),
+                    since: AtomicU64::new(0),
+                },
                 requested: AtomicU64::new(0),
-                prepared: AtomicU32::new(0),
                 transaction_since: AtomicU64::new(0),
-                orders: AtomicU8::new(0),
                 end: Mutex::default(),
                 waker: OnceLock::new(),
             });

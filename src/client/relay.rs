@@ -17,7 +17,7 @@ use std::cell::RefCell;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context as TaskContext, Poll, ready};
+use std::task::{Context as TaskContext, Poll, Waker, ready};
 use std::time::Instant;
 
 use tokio::task::coop;
@@ -169,19 +169,13 @@ pub struct Session {
     pub mode: PoolMode,
 }
 
-/// See the module.
+/// See the module. In this order in memory: what each turn touches is together.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Relay {
-    stream: Stream,
-    registered: Registered,
-    pool: Arc<Pool>,
-    user: Arc<PoolUser>,
-    state: ClientState,
-    /// Bytes read and not yet taken.
-    carry: Vec<u8>,
-    out: Outbox,
-    remainder: Remainder,
     work: Work,
+    stream: Stream,
+    out: Outbox,
     mode: PoolMode,
     /// `carry` can't be taken before more bytes come.
     starved: bool,
@@ -195,10 +189,17 @@ pub struct Relay {
     /// The client has said goodbye behind requests that are still running: they run to their end, as they would
     /// on a connection of its own.
     leaving: bool,
+    remainder: Remainder,
+    /// Bytes read and not yet taken.
+    carry: Vec<u8>,
+    registered: Registered,
+    pool: Arc<Pool>,
+    user: Arc<PoolUser>,
     /// Its permit to keep its server between transactions.
     pin: Option<Box<Pin>>,
     /// What is noted of it, where anything is.
     watch: Option<Box<watch::Watch>>,
+    state: ClientState,
 }
 
 impl Relay {
@@ -231,6 +232,11 @@ impl Relay {
             relay.shared().order(order::SUSPEND);
         }
         relay
+    }
+
+    /// Has orders wake the task that it is now. A task's waker is the same as long as it lives.
+    pub fn wake_with(&self, waker: &Waker) {
+        self.shared().wake_with(waker);
     }
 
     /// Has what is left for the client be sent, by a task of its own.
@@ -402,28 +408,13 @@ impl Relay {
             self.remainder.bytes -= at;
         }
         while at < input.len() {
-            let active = match &mut self.work {
-                Work::Active(active) => active,
-                Work::Waiting(_) => return Ok(at),
-                Work::Idle => match request::local(&mut self.state, input, at, &mut out.own)? {
-                    Local::Taken { consumed, remaining } => {
-                        at += consumed;
-                        self.remainder = Remainder { bytes: remaining, forward: false };
-                        continue;
-                    }
-                    Local::More => {
-                        self.starved = true;
-                        return Ok(at);
-                    }
-                    Local::NeedsServer if self.falls_behind() => return Ok(at),
-                    Local::NeedsServer if self.state.own.pin && !self.may_pin_by_hand()? => return Ok(at),
-                    Local::NeedsServer => {
-                        self.borrow_server(input, out)?;
-                        continue;
-                    }
-                    Local::Terminate => return Err(End::Left("client close request")),
-                },
-            };
+            if matches!(self.work, Work::Idle) {
+                if self.take_local(input, &mut at, out)? {
+                    continue;
+                }
+                return Ok(at);
+            }
+            let Work::Active(active) = &mut self.work else { return Ok(at) };
             let Some(server) = active.lease.server() else { return Ok(at) };
             if server.state.pipeline.len() >= MOST_REQUESTS && is_crowded(server, input, out) {
                 self.blocked = true;
@@ -437,7 +428,11 @@ impl Relay {
                 to_server: &mut out.to_server,
                 to_client: &mut out.own,
             };
-            match path.message(input, at)? {
+            let step = match self.watch {
+                None => path.messages(input, &mut at, MOST_REQUESTS),
+                Some(_) => path.message(input, at),
+            };
+            match step? {
                 request::Step::Taken { consumed, remaining, forward } => {
                     self.watch_message(&input[at..at + consumed]);
                     at += consumed;
@@ -464,6 +459,25 @@ impl Relay {
             }
         }
         Ok(at)
+    }
+
+    /// Takes a message without a server, or gets one. Says whether to go on.
+    fn take_local(&mut self, input: &[u8], at: &mut usize, out: &mut Outputs) -> Result<bool, End> {
+        match request::local(&mut self.state, input, *at, &mut out.own)? {
+            Local::Taken { consumed, remaining } => {
+                *at += consumed;
+                self.remainder = Remainder { bytes: remaining, forward: false };
+            }
+            Local::More => {
+                self.starved = true;
+                return Ok(false);
+            }
+            Local::NeedsServer if self.falls_behind() => return Ok(false),
+            Local::NeedsServer if self.state.own.pin && !self.may_pin_by_hand()? => return Ok(false),
+            Local::NeedsServer => self.borrow_server(input, out)?,
+            Local::Terminate => return Err(End::Left("client close request")),
+        }
+        Ok(true)
     }
 
     /// Has the server, or the right to keep it, be what the request at hand needs. Says whether it may go on.
@@ -535,7 +549,7 @@ impl Relay {
         }
         let shared = Arc::clone(&server.shared);
         shared.counters.assignments.add(1);
-        let mut slot = CancelSlot::Running(Arc::clone(&shared));
+        let mut replays = false;
         server.state.sequences.lend_to(self.state.tenant);
         let forget = server.state.forget_for_new_tenant(&self.pool.tables);
         if forget.is_some() || !Arc::ptr_eq(&server.state.settings, &self.state.settings) {
@@ -545,11 +559,14 @@ impl Relay {
                 frontend::put_query(out.to_server.own(input), sql.as_bytes());
                 server.state.pipeline.push(Request::skip(Kind::Query, ServerUndo::None));
                 server.state.statements.unnamed = None;
-                slot = CancelSlot::Replaying { server: shared, wanted: false };
+                replays = true;
             }
             server.state.settings = Arc::clone(&self.state.settings);
         }
-        *self.shared().cancel.lock() = slot;
+        *self.shared().cancel.lock() = match replays {
+            true => CancelSlot::Replaying { server: shared, wanted: false },
+            false => CancelSlot::Running(shared),
+        };
         self.set_phase(Phase::Active, now);
         self.shared().begin_transaction(now);
         let since = NonZero::new(now);
@@ -820,14 +837,10 @@ impl Relay {
         let (_, now) = self.now();
         let bound = self.pool.tells_from();
         let Work::Active(active) = &mut self.work else { return };
-        let Some(since) = active.query_since.take() else { return };
-        let Some(server) = active.lease.server() else { return };
-        server.note_query(now.saturating_sub(since.get()));
-        let mut finished = None;
-        if let Some(since) = active.since.take_if(|_| !in_block) {
-            let split = server.note_transaction(now.saturating_sub(since.get()));
-            finished = Self::finished(bound, split, server);
+        if active.query_since.is_none() {
+            return;
         }
+        let finished = active.answered(now, in_block, bound);
         let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
         self.set_phase(phase, now);
         if let Some(finished) = finished {
@@ -839,16 +852,7 @@ impl Relay {
     fn give_back(&mut self) {
         let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return };
         let (instant, now) = self.now();
-        let (bound, mut finished) = (self.pool.tells_from(), None);
-        if let Some(server) = active.lease.server() {
-            if let Some(since) = active.query_since {
-                server.note_query(now.saturating_sub(since.get()));
-            }
-            if let Some(since) = active.since {
-                let split = server.note_transaction(now.saturating_sub(since.get()));
-                finished = Self::finished(bound, split, server);
-            }
-        }
+        let finished = active.answered(now, false, self.pool.tells_from());
         if !self.waits_for_pin() {
             self.pin = None;
         }
@@ -1082,6 +1086,25 @@ fn pool_gone(pool: &Pool) -> ClientError {
 }
 
 impl Active {
+    /// What was asked for is answered, and the transaction has ended unless `in_block`: counts both. Gives what is to
+    /// be told of the transaction if it took `bound` microseconds.
+    fn answered(&mut self, now: Moment, in_block: bool, bound: u64) -> Option<finished::Finished> {
+        let query = self.query_since.take().map(|since| now.saturating_sub(since.get()));
+        let since = self.since.take_if(|_| !in_block);
+        let server = self.lease.server()?;
+        match (since, query) {
+            (Some(since), query) => {
+                let split = server.note_transaction(now.saturating_sub(since.get()), query);
+                Relay::finished(bound, split, server)
+            }
+            (None, Some(query)) => {
+                server.note_query(query);
+                None
+            }
+            (None, None) => None,
+        }
+    }
+
     /// Sends bytes to the server, and keeps what it doesn't take.
     fn send(&mut self, cx: &mut TaskContext<'_>, bytes: &[u8]) {
         if bytes.is_empty() {
@@ -1138,7 +1161,6 @@ impl Future for Relay {
 
     fn poll(self: std::pin::Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let relay = self.get_mut();
-        relay.shared().wake_with(cx.waker());
         let end = ready!(SCRATCH.with_borrow_mut(|scratch| relay.poll_run(cx, scratch)));
         relay.finish(end);
         Poll::Ready(())
@@ -1154,6 +1176,6 @@ mod tests {
         // The task's future is the relay and little more; buffers belong to the worker thread.
         let (relay, shared) = (size_of::<Relay>(), size_of::<ClientShared>());
         assert!(relay <= 288, "a Relay has {relay} bytes");
-        assert!(shared <= 256, "a ClientShared has {shared} bytes");
+        assert!(shared <= 264, "a ClientShared has {shared} bytes");
     }
 }

@@ -77,17 +77,18 @@ impl Waiter for Ticket {
     }
 }
 
-/// A server and the pool that it belongs to.
+/// A server and the pool that it belongs to. In this order in memory, where the server begins with what each transaction touches.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Pooled {
-    /// The connection.
-    pub server: Server,
-    pool: Arc<Pool>,
-    user: Arc<PoolUser>,
     /// Since when it is on loan, if it is.
     lent: Instant,
     /// To which group, where groups share the servers.
     loan: Option<Loan>,
+    pool: Arc<Pool>,
+    user: Arc<PoolUser>,
+    /// The connection.
+    pub server: Server,
 }
 
 /// A server on loan.

@@ -34,29 +34,31 @@ use statements::{ClientStatements, ServerStatements};
 
 use crate::stats::StatementCounts;
 
-/// What a client has set up and expects to find on every server.
+/// What a client has set up and expects to find on every server. In this order in memory: what each transaction touches
+/// is together.
 #[derive(Debug)]
+#[repr(C)]
 pub struct ClientState {
-    /// Who it is to [`Sequences`]: a new number after each DISCARD of its own.
-    pub tenant: u64,
-    /// Its prepared statements.
-    pub statements: ClientStatements,
     /// Its settings, complete: every reported parameter and those it asked for at startup.
     pub settings: Arc<Settings>,
-    /// What they were at startup: what RESET ALL and DISCARD ALL bring back.
-    pub startup: Arc<Settings>,
-    /// The settings that matter when a text is parsed, see [`Settings::when_parsing`].
-    pub context: Arc<Settings>,
     /// Which of Carpool's own settings are among them.
     pub own: Own,
     /// An error was answered without a server: everything up to Sync is dropped.
     pub skipping: bool,
+    /// What it listens to, where its server needn't.
+    pub listening: Option<Box<Listening>>,
+    /// Who it is to [`Sequences`]: a new number after each DISCARD of its own.
+    pub tenant: u64,
     /// Reasons to keep a server that it is to be told of, see [`own::PIN_NOTICE`].
     pub to_tell: Taints,
     /// Those that it was told of.
     pub told: Taints,
-    /// What it listens to, where its server needn't.
-    pub listening: Option<Box<Listening>>,
+    /// The settings that matter when a text is parsed, see [`Settings::when_parsing`].
+    pub context: Arc<Settings>,
+    /// Its prepared statements.
+    pub statements: ClientStatements,
+    /// What they were at startup: what RESET ALL and DISCARD ALL bring back.
+    pub startup: Arc<Settings>,
 }
 
 impl ClientState {
@@ -103,47 +105,28 @@ impl ClientState {
     }
 }
 
-/// What is known of one server connection.
+/// What is known of one server connection. In this order in memory: what each transaction touches is together.
 #[derive(Debug)]
+#[repr(C)]
 pub struct ServerState {
     /// Requests in flight and the transaction's state.
     pub pipeline: Pipeline,
-    /// Statements prepared on it.
-    pub statements: ServerStatements,
-    /// The names of statements that the client has prepared on it by SQL.
-    pub by_sql: HashSet<Box<[u8]>>,
     /// Its settings, by the same rule as the client's.
     pub settings: Arc<Settings>,
     /// What of the session may have been changed, beyond the reported settings, since it was last known.
     pub touched: Taints,
-    /// The parameters that may have been, where their names are known.
-    pub touched_names: Vec<Box<str>>,
     /// What is on the server that ties the client to it.
     pub pins: Taints,
-    /// The last command tag of a transaction that may leave something, or of a pinned one, without its numbers.
-    pub last_command: String,
     /// Whether the client may keep the server between transactions.
     pub keeping: Keeping,
-    /// Whose the sequence values are that it remembers.
-    pub sequences: Sequences,
-    /// A question about the session under way.
-    pub probe: Option<Box<Probe>>,
     /// A named function was called in the transaction at hand.
     pub called: bool,
-    /// Those whose class isn't known.
-    pub unknown_functions: Unknown,
     /// Functions were changed in the transaction at hand.
     pub functions_changed: bool,
     /// A schema change ran in the transaction at hand.
     pub schema_changed: bool,
-    /// The bytes of a lone prepared execution, kept while it may have to be sent again.
-    pub retry: request::Retry,
-    /// The portals that change the records when executed.
-    pub portals: request::Portals,
     /// The client's next messages wait until all that is in flight is answered.
     pub hold: bool,
-    /// Uses of named statements that are not in the statistics yet.
-    pub counts: StatementCounts,
     /// Requests went out that may have changed the settings, and their end isn't known: what is parsed now is
     /// parsed under settings that aren't known either.
     pub unsettled: bool,
@@ -152,12 +135,32 @@ pub struct ServerState {
     /// A reset by the client has succeeded; what the server reports up to ReadyForQuery are its own defaults,
     /// not the client's.
     pub was_reset: bool,
-    /// The same for these parameters only.
-    pub defaulted: Vec<Box<str>>,
-    /// Its process number.
-    pub pid: u32,
+    /// A question about the session under way.
+    pub probe: Option<Box<Probe>>,
     /// What it listens to for its client.
     pub listens: Option<Box<OnServer>>,
+    /// Whose the sequence values are that it remembers.
+    pub sequences: Sequences,
+    /// Uses of named statements that are not in the statistics yet.
+    pub counts: StatementCounts,
+    /// Statements prepared on it.
+    pub statements: ServerStatements,
+    /// The bytes of a lone prepared execution, kept while it may have to be sent again.
+    pub retry: request::Retry,
+    /// The portals that change the records when executed.
+    pub portals: request::Portals,
+    /// The same for these parameters only.
+    pub defaulted: Vec<Box<str>>,
+    /// The names of statements that the client has prepared on it by SQL.
+    pub by_sql: HashSet<Box<[u8]>>,
+    /// The parameters that may have been, where their names are known.
+    pub touched_names: Vec<Box<str>>,
+    /// The last command tag of a transaction that may leave something, or of a pinned one, without its numbers.
+    pub last_command: String,
+    /// Those whose class isn't known.
+    pub unknown_functions: Unknown,
+    /// Its process number.
+    pub pid: u32,
 }
 
 impl ServerState {

@@ -9,6 +9,7 @@
 pub mod loss;
 
 use std::collections::VecDeque;
+use std::num::NonZero;
 use std::sync::Arc;
 
 use super::own::Refusal;
@@ -61,16 +62,33 @@ pub struct Undo {
     pub server: ServerUndo,
 }
 
-/// How to take back a change of the client's statements.
+/// How to take back a change of the client's statements. Small, as [`ServerUndo`] is, since many are in flight.
 #[derive(Debug, Default)]
 pub enum ClientUndo {
     /// Nothing.
     #[default]
     None,
     /// A name was given to, or taken from (`None` now) a statement: what it meant before.
-    Named(Box<[u8]>, Option<Named>),
+    Named(Box<Meant>),
     /// The unnamed statement changed: what it was.
     Unnamed(Option<Arc<Statement>>),
+}
+
+/// What a client's name of a statement meant.
+#[derive(Debug)]
+pub struct Meant {
+    /// The name.
+    pub name: Box<[u8]>,
+    /// The statement; `None` for none.
+    pub before: Option<Named>,
+}
+
+impl ClientUndo {
+    /// A name was given to, or taken from, a statement: what it meant `before`.
+    #[must_use]
+    pub fn named(name: &[u8], before: Option<Named>) -> Self {
+        Self::Named(Box::new(Meant { name: name.into(), before }))
+    }
 }
 
 /// How to take back a change of the server's statements.
@@ -84,13 +102,21 @@ pub enum ServerUndo {
     /// Was being closed.
     Removed(u64),
     /// The unnamed statement changed: what it was.
-    Unnamed(Option<u64>),
+    Unnamed(Option<NonZero<u64>>),
     /// The session's sequence values were being forgotten.
     Sequences,
     /// Nothing; the request uses this statement.
     Uses(u64),
     /// One that SQL has prepared was being closed.
-    ClosedBySql(Box<[u8]>),
+    ClosedBySql(Box<Meant>),
+}
+
+impl ServerUndo {
+    /// The unnamed statement changed: what it was `before`. Statements' numbers begin at 1.
+    #[must_use]
+    pub fn unnamed(before: Option<u64>) -> Self {
+        Self::Unnamed(before.and_then(NonZero::new))
+    }
 }
 
 /// What few requests need to have noted.
@@ -274,37 +300,77 @@ pub struct Pipeline {
     unnamed_changed: bool,
 }
 
-#[derive(Debug, Default)]
+/// How many requests are of a kind: numbers of 16 bits in two words, since all are kept up to date twice for each
+/// request. [`Pipeline::LIMIT`] keeps them apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Counts {
-    /// End in ReadyForQuery.
-    ready: usize,
-    /// Are Syncs.
-    syncs: usize,
-    /// Run something.
-    runs: usize,
-    /// Changed the records about named statements.
-    named: usize,
-    /// Changed the records about the unnamed statement.
-    unnamed: usize,
-    /// Are no requests to the server: replies in its place, and markers.
-    unsent: usize,
+    sent: u64,
+    changes: u32,
 }
 
 impl Counts {
-    /// Adds `by` wherever `request` counts. Without branches: this is done twice for each request.
-    fn change(&mut self, request: &Request, by: isize) {
-        let runs = matches!(request.kind, Kind::Execute | Kind::Query | Kind::FunctionCall);
-        let unsent = matches!(request.fate, Fate::Insert(_)) || request.kind == Kind::CopyEnd;
-        for (count, counts) in [
-            (&mut self.ready, request.ends_in_ready()),
-            (&mut self.syncs, request.kind == Kind::Sync),
-            (&mut self.runs, runs),
-            (&mut self.unsent, unsent),
-            (&mut self.named, request.changes_named()),
-            (&mut self.unnamed, request.changes_unnamed()),
-        ] {
-            *count = count.wrapping_add_signed(by * isize::from(counts));
-        }
+    const READY: u64 = 1;
+    const SYNC: u64 = 1 << 16;
+    const RUNS: u64 = 1 << 32;
+    const UNSENT: u64 = 1 << 48;
+    const NAMED: u32 = 1;
+    const UNNAMED: u32 = 1 << 16;
+    const LANE: u64 = 0xffff;
+
+    /// What one request counts as.
+    fn of(request: &Request) -> Self {
+        let by_kind = match request.kind {
+            Kind::Parse | Kind::Bind | Kind::DescribeStatement | Kind::DescribePortal | Kind::Close => 0,
+            Kind::Execute => Self::RUNS,
+            Kind::Sync => Self::READY | Self::SYNC,
+            Kind::Query | Kind::FunctionCall => Self::READY | Self::RUNS,
+            Kind::CopyEnd => Self::UNSENT,
+        };
+        // A marker is never inserted, so this doesn't count it twice.
+        let inserted = u64::from(matches!(request.fate, Fate::Insert(_))) * Self::UNSENT;
+        let named = u32::from(request.changes_named()) * Self::NAMED;
+        let unnamed = u32::from(request.changes_unnamed()) * Self::UNNAMED;
+        Self { sent: by_kind | inserted, changes: named | unnamed }
+    }
+
+    const fn add(&mut self, other: Self) {
+        self.sent = self.sent.wrapping_add(other.sent);
+        self.changes = self.changes.wrapping_add(other.changes);
+    }
+
+    const fn subtract(&mut self, other: Self) {
+        self.sent = self.sent.wrapping_sub(other.sent);
+        self.changes = self.changes.wrapping_sub(other.changes);
+    }
+
+    /// Those that end in ReadyForQuery.
+    const fn ready(self) -> u64 {
+        self.sent & Self::LANE
+    }
+
+    /// Whether any is a Sync.
+    const fn any_sync(self) -> bool {
+        self.sent & (Self::LANE << 16) != 0
+    }
+
+    /// Whether any runs something.
+    const fn any_run(self) -> bool {
+        self.sent & (Self::LANE << 32) != 0
+    }
+
+    /// Whether any is no request to the server: a reply in its place, or a marker.
+    const fn any_unsent(self) -> bool {
+        self.sent & (Self::LANE << 48) != 0
+    }
+
+    /// Whether any changed the records about named statements.
+    const fn any_named(self) -> bool {
+        self.changes & 0xffff != 0
+    }
+
+    /// Whether any changed the records about the unnamed statement.
+    const fn any_unnamed(self) -> bool {
+        self.changes >> 16 != 0
     }
 }
 
@@ -324,14 +390,28 @@ impl Pipeline {
     }
 
     fn add(&mut self, request: Request) {
-        self.count.change(&request, 1);
+        self.count.add(Counts::of(&request));
+        if self.requests.is_empty() {
+            // Begins at the same place in memory each time, which is in the cache.
+            self.requests.clear();
+        }
         self.requests.push_back(request);
     }
 
     fn pop(&mut self) -> Option<Request> {
         let request = self.requests.pop_front()?;
-        self.count.change(&request, -1);
+        self.count.subtract(Counts::of(&request));
         Some(request)
+    }
+
+    /// The request at the front has succeeded: gives what few have. Not the request itself, which would be moved for
+    /// nothing.
+    fn pop_done(&mut self) -> Option<Box<Extra>> {
+        let front = self.requests.front_mut()?;
+        let extra = front.extra.take();
+        self.count.subtract(Counts::of(front));
+        self.requests.pop_front();
+        extra
     }
 
     /// The client sends Sync. Says whether to send it on: while the server reads copy data it would drop it
@@ -405,13 +485,13 @@ impl Pipeline {
     /// A request is unanswered that ends in ReadyForQuery: the transaction's state may change yet.
     #[must_use]
     pub const fn awaits_ready(&self) -> bool {
-        self.count.ready > 0
+        self.count.ready() > 0
     }
 
     /// Something in flight runs.
     #[must_use]
     pub const fn runs(&self) -> bool {
-        self.count.runs > 0
+        self.count.any_run()
     }
 
     /// Extended-protocol messages went out since the last Sync.
@@ -424,21 +504,21 @@ impl Pipeline {
     /// that the request that relies on it is skipped: something before the last Sync in flight changed it.
     #[must_use]
     pub fn uncertain(&self, name: &[u8], id: u64) -> bool {
-        if self.count.syncs == 0 || self.count.named == 0 {
+        if !self.count.any_sync() || !self.count.any_named() {
             return false;
         }
         let last = self.requests.iter().rposition(|r| r.kind == Kind::Sync).unwrap_or(0);
         self.requests.iter().take(last).any(|r| {
-            matches!(&r.undo.client, ClientUndo::Named(n, _) if **n == *name)
+            matches!(&r.undo.client, ClientUndo::Named(meant) if *meant.name == *name)
                 || matches!(r.undo.server, ServerUndo::Added(i) | ServerUndo::Removed(i) if i == id)
-                || matches!(&r.undo.server, ServerUndo::ClosedBySql(n) if **n == *name)
+                || matches!(&r.undo.server, ServerUndo::ClosedBySql(meant) if *meant.name == *name)
         })
     }
 
     /// As [`Pipeline::uncertain`], for the unnamed statement.
     #[must_use]
     pub const fn unnamed_uncertain(&self) -> bool {
-        self.count.syncs > 0 && self.count.unnamed > 0 && !self.unnamed_changed
+        self.count.any_sync() && self.count.any_unnamed() && !self.unnamed_changed
     }
 
     /// Takes back a change of the client's unnamed statement: gives what it is now, or `None` when a request in
@@ -458,7 +538,7 @@ impl Pipeline {
     }
 
     /// As [`Pipeline::restore_client_unnamed`], of the server's.
-    pub fn restore_server_unnamed(&mut self, old: Option<u64>) -> Option<Option<u64>> {
+    pub fn restore_server_unnamed(&mut self, old: Option<NonZero<u64>>) -> Option<Option<u64>> {
         let later = self.requests.iter_mut().find_map(|r| match &mut r.undo.server {
             ServerUndo::Unnamed(before) => Some(before),
             _ => None,
@@ -468,7 +548,7 @@ impl Pipeline {
                 *before = old;
                 None
             }
-            None => Some(old),
+            None => Some(old.map(NonZero::get)),
         }
     }
 
@@ -498,7 +578,7 @@ impl Pipeline {
     #[inline]
     pub fn next_insert(&mut self) -> Option<u8> {
         // Asked around every message.
-        if self.count.unsent == 0 { None } else { self.take_insert() }
+        if self.count.any_unsent() { self.take_insert() } else { None }
     }
 
     #[cold]
@@ -514,6 +594,14 @@ impl Pipeline {
     }
 
     fn drop_markers(&mut self) {
+        // Asked around every ReadyForQuery.
+        if self.count.any_unsent() {
+            self.drop_marked();
+        }
+    }
+
+    #[cold]
+    fn drop_marked(&mut self) {
         while self.requests.front().is_some_and(|r| r.kind == Kind::CopyEnd) {
             self.pop();
         }
@@ -523,7 +611,7 @@ impl Pipeline {
     #[must_use]
     pub fn passes(&self) -> Passes {
         match self.requests.front() {
-            Some(front) if front.fate == Fate::Forward && self.count.unsent == 0 => match front.kind {
+            Some(front) if front.fate == Fate::Forward && !self.count.any_unsent() => match front.kind {
                 Kind::Query if front.extra.is_none() && self.copy_in == CopyIn::No && self.dropped_syncs == 0 => {
                     Passes::Results
                 }
@@ -534,13 +622,34 @@ impl Pipeline {
         }
     }
 
+    /// Takes a reply that does no more than end the request at the front, which is the client's, with more to come.
+    /// Says whether it was one; any other is for [`Pipeline::reply`]. Of the end of a command the caller knows that
+    /// there is nothing to be noted.
+    pub fn pass_end(&mut self, message: u8) -> bool {
+        let Some(front) = self.requests.front() else { return false };
+        let ends = matches!(
+            (front.kind, message),
+            (Kind::Parse, tag::PARSE_COMPLETE)
+                | (Kind::Bind, tag::BIND_COMPLETE)
+                | (Kind::DescribePortal, tag::ROW_DESCRIPTION | tag::NO_DATA)
+                | (Kind::Execute, tag::COMMAND_COMPLETE)
+        );
+        let simple = front.fate == Fate::Forward && front.extra.is_none() && self.requests.len() > 1;
+        let copies = self.copy_in != CopyIn::No || self.dropped_syncs > 0;
+        if !ends || !simple || copies || self.count.any_unsent() {
+            return false;
+        }
+        self.pop_done();
+        true
+    }
+
     /// A reply other than ErrorResponse, ReadyForQuery and the ones that may come at any time (notices,
-    /// notifications, ParameterStatus). Says whether the client gets it, and gives the request if this ends it.
+    /// notifications, ParameterStatus). Says whether the client gets it, and gives the request's extra if this ends it.
     /// Inserts at the front must have been taken.
     ///
     /// # Errors
     /// [`Unexpected`] when the front request has no such reply.
-    pub fn reply(&mut self, message: u8) -> Result<(bool, Option<Request>), Unexpected> {
+    pub fn reply(&mut self, message: u8) -> Result<(bool, Option<Box<Extra>>), Unexpected> {
         let front = self.requests.front().ok_or(Unexpected(message))?;
         let forward = front.fate == Fate::Forward;
         let ends = match (front.kind, message) {
@@ -562,7 +671,7 @@ impl Pipeline {
         if message == tag::COMMAND_COMPLETE {
             self.end_copy();
         }
-        Ok((forward, if ends { self.pop() } else { None }))
+        Ok((forward, if ends { self.pop_done() } else { None }))
     }
 
     /// The server now reads copy data: it drops each Sync that was sent before the CopyDone or CopyFail.
@@ -589,7 +698,7 @@ impl Pipeline {
 
     fn remove(&mut self, at: usize) {
         if let Some(request) = self.requests.remove(at) {
-            self.count.change(&request, -1);
+            self.count.subtract(Counts::of(&request));
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::functions::changes_functions;
-use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Passes, Request, ServerUndo, Unexpected};
+use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Meant, Passes, Request, ServerUndo, Unexpected};
 use super::request::{OWN, Output, Tables};
 use super::session::{Findings, Taint, Taints};
 use super::settings::{ROLE, SESSION_AUTHORIZATION, Settings, canonical_name, follows_client};
@@ -146,24 +146,29 @@ impl ServerPath<'_> {
         Ok(Step::Taken { consumed, remaining, forward })
     }
 
-    /// Passes on whole messages of results, from `at` on, as far as they change no records. Gives where they end.
+    /// Passes on whole messages of results and ends of requests, from `at` on, as far as they change no other records.
+    /// Gives where they end.
     pub fn results(&mut self, input: &[u8], at: usize) -> Result<usize, ServerFault> {
-        let passes = self.server.pipeline.passes();
-        if self.server.partial || passes == Passes::Nothing {
+        if self.server.partial {
             return Ok(at);
         }
-        let all = passes == Passes::Results && self.server.left().is_empty();
+        let quiet = self.server.left().is_empty();
+        let mut passes = self.server.pipeline.passes();
         let mut end = at;
         while let Some(header) = frame::peek(&input[end..])? {
             let Some(message) = input.get(end..end + header.total_len()) else { break };
-            let passes = match header.tag {
-                tag::DATA_ROW => true,
-                tag::ROW_DESCRIPTION => all,
-                tag::COMMAND_COMPLETE => all && is_of_results(&message[HEADER_LEN..]),
+            let noted = header.tag == tag::COMMAND_COMPLETE && !(quiet && is_of_results(&message[HEADER_LEN..]));
+            let within = match header.tag {
+                tag::DATA_ROW => passes != Passes::Nothing,
+                tag::ROW_DESCRIPTION => quiet && passes == Passes::Results,
+                tag::COMMAND_COMPLETE => !noted && passes == Passes::Results,
                 _ => false,
             };
-            if !passes {
-                break;
+            if !within {
+                if noted || !self.server.pipeline.pass_end(header.tag) {
+                    break;
+                }
+                passes = self.server.pipeline.passes();
             }
             end += message.len();
         }
@@ -197,7 +202,7 @@ impl ServerPath<'_> {
         }
         let (forward, ended) = self.server.pipeline.reply(header.tag)?;
         let copies = header.tag == tag::COPY_IN_RESPONSE;
-        if let Some(describes) = ended.and_then(|r| r.extra).and_then(|e| e.describes) {
+        if let Some(describes) = ended.and_then(|extra| extra.describes) {
             self.described(describes)?;
         }
         // A simple query goes on after its COPY.
@@ -443,8 +448,10 @@ impl ServerPath<'_> {
         }
         match request.undo.client {
             ClientUndo::None => {}
-            ClientUndo::Named(name, Some(old)) => drop(statements.named.insert(name, old)),
-            ClientUndo::Named(name, None) => drop(statements.named.remove(&name)),
+            ClientUndo::Named(meant) => match *meant {
+                Meant { name, before: Some(old) } => drop(statements.named.insert(name, old)),
+                Meant { name, before: None } => drop(statements.named.remove(&name)),
+            },
             ClientUndo::Unnamed(old) => {
                 // A failed Parse of the unnamed statement has dropped the old one first.
                 if let Some(now) = self.server.pipeline.restore_client_unnamed(old.filter(|_| !failed)) {
@@ -455,7 +462,7 @@ impl ServerPath<'_> {
         let statements = &mut self.server.statements;
         match request.undo.server {
             ServerUndo::None | ServerUndo::Uses(_) => {}
-            ServerUndo::ClosedBySql(name) => drop(self.server.by_sql.insert(name)),
+            ServerUndo::ClosedBySql(meant) => drop(self.server.by_sql.insert(meant.name)),
             ServerUndo::Added(id) => statements.remove(id),
             ServerUndo::Removed(id) => statements.restore(id),
             ServerUndo::Sequences => self.server.sequences.distrust(),

@@ -208,6 +208,24 @@ impl ClientPath<'_> {
         }
     }
 
+    /// Takes messages from `at` on, which goes along, as long as they are whole, no more than `most` requests are in
+    /// flight, and nothing is to be done between them. Gives what was met last.
+    ///
+    /// # Errors
+    /// As [`ClientPath::message`].
+    pub fn messages(&mut self, input: &[u8], at: &mut usize, most: usize) -> Result<Step, ClientError> {
+        loop {
+            match self.message(input, *at)? {
+                Step::Taken { consumed, remaining: 0, .. }
+                    if *at + consumed < input.len() && self.server.pipeline.len() < most =>
+                {
+                    *at += consumed;
+                }
+                step => return Ok(step),
+            }
+        }
+    }
+
     /// The messages of a COPY FROM STDIN under way. Sync and Flush mean nothing within; a server that had to
     /// drop them could also have failed before it reads them, and then would answer them.
     fn while_copying(&mut self, input: &[u8], at: usize, header: Header) -> Option<Step> {
@@ -398,7 +416,7 @@ impl ClientPath<'_> {
     fn forget_unnamed(&mut self) -> Undo {
         Undo {
             client: ClientUndo::Unnamed(self.client.statements.unnamed.take()),
-            server: ServerUndo::Unnamed(self.server.statements.unnamed.take()),
+            server: ServerUndo::unnamed(self.server.statements.unnamed.take()),
         }
     }
 

@@ -326,16 +326,17 @@ struct Slot {
 /// An id that no statement has: an unnamed statement that nobody may use.
 const NOBODYS: u64 = 0;
 
-/// Which statements one server has, least recently used first out.
+/// Which statements one server has, least recently used first out. In this order in memory: what each transaction touches is together.
 #[derive(Debug)]
+#[repr(C)]
 pub struct ServerStatements {
-    slots: Map<u64, Slot>,
-    clock: u64,
-    /// When all that had been sent was answered.
-    settled: u64,
-    limit: usize,
     /// What its unnamed statement is; `None`: none that anybody may use.
     pub unnamed: Option<u64>,
+    /// When all that had been sent was answered.
+    settled: u64,
+    clock: u64,
+    slots: Map<u64, Slot>,
+    limit: usize,
 }
 
 impl ServerStatements {

@@ -36,8 +36,23 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What others may know of a server: counters, for SHOW SERVERS and for cancels. Written by whoever has the
 /// server on loan, one at a time.
+///
+/// In this order in memory: what each transaction touches is together.
 #[derive(Debug)]
+#[repr(C)]
 pub struct ServerShared {
+    /// Who has it, since when.
+    pub holder: Mutex<Option<Holder>>,
+    /// Cancel requests on their way to it. It changes hands only at 0.
+    pub cancels: AtomicU32,
+    /// Named statements that it has.
+    pub prepared: AtomicU32,
+    /// The pool's generation in which its login began: when that is over it closes as soon as it comes free.
+    pub generation: u32,
+    /// A cancel request for it was sent whose end nobody saw: it must not change hands any more.
+    pub doomed: AtomicBool,
+    /// Statistics.
+    pub counters: Counters,
     /// Its number.
     pub id: ServerId,
     /// Where it is.
@@ -52,18 +67,6 @@ pub struct ServerShared {
     pub encryption: Option<encrypt::Encryption>,
     /// When it was logged in.
     pub connected: SystemTime,
-    /// The pool's generation in which its login began: when that is over it closes as soon as it comes free.
-    pub generation: u32,
-    /// Statistics.
-    pub counters: Counters,
-    /// Named statements that it has.
-    pub prepared: AtomicU32,
-    /// Cancel requests on their way to it. It changes hands only at 0.
-    pub cancels: AtomicU32,
-    /// A cancel request for it was sent whose end nobody saw: it must not change hands any more.
-    pub doomed: AtomicBool,
-    /// Who has it, since when.
-    pub holder: Mutex<Option<Holder>>,
     /// Why its holder keeps it between transactions.
     pub pinned: pins::PinRecord,
 }
@@ -139,25 +142,26 @@ pub struct Remainder {
     pub forward: bool,
 }
 
-/// One PostgreSQL connection.
+/// One PostgreSQL connection. In this order in memory: what each transaction touches is together.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Server {
     /// The socket.
     pub stream: Stream,
-    /// The protocol's state.
-    pub state: ServerState,
+    /// Of the message being read.
+    pub remainder: Remainder,
     /// Bytes read and not yet taken: the start of a message.
     pub carry: Vec<u8>,
     /// Bytes not yet sent.
     pub out: Outbox,
-    /// Of the message being read.
-    pub remainder: Remainder,
     /// What others may know.
     pub shared: Arc<ServerShared>,
     /// When it is to be replaced.
     pub expires: Option<Instant>,
     /// Of the transaction that runs on it.
     pub timing: timing::Timing,
+    /// The protocol's state.
+    pub state: ServerState,
 }
 
 /// A reply that a query of Carpool's own must not get.

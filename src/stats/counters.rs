@@ -4,7 +4,7 @@ use std::ops::{Add, AddAssign};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::histogram::{Durations, Histogram};
+use super::histogram::{Durations, Histograms};
 
 /// A sum with a single writer at a time.
 #[derive(Debug, Default)]
@@ -24,15 +24,14 @@ impl Counter {
 }
 
 /// Sums over the transactions that ran on one server. Each is written by one thread at a time, without
-/// read-modify-write instructions.
+/// read-modify-write instructions. In this order in memory: what each transaction writes is together.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct Counters {
     /// Times that a client got the server.
     pub assignments: Counter,
     /// Transactions.
     pub transactions: Counter,
-    /// Transactions of clients that kept the server between transactions.
-    pub pinned_transactions: Counter,
     /// Queries.
     pub queries: Counter,
     /// Bytes from clients.
@@ -45,20 +44,18 @@ pub struct Counters {
     pub query_time: Counter,
     /// Microseconds that clients waited for a server.
     pub wait_time: Counter,
-    /// Named statements prepared by clients.
-    pub client_parses: Counter,
-    /// Named statements prepared on the server.
-    pub server_parses: Counter,
     /// Uses of named statements by clients.
     pub binds: Counter,
     /// Parses and uses of named statements that the server had already.
     pub hits: Counter,
-    /// Of the waits in `wait_time`.
-    pub waits: Histogram,
-    /// Of the transactions in `transaction_time`.
-    pub transactions_taken: Histogram,
-    /// Of what is in `query_time`.
-    pub queries_taken: Histogram,
+    /// Named statements prepared by clients.
+    pub client_parses: Counter,
+    /// Named statements prepared on the server.
+    pub server_parses: Counter,
+    /// Transactions of clients that kept the server between transactions.
+    pub pinned_transactions: Counter,
+    /// Of the waits in `wait_time`, the transactions in `transaction_time` and what is in `query_time`.
+    pub taken: Histograms,
 }
 
 impl Counters {
@@ -77,11 +74,7 @@ impl Counters {
     /// How long what ran on it took.
     #[must_use]
     pub fn durations(&self) -> Durations {
-        Durations {
-            waits: self.waits.read(),
-            transactions: self.transactions_taken.read(),
-            queries: self.queries_taken.read(),
-        }
+        self.taken.read()
     }
 }
 

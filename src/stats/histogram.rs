@@ -1,4 +1,4 @@
-//! How long things took, in buckets. Written as [`Counter`]s are: by one thread at a time, two additions each.
+//! How long things took, in buckets. Written as [`Counter`]s are: by one thread at a time.
 
 use std::ops::{Add, AddAssign};
 
@@ -12,22 +12,48 @@ pub const BOUNDS: [u64; 18] = [
 
 const BUCKETS: usize = BOUNDS.len() + 1;
 
-/// Durations that are still being counted.
-#[derive(Debug, Default)]
-pub struct Histogram([Counter; BUCKETS]);
+/// What takes its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// A wait for a server.
+    Wait,
+    /// A transaction.
+    Transaction,
+    /// A query.
+    Query,
+}
 
-impl Histogram {
-    /// Counts one that took so many microseconds.
-    pub fn observe(&self, micros: u64) {
+/// In which bucket a time is counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bucket(usize);
+
+impl Bucket {
+    /// Of so many microseconds.
+    #[must_use]
+    pub fn of(micros: u64) -> Self {
         // Most are short, so this is two or three comparisons.
-        let at = BOUNDS.iter().position(|&bound| micros <= bound).unwrap_or(BOUNDS.len());
-        self.0[at].add(1);
+        Self(BOUNDS.iter().position(|&bound| micros <= bound).unwrap_or(BOUNDS.len()))
+    }
+}
+
+/// Durations that are still being counted. By bucket first: a transaction of one query is counted twice in the same
+/// bucket, and that in one place in memory.
+#[derive(Debug, Default)]
+pub struct Histograms([[Counter; 3]; BUCKETS]);
+
+impl Histograms {
+    /// Counts one.
+    pub fn observe(&self, what: What, bucket: Bucket) {
+        if let Some(counters) = self.0.get(bucket.0) {
+            counters[what as usize].add(1);
+        }
     }
 
     /// What was counted so far.
     #[must_use]
-    pub fn read(&self) -> Buckets {
-        Buckets(std::array::from_fn(|i| self.0[i].get()))
+    pub fn read(&self) -> Durations {
+        let all = |what: What| Buckets(std::array::from_fn(|i| self.0[i][what as usize].get()));
+        Durations { waits: all(What::Wait), transactions: all(What::Transaction), queries: all(What::Query) }
     }
 }
 
@@ -103,11 +129,12 @@ mod tests {
 
     #[test]
     fn a_bound_belongs_to_the_bucket_that_it_ends() {
-        let histogram = Histogram::default();
+        let histograms = Histograms::default();
         for micros in [0, 100, 101, 250, 60_000_000, 60_000_001, u64::MAX] {
-            histogram.observe(micros);
+            histograms.observe(What::Wait, Bucket::of(micros));
         }
-        let buckets = histogram.read();
+        let Durations { waits: buckets, transactions, queries } = histograms.read();
+        assert_eq!((transactions.count(), queries.count()), (0, 0));
         let cumulative: Vec<_> = buckets.cumulative().collect();
         assert_eq!(cumulative[0], (Some(100), 2));
         assert_eq!(cumulative[1], (Some(250), 4));
@@ -119,11 +146,14 @@ mod tests {
 
     #[test]
     fn sums_are_by_bucket() {
-        let (a, b) = (Histogram::default(), Histogram::default());
-        a.observe(1);
-        b.observe(1);
-        b.observe(3_000);
-        let sum = (a.read() + b.read()).with_immediate(5);
+        let (a, b) = (Histograms::default(), Histograms::default());
+        a.observe(What::Query, Bucket::of(1));
+        b.observe(What::Query, Bucket::of(1));
+        b.observe(What::Query, Bucket::of(3_000));
+        b.observe(What::Transaction, Bucket::of(3_000));
+        let both = a.read() + b.read();
+        assert_eq!((both.waits.count(), both.transactions.count()), (0, 1));
+        let sum = both.queries.with_immediate(5);
         let cumulative: Vec<_> = sum.cumulative().collect();
         assert_eq!((cumulative[0], cumulative[5], sum.count()), ((Some(100), 7), (Some(5_000), 8), 8));
     }

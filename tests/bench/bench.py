@@ -461,7 +461,8 @@ class Bench:
             paths.insert(0, Path(installed).resolve())
         bouncers = [PgBouncer(self, path) for path in dict.fromkeys(paths)]
         bouncers.sort(key=lambda b: b.version)
-        targets += [Direct(self), *bouncers]
+        if not options.alone:
+            targets += [Direct(self), *bouncers]
         for path in map(Path, options.carpool):
             if not path.exists():
                 raise Failed(f"{path} is missing: run `cargo build --release`, or give --carpool")
@@ -470,7 +471,7 @@ class Bench:
             targets += [Carpool(self, path.resolve(), workers, label) for workers in options.workers]
         if self.account:
             # The directories above the binaries may be closed to the user that they run as.
-            for number_of_target, target in enumerate(targets[1:]):
+            for number_of_target, target in enumerate(t for t in targets if t.is_pooler):
                 target.path = Path(shutil.copy2(target.path, self.dir / f"pooler-{number_of_target}"))
         names = [t.name for t in targets]
         if len(set(names)) != len(names):
@@ -945,6 +946,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--carpool", action="append", metavar="PATH", help="the binary; several, named apart, are compared")
     parser.add_argument("--workers", type=worker_list, metavar="N[,N…]", help="Carpool's worker threads; each is a target")
     parser.add_argument("--pgbouncer", action="append", default=[], metavar="PATH", help="another PgBouncer; repeatable")
+    parser.add_argument("--alone", action="store_true", help="nothing but Carpool")
     parser.add_argument("--reference", metavar="NAME", help="target of the ratios (default: the newest PgBouncer)")
     parser.add_argument("--pg-bin", default=newest_bin(), help="directory of initdb and postgres")
     parser.add_argument("--pgbench", default=shutil.which("pgbench"), help="the load generator")

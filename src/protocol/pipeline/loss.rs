@@ -27,7 +27,7 @@ impl Pipeline {
             self.pop();
         }
         let last = self.requests.back();
-        match self.count.ready {
+        match self.count.ready() {
             0 if self.skipping => Some(Owed::Nothing),
             0 if self.open => Some(Owed::Error),
             1 if last.is_some_and(|r| r.ends_in_ready() && r.fate == Fate::Forward) => Some(Owed::Answer),

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::prepare::{Fit, Found, nonexistent};
 use super::{ClientPath, NAMES_LIMIT, OWN, Runs, Step, body, check_size, pass};
 use crate::error::ClientError;
-use crate::protocol::pipeline::{ClientUndo, Describes, ErrorText, Extra, Fate, Kind, Request, ServerUndo, Undo};
+use crate::protocol::pipeline::{
+    ClientUndo, Describes, ErrorText, Extra, Fate, Kind, Meant, Request, ServerUndo, Undo,
+};
 use crate::protocol::session::{Taint, Taints};
 use crate::protocol::sql::Effect;
 use crate::protocol::statements::{DUMMY, Named, Presence, SERVER_PREFIX, Statement, Told, significant};
@@ -59,7 +61,7 @@ impl ClientPath<'_> {
             return Ok(Step::Blocked);
         }
         self.server.counts.client_parses += 1;
-        let undo = ClientUndo::Named(key.into(), None);
+        let undo = ClientUndo::named(key, None);
         match self.server.statements.touch(&statement) {
             Presence::Current if self.may_insert_parse(&statement) => {
                 self.server.counts.hits += 1;
@@ -96,7 +98,7 @@ impl ClientPath<'_> {
             self.to_server.forward(input, at..at + header.total_len());
         }
         let undo = Undo {
-            server: ServerUndo::Unnamed(self.server.statements.unnamed.replace(statement.id)),
+            server: ServerUndo::unnamed(self.server.statements.unnamed.replace(statement.id)),
             client: ClientUndo::Unnamed(self.client.statements.unnamed.replace(statement)),
         };
         self.server.pipeline.push(Request { undo, ..Request::forward(Kind::Parse) });
@@ -249,7 +251,7 @@ impl ClientPath<'_> {
             Target::Statement(b"") => {
                 request.undo = Undo {
                     client: ClientUndo::Unnamed(self.client.statements.unnamed.take()),
-                    server: ServerUndo::Unnamed(self.server.statements.unnamed.take()),
+                    server: ServerUndo::unnamed(self.server.statements.unnamed.take()),
                 };
             }
             Target::Statement(name) => return Ok(self.close_named(input, at, header, significant(name))),
@@ -269,13 +271,17 @@ impl ClientPath<'_> {
         if by_sql && !self.client.statements.named.contains_key(name) {
             self.server.touch(Taints::NONE, Taint::SqlPrepare.into(), &[]);
             let known = self.server.by_sql.remove(name);
-            let server = if known { ServerUndo::ClosedBySql(name.into()) } else { ServerUndo::None };
+            let server = if known {
+                ServerUndo::ClosedBySql(Box::new(Meant { name: name.into(), before: None }))
+            } else {
+                ServerUndo::None
+            };
             let undo = Undo { server, ..Undo::default() };
             self.server.pipeline.push(Request { undo, ..Request::forward(Kind::Close) });
             return self.pass_on(input, at, header);
         }
         let undo = match self.client.statements.named.remove(name) {
-            Some(old) => ClientUndo::Named(name.into(), Some(old)),
+            Some(old) => ClientUndo::named(name, Some(old)),
             None => ClientUndo::None,
         };
         if self.server.partial {

@@ -63,7 +63,7 @@ impl ClientPath<'_> {
         }
         if let Some(old) = self.server.statements.unnamed.take() {
             frontend::put_statement_target(self.to_server.own(input), tag::CLOSE, b"");
-            self.server.pipeline.push(Request::skip(Kind::Close, ServerUndo::Unnamed(Some(old))));
+            self.server.pipeline.push(Request::skip(Kind::Close, ServerUndo::unnamed(Some(old))));
         }
         Found::Unknown
     }
@@ -130,7 +130,7 @@ impl ClientPath<'_> {
         let rest = self.rest_for_server(&statement).into_owned();
         frontend::put_parse(self.to_server.own(input), b"", &rest);
         let old = self.server.statements.unnamed.replace(statement.id);
-        self.server.pipeline.push(Request::skip(Kind::Parse, ServerUndo::Unnamed(old)));
+        self.server.pipeline.push(Request::skip(Kind::Parse, ServerUndo::unnamed(old)));
         self.client.statements.unnamed = Some(statement);
     }
 
