@@ -4,7 +4,9 @@ PYTHON := .venv/bin/python
 AXUM := docker/apps/axum
 AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 
-.PHONY: run test bench bench-check conformance deny fuzz showdown compose-test build deb axum clean
+PGO := target/pgo/carpool-pgo
+
+.PHONY: run test bench bench-check conformance deny fuzz showdown compose-test build pgo deb axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -19,9 +21,9 @@ test: setup axum
 	$(PYTHON) -m unittest discover --quiet --start-directory tests/showdown
 	$(PYTHON) tests/conformance --quick --carpool target/debug/carpool
 
-# Against PgBouncer, in interleaved rounds. Options: make bench BENCH="--quick"
-bench: setup build
-	$(PYTHON) tests/bench/bench.py --carpool target/release/carpool $(BENCH)
+# Against PgBouncer, in interleaved rounds. Options: make bench BENCH="--quick", and PGO= to do without that build
+bench: setup build $(PGO)
+	$(PYTHON) tests/bench/bench.py $(addprefix --carpool ,target/release/carpool $(PGO)) $(BENCH)
 
 # Instructions, allocations and system calls of a transaction, memory of an idle client, against the committed baseline;
 # with valgrind and strace, where they are there. Options: make bench-check CHECK="--update"
@@ -52,6 +54,13 @@ fuzz:
 
 build:
 	cargo build --release
+
+# A release build that is optimized by a profile of itself under load, in target/pgo: what packages should have in them.
+pgo: $(PGO)
+
+target/pgo/carpool-pgo: Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+	@$(MAKE) --no-print-directory setup
+	PYTHON=$(PYTHON) scripts/pgo.sh $@
 
 # A Debian package in target/debian.
 deb: build

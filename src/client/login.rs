@@ -119,9 +119,7 @@ pub async fn login(
     let context = Arc::clone(admission.context());
     let config = context.config.load_full();
     let request = Request::new(startup, peer)?;
-    let Some(io) = handshake.as_mut() else {
-        return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
-    };
+    let io = handshake.as_mut().ok_or_else(gone)?;
     negotiate(io, &request.startup).await?;
     if request.is_console() && is_own_user(io, &request.user) {
         return console(admission, handshake, &config, request, true).await;
@@ -132,34 +130,12 @@ pub async fn login(
     if request.is_console() {
         return console(admission, handshake, &config, request, false).await;
     }
-    let database = crate::pool::directory::find(&config, request.database.as_str());
-    let pool = context.pools.get(request.database.as_str(), &config);
-    let (Some(database), Some(pool)) = (database, pool) else {
-        let text = format!("database \"{}\" does not exist", request.database);
-        return Err(ClientError::fatal(SqlState::INVALID_CATALOG_NAME, text)
-            .hint("It is not in the configuration's databases, and there is no \"*\" among them.")
-            .into());
-    };
-    if pool.is_disabled() {
-        let text = format!("database \"{}\" is disabled", request.database);
-        return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, text)
-            .hint("DISABLE was issued on the console; ENABLE lets clients in.")
-            .into());
-    }
+    let (database, pool) = open_pool(&context, &config, &request.database)?;
     check_limits(&context, &config, database, &request)?;
     let (server_user, credentials) = server_login(&config, database, &request.user, known.secret(), &proven);
-    let mut settings = startup_settings(&config, database, &request.startup)?;
-    if config.pooler.application_name_add_host {
-        add_host(&mut settings, request.peer);
-    }
-    check_own_settings(&settings)?;
+    let settings = startup_settings(&config, database, &request)?;
     if let Some(replication) = replication_mode(&request.startup) {
-        if pool.is_paused() {
-            let text = format!("database \"{}\" is paused", request.database);
-            return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, text)
-                .hint("RESUME on the console ends the pause.")
-                .into());
-        }
+        check_unpaused(&pool)?;
         let login = super::replication::login(&pool, server_user, credentials, replication, settings);
         let logical = replication == "database";
         let kind = if logical { ClientKind::LogicalReplication } else { ClientKind::PhysicalReplication };
@@ -178,11 +154,43 @@ pub async fn login(
     let registered = Registry::register(admission, identity, Arc::clone(&start.settings));
     pool.count_client_login();
     io.send(&greeting(&start, &registered)).await?;
-    let Some(io) = handshake.take() else { return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()) };
+    let io = handshake.take().ok_or_else(gone)?;
     let (stream, unread) = io.into_parts();
     let state = ClientState::starting(Arc::clone(&start.settings), Arc::clone(&start.context));
     let mode = pool_mode(&config, database, &request.user);
     Ok(Entered::Session(Box::new(Session { stream, unread, registered, pool, user, state, mode })))
+}
+
+/// The socket is another's already, or has failed.
+fn gone() -> HandshakeError {
+    std::io::Error::from(std::io::ErrorKind::NotConnected).into()
+}
+
+/// The database that a client wants, and its pool, if clients may use it.
+fn open_pool<'c>(
+    context: &Context,
+    config: &'c Config,
+    name: &DatabaseName,
+) -> Result<(&'c Database, Arc<Pool>), ClientError> {
+    let database = crate::pool::directory::find(config, name.as_str());
+    let (Some(database), Some(pool)) = (database, context.pools.get(name.as_str(), config)) else {
+        return Err(ClientError::fatal(SqlState::INVALID_CATALOG_NAME, format!("database \"{name}\" does not exist"))
+            .hint("It is not in the configuration's databases, and there is no \"*\" among them."));
+    };
+    if pool.is_disabled() {
+        return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, format!("database \"{name}\" is disabled"))
+            .hint("DISABLE was issued on the console; ENABLE lets clients in."));
+    }
+    Ok((database, pool))
+}
+
+/// Others than replication wait for the end of a pause.
+fn check_unpaused(pool: &Pool) -> Result<(), ClientError> {
+    if !pool.is_paused() {
+        return Ok(());
+    }
+    Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, format!("database \"{}\" is paused", pool.name))
+        .hint("RESUME on the console ends the pause."))
 }
 
 fn identity(request: &Request, io: &Handshake, kind: ClientKind) -> Identity {
@@ -353,12 +361,18 @@ fn replication_mode(startup: &Startup) -> Option<&str> {
 fn startup_settings(
     config: &Config,
     database: &Database,
-    startup: &Startup,
+    request: &Request,
 ) -> Result<Vec<(String, String)>, ClientError> {
     let ignored = &config.pooler.ignore_startup_parameters;
     let given = database.startup_parameters.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
-    let wanted = given.chain(requested_settings(startup)?);
-    Ok(wanted.filter(|(name, _)| !ignored.iter().any(|i| i.eq_ignore_ascii_case(name))).collect())
+    let wanted = given.chain(requested_settings(&request.startup)?);
+    let mut settings: Vec<_> =
+        wanted.filter(|(name, _)| !ignored.iter().any(|i| i.eq_ignore_ascii_case(name))).collect();
+    if config.pooler.application_name_add_host {
+        add_host(&mut settings, request.peer);
+    }
+    check_own_settings(&settings)?;
+    Ok(settings)
 }
 
 /// `application_name_add_host`: as PgBouncer spells it.
@@ -528,9 +542,7 @@ async fn console(
             .hint("See admin_users and stats_users.")
             .into());
     }
-    let Some(mut io) = handshake.take() else {
-        return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
-    };
+    let mut io = handshake.take().ok_or_else(gone)?;
     let settings =
         Settings::from_pairs([(APPLICATION_NAME, request.startup.parameter(APPLICATION_NAME).unwrap_or(""))]);
     let identity = identity(&request, &io, ClientKind::Console);

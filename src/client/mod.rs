@@ -85,6 +85,7 @@ impl Context {
             config: ArcSwap::from_pointee(config),
         };
         context.verifiers.set_iterations(context.config.load().pooler.scram_iterations);
+        context.secrets.note_configured(&context.config.load());
         context.pools.apply(&context.config.load());
         context
     }

@@ -5,9 +5,9 @@
 //! but the user's name goes into it. Whoever isn't found stays unknown, and is never anybody else.
 
 pub mod book;
+pub mod kinds;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -101,8 +101,7 @@ impl Source {
 #[derive(Debug, Default)]
 pub struct Secrets {
     sources: DashMap<Source, Arc<Shared>>,
-    /// The kind of secret that was found last: what unknown users pretend to have.
-    last_kind: AtomicU8,
+    kinds: kinds::Kinds,
 }
 
 /// What is known of a user who logs in.
@@ -238,30 +237,17 @@ impl Secrets {
         });
     }
 
+    /// Notes what is in a configuration.
+    pub fn note_configured(&self, config: &Config) {
+        self.kinds.note_configured(config);
+    }
+
     /// The kind of secret that unknown users of a database pretend to have.
     #[must_use]
     pub fn decoy(&self, config: &Config, database: &str) -> SecretKind {
-        // Those in the configuration are nearly always in plain.
-        match (Source::of(config, database), self.last_kind.load(Ordering::Relaxed)) {
-            (None, _) | (_, PLAIN) => SecretKind::Plain,
-            (_, MD5) => SecretKind::Md5,
-            _ => SecretKind::Scram,
-        }
-    }
-
-    fn note_kind(&self, kind: SecretKind) {
-        let number = match kind {
-            SecretKind::Plain => PLAIN,
-            SecretKind::Md5 => MD5,
-            SecretKind::Scram => SCRAM,
-        };
-        self.last_kind.store(number, Ordering::Relaxed);
+        self.kinds.usual(Source::of(config, database).is_some())
     }
 }
-
-const SCRAM: u8 = 0;
-const PLAIN: u8 = 1;
-const MD5: u8 = 2;
 
 /// Asks the questions of one source, as long as there are any.
 struct Service {
@@ -389,7 +375,7 @@ impl Service {
 
     fn answer(&self, asked: Asked<Question>, answer: Answer, holds_for: Duration) {
         if let Answer::User(Some(secret)) = &answer {
-            self.context.secrets.note_kind(secret.kind());
+            self.context.secrets.kinds.note_found(secret.kind());
         }
         let ttl = self.context.config.load().pooler.auth_query_cache_ttl.min(holds_for);
         let now = Instant::now();

@@ -1,8 +1,11 @@
 //! Accepting connections, and what becomes of each.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use tokio::io::AsyncWrite as _;
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
@@ -27,7 +30,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What one is told who is too slow.
 const LOGIN_TIMEOUT: &str = "client_login_timeout";
 
-/// How many that are turned away are told why, at a time.
+/// How many are waited for, at a time, until they have taken in why they are sent away.
 const MOST_LEAVING: usize = 64;
 
 /// Accepts until told to stop by `closing`; `stopping` is what connections see.
@@ -76,17 +79,26 @@ pub async fn accept(
     }
 }
 
-/// Tells one for whom there is no room, if that can be had without holding much for it; `held` comes first.
+/// Tells one for whom there is no room; `held` comes first.
 fn turn_away(stream: Stream, peer: Peer, held: Vec<u8>, error: &ClientError) {
-    static LEAVING: Semaphore = Semaphore::const_new(MOST_LEAVING);
     debug!(%peer, "closing because: {error}");
-    let Ok(permit) = LEAVING.try_acquire() else { return };
     let mut message = held;
     crate::wire::backend::put_error(&mut message, error);
-    tokio::spawn(async move {
-        login::last_words(stream, message).await;
-        drop(permit);
-    });
+    tokio::spawn(send_off(stream, message));
+}
+
+/// Sends the last of a connection that isn't logged in. It isn't counted any more, so only so many may take their time:
+/// the others get what their sockets take at once.
+async fn send_off(mut stream: Stream, message: Vec<u8>) {
+    static LEAVING: Semaphore = Semaphore::const_new(MOST_LEAVING);
+    if let Ok(_permit) = LEAVING.try_acquire() {
+        return login::last_words(stream, message).await;
+    }
+    std::future::poll_fn(|context| {
+        let _ = Pin::new(&mut stream).poll_write(context, &message);
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// One connection, from its first byte on. Gives the session that it comes to; others are served by other tasks.
@@ -141,7 +153,7 @@ async fn serve(
                 let mut message = Vec::new();
                 crate::wire::backend::put_error(&mut message, &error);
                 let (stream, message) = handshake.with_last_words(&message);
-                Box::pin(login::last_words(stream, message)).await;
+                Box::pin(send_off(stream, message)).await;
             }
         }
     }
@@ -180,7 +192,8 @@ async fn enter(
     let tls = context.config.load().client_tls.clone();
     let startup = match startup::wish(handshake, &tls).await? {
         Wish::Cancel(key) => {
-            let _busy = entrant.waiting().busy();
+            // Not for a key that is somebody else's at best: passing it on may take long.
+            let _busy = context.registry.find(&key).map(|_| entrant.waiting().busy());
             Box::pin(cancel::request(context, &key)).await;
             return Ok(None);
         }

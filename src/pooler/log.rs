@@ -1,7 +1,9 @@
 //! The log: to stderr, to `logfile`, to syslog, as settings say.
 //!
-//! A line that can't be written is lost: nothing may wait for the log, and there is nobody to tell.
+//! A line that can't be written is lost: nothing may wait for the log, and there is nobody to tell. Invariant: only
+//! Carpool itself begins a line. What a client calls itself, say, can't look like another entry.
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::net::UnixDatagram;
@@ -60,15 +62,16 @@ struct Line {
 
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let entry = as_one_entry(bytes);
         let mut places = self.log.0.lock();
         if places.stderr {
-            let _ = io::stderr().lock().write_all(bytes);
+            let _ = io::stderr().lock().write_all(&entry);
         }
         if let Some(file) = &mut places.file {
-            let _ = file.write_all(bytes);
+            let _ = file.write_all(&entry);
         }
         if let Some(syslog) = &places.syslog {
-            syslog.send(self.severity, bytes);
+            syslog.send(self.severity, &entry);
         }
         Ok(bytes.len())
     }
@@ -76,6 +79,28 @@ impl Write for Line {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Has all lines of an entry but the first begin with a tab, as PostgreSQL's log; other control characters are escaped
+/// where the entry is made, but for this one.
+fn as_one_entry(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let (text, end) = match bytes.split_last() {
+        Some((b'\n', text)) => (text, &b"\n"[..]),
+        _ => (bytes, &b""[..]),
+    };
+    if memchr::memchr2(b'\n', b'\r', text).is_none() {
+        return Cow::Borrowed(bytes);
+    }
+    let mut entry = Vec::with_capacity(bytes.len() + 8);
+    for byte in text {
+        match byte {
+            b'\n' => entry.extend_from_slice(b"\n\t"),
+            b'\r' => entry.extend_from_slice(b"\\r"),
+            byte => entry.push(*byte),
+        }
+    }
+    entry.extend_from_slice(end);
+    Cow::Owned(entry)
 }
 
 impl<'w> MakeWriter<'w> for Log {
@@ -217,5 +242,15 @@ mod tests {
         let want = format!("<140>pooler[{}]: something", std::process::id());
         assert_eq!(String::from_utf8_lossy(&buf[..n]), want);
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn an_entry_begins_one_line() {
+        let written = |text: &str| String::from_utf8(as_one_entry(text.as_bytes()).into_owned()).unwrap();
+        for plain in ["", "\n", "one\n", "one", "tab\there\n"] {
+            assert_eq!(written(plain), plain);
+        }
+        assert_eq!(written("one\ntwo\r\n\n"), "one\n\ttwo\\r\n\t\n");
+        assert_eq!(written("\n\n"), "\n\t\n");
     }
 }

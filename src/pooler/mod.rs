@@ -101,6 +101,7 @@ pub async fn run(loaded: Loaded, source: Source, log: LogControl) -> io::Result<
     let listeners = listener::open_all(&config.pooler)?;
     let http = listener::open_http(&config.pooler)?;
     let context = Arc::new(Context::new(config));
+    reload::derive_verifiers(&context);
     let stop = Stop::new(Arc::clone(&context));
     let (control, orders) = Control::new();
     let admin = Arc::new(Admin::new(Arc::clone(&context), control, stop.watch()));

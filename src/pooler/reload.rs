@@ -8,6 +8,7 @@ use super::log::LogControl;
 use super::{Loaded, Origin, Source, systemd, traces};
 use crate::client::Context;
 use crate::client::registry::{ClientKind, order};
+use crate::client::secrets::kinds;
 use crate::config::{Config, Draft, Plan, SetError};
 use crate::error::{ClientError, SqlState};
 use crate::pool::directory;
@@ -98,6 +99,8 @@ fn apply(context: &Arc<Context>, config: Config) {
     let before = context.config.swap(Arc::new(config));
     let config = context.config.load_full();
     context.verifiers.set_iterations(config.pooler.scram_iterations);
+    context.secrets.note_configured(&config);
+    derive_verifiers(context);
     context.pools.apply(&config);
     context.secrets.forget_all();
     traces::follow(context);
@@ -112,4 +115,13 @@ fn apply(context: &Arc<Context>, config: Config) {
             client.end(order::END_IDLE, ClientError::fatal(SqlState::ADMIN_SHUTDOWN, text));
         }
     });
+}
+
+/// Away from the event loop: it may take seconds.
+pub(super) fn derive_verifiers(context: &Arc<Context>) {
+    let config = context.config.load_full();
+    if kinds::needs_deriving(&config) {
+        let context = Arc::clone(context);
+        tokio::task::spawn_blocking(move || kinds::derive(&config, &context.verifiers));
+    }
 }

@@ -40,7 +40,7 @@ def psql(case):
 TEXTS = {
     "28P01": ["password authentication failed", "empty password returned"],
     "28000": ["no pg_hba.conf entry", "does not exist", "certificate authentication failed", "valid client certificate",
-              "rejects connection", "SSL required"],
+              "rejects connection", "SSL required", "LDAP authentication failed", "JWT authentication failed"],
     "08P01": ["protocol"],
 }
 

@@ -137,3 +137,25 @@ fn a_silent_connection_costs_little_more_than_a_socket() {
     assert!(each < 12_000, "{each} bytes");
     drop(some);
 }
+
+/// Those who were told why they aren't let in are waited for only so long, and only so many of them: they count nowhere.
+#[test]
+fn those_who_were_sent_away_take_no_descriptors() {
+    const MANY: usize = 400;
+    // As in `pooler::accept`.
+    const MOST_LEAVING: usize = 64;
+    let carpool = Carpool::start(&Setup::pooler(""));
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", carpool.pid())).unwrap().count();
+    let before = descriptors();
+    let refused: Vec<_> = (0..MANY)
+        .map(|_| {
+            let mut raw = Raw::connect(carpool.port);
+            raw.send(&startup(9 << 16, &[]));
+            assert_eq!(raw.read().field('C').as_deref(), Some("0A000"));
+            raw
+        })
+        .collect();
+    let now = descriptors();
+    assert!(now <= before + MOST_LEAVING + 8, "{before} descriptors before, {now} after");
+    drop(refused);
+}

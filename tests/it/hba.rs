@@ -1,8 +1,8 @@
 //! Who may connect from where and how: `auth_hba_file` and the methods that look at no stored secret.
 
 mod compare;
-mod jwt;
-mod ldap;
+pub mod jwt;
+pub mod ldap;
 #[cfg(feature = "pam")]
 mod pam;
 

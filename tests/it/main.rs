@@ -23,6 +23,7 @@ mod faults;
 mod functions;
 mod harness;
 mod hba;
+mod hostile;
 mod isolation;
 mod layers;
 mod listen;

@@ -67,6 +67,12 @@ impl Verifiers {
         verifier
     }
 
+    /// Whether the verifier of a user is in the cache.
+    #[cfg(test)]
+    pub(crate) fn has(&self, user: &UserName) -> bool {
+        self.cached.lock().contains_key(user)
+    }
+
     fn keep(&self, user: &UserName, password: Key, verifier: ScramVerifier) {
         let mut cached = self.cached.lock();
         if cached.len() >= MAX_CACHED && !cached.contains_key(user) {

@@ -60,6 +60,12 @@ pub enum Decided {
     Stored(AuthType),
 }
 
+impl Decided {
+    const fn by_password(password: Password) -> Self {
+        Self::Proven(Proven::Password { password, keys: None })
+    }
+}
+
 /// Finds out how the client has to show who it is, and sees to it where no stored secret decides.
 ///
 /// # Errors
@@ -107,19 +113,15 @@ pub async fn decide(
         }
         Method::Ldap(ldap) => {
             let password = ask_password(io, asked).await?;
-            let busy = asked.busy();
-            let checked = Box::pin(ldap::check(&context.outside, ldap, asked.user, &password)).await;
-            drop(busy);
-            checked.map_err(|why| inquiry.refused(method, &why))?;
-            Ok(Decided::Proven(Proven::Password { password, keys: None }))
+            let check = ldap::check(&context.outside, ldap, asked.user, &password);
+            inquiry.vouched(method, Box::pin(check)).await?;
+            Ok(Decided::by_password(password))
         }
         Method::Pam(service) => {
             let password = ask_password(io, asked).await?;
-            let busy = asked.busy();
-            let checked = Box::pin(pam::check(&context.outside, service, asked, &password)).await;
-            drop(busy);
-            checked.map_err(|why| inquiry.refused(method, &why))?;
-            Ok(Decided::Proven(Proven::Password { password, keys: None }))
+            let check = pam::check(&context.outside, service, asked, &password);
+            inquiry.vouched(method, Box::pin(check)).await?;
+            Ok(Decided::by_password(password))
         }
         Method::Jwt => {
             let token = ask_password(io, asked).await?;
@@ -260,6 +262,16 @@ impl<'c> Inquiry<'c> {
         let credentials = socket.peer_cred().map_err(|error| self.refused(&Method::Peer, &error.to_string()))?;
         let name = system::user_name(&self.context.outside, credentials.uid()).await;
         name.map_err(|why| self.refused(&Method::Peer, &why))
+    }
+
+    /// Waits for what somebody else says of a password.
+    async fn vouched(
+        &self,
+        method: &Method,
+        check: impl Future<Output = Result<(), String>>,
+    ) -> Result<(), ClientError> {
+        let _busy = self.asked.busy();
+        check.await.map_err(|why| self.refused(method, &why))
     }
 
     fn check_token(&self, token: &Password) -> Result<String, ClientError> {

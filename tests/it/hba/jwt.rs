@@ -13,25 +13,25 @@ use crate::harness::tls::Files;
 use crate::harness::{Carpool, Setup, eventually};
 
 /// Who makes tokens.
-struct Issuer {
+pub struct Issuer {
     pair: EcdsaKeyPair,
     id: &'static str,
 }
 
 impl Issuer {
-    fn new(id: &'static str) -> Self {
+    pub fn new(id: &'static str) -> Self {
         let (algorithm, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
         let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
         Self { pair: EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).unwrap(), id }
     }
 
-    fn jwks(&self) -> String {
+    pub fn jwks(&self) -> String {
         let point = self.pair.public_key().as_ref();
         let [x, y] = [&point[1..33], &point[33..]].map(|part| URL_SAFE_NO_PAD.encode(part));
         json!({ "keys": [{ "kty": "EC", "crv": "P-256", "kid": self.id, "use": "sig", "x": x, "y": y }] }).to_string()
     }
 
-    fn token(&self, claims: &Value) -> String {
+    pub fn token(&self, claims: &Value) -> String {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let signed = format!("{}.{}", part(&json!({ "alg": "ES256", "kid": self.id })), part(claims));
         let signature = self.pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
@@ -39,12 +39,12 @@ impl Issuer {
     }
 }
 
-fn claims(user: &str) -> Value {
+pub fn claims(user: &str) -> Value {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     json!({ "iss": "https://idp", "aud": ["carpool"], "sub": user, "exp": now + 600 })
 }
 
-fn settings(files: &Files) -> String {
+pub fn settings(files: &Files) -> String {
     let jwks = files.path("jwks").display().to_string();
     format!("auth_jwks_file = \"{jwks}\"\nauth_jwt_issuer = \"https://idp\"\nauth_jwt_audience = \"carpool\"\n")
 }

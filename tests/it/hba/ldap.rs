@@ -49,8 +49,8 @@ userPassword: twin
 ";
 
 /// A running slapd.
-struct Slapd {
-    port: u16,
+pub struct Slapd {
+    pub port: u16,
     tls_port: u16,
     child: Child,
     files: Files,
@@ -69,7 +69,7 @@ fn find(paths: [&str; 2]) -> PathBuf {
 }
 
 impl Slapd {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let files = Files::new();
         let authority = Authority::new("ldap authority");
         files.write("ca.crt", &authority.pem());
