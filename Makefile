@@ -66,7 +66,7 @@ target/pgo/carpool-pgo: Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 deb: build
 	@command -v cargo-deb >/dev/null || cargo install --locked cargo-deb
 	target/release/carpool generate target
-	cargo deb --no-build
+	cargo deb --no-build --strip
 
 # The axum app that the sharing test runs; a crate of its own, so that its dependencies aren't Carpool's.
 axum:

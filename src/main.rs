@@ -24,7 +24,7 @@ const MOST_WORKERS: usize = 4;
 
 /// A PostgreSQL connection pooler.
 #[derive(Parser, Debug)]
-#[command(name = "carpool", version, args_conflicts_with_subcommands = true)]
+#[command(name = "carpool", display_name = "Carpool", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
     /// The configuration: .toml, or PgBouncer's .ini. Without it ./carpool.toml, else `DATABASE_URL`.
     config: Option<PathBuf>,
@@ -69,6 +69,12 @@ enum Command {
         /// The ini file.
         file: PathBuf,
     },
+    /// Say by the exit code whether a running Carpool takes clients, as a health check.
+    Ready {
+        /// Where its HTTP is, as http://HOST:PORT, or its configuration.
+        #[arg(default_value = "carpool.toml")]
+        target: String,
+    },
     /// Show databases, pools and clients of a running Carpool, in the style of top.
     Top {
         /// A URL of the console, or the configuration of the Carpool that runs. Passwords: `PGPASSWORD`.
@@ -104,6 +110,13 @@ fn main() -> ExitCode {
             report(Config::load(&config), || println!("{}: ok", config.display()))
         }
         Some(Command::Convert { file }) => convert(file),
+        Some(Command::Ready { target }) => match carpool::ready::ask(target) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        },
         Some(Command::Top { target, delay, iterations, batch, sort }) => {
             let delay = Duration::try_from_secs_f64(*delay).unwrap_or_default().max(SHORTEST_DELAY);
             let (target, count) = (target.clone(), *iterations);
@@ -125,7 +138,7 @@ fn generate(directory: &Path) -> std::io::Result<()> {
     let (man, completions) = (directory.join("man"), directory.join("completions"));
     std::fs::create_dir_all(&man)?;
     std::fs::create_dir_all(&completions)?;
-    let mut command = Arguments::command();
+    let mut command = Arguments::command().display_name("carpool");
     clap_mangen::Man::new(command.clone()).render(&mut std::fs::File::create(man.join("carpool.1"))?)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut command, "carpool", &completions)?;

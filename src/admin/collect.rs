@@ -295,7 +295,7 @@ impl<'a> View<'a> {
         let count = |name: &str| clients.get(name).copied().unwrap_or(0);
         let mut rows: Vec<_> = self.pools.iter().filter_map(|p| self.database(p, count(p.name.as_str()))).collect();
         let (none, port) = (Value::Null, self.config.pooler.listen_port);
-        let user = none.clone();
+        let user = CONSOLE;
         let consoles = count(CONSOLE);
         rows.push(row![
             CONSOLE,
@@ -335,7 +335,7 @@ impl<'a> View<'a> {
             database.user.as_ref().map(ToString::to_string),
             size,
             database.min_pool_size,
-            0u32,
+            database.reserve_pool_size,
             lifetime.as_secs(),
             database.pool_mode.map(mode_name),
             Value::Null,

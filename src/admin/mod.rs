@@ -115,6 +115,7 @@ pub struct Admin {
     pub control: Control,
     stopping: watch::Receiver<bool>,
     console_logins: AtomicU64,
+    console_commands: AtomicU64,
 }
 
 impl Admin {
@@ -122,7 +123,13 @@ impl Admin {
     #[must_use]
     pub fn new(context: Arc<Context>, control: Control, stopping: watch::Receiver<bool>) -> Self {
         let history = History::new(context.started);
-        Self { context, history, control, stopping, console_logins: AtomicU64::new(0) }
+        let (console_logins, console_commands) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { context, history, control, stopping, console_logins, console_commands }
+    }
+
+    /// Counts a command on the console.
+    pub(super) fn count_command(&self) {
+        self.console_commands.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a login to the console.
@@ -142,7 +149,10 @@ impl Admin {
         let pools = self.context.pools.all();
         let mut totals: Vec<_> = pools.iter().map(|pool| (pool.name.clone(), pool.totals())).collect();
         let client_logins = self.console_logins.load(Ordering::Relaxed);
-        totals.push((collect::CONSOLE.into(), Totals { client_logins, ..Totals::default() }));
+        let commands = self.console_commands.load(Ordering::Relaxed);
+        // As in PgBouncer, each is a query and a transaction.
+        let console = Totals { client_logins, transactions: commands, queries: commands, ..Totals::default() };
+        totals.push((collect::CONSOLE.into(), console));
         totals.sort_by(|a, b| a.0.cmp(&b.0));
         totals
     }
@@ -160,18 +170,18 @@ pub async fn keep_statistics(admin: Arc<Admin>) {
         if wanted {
             info!(
                 "stats: {} xacts/s, {} queries/s, {} client parses/s, {} server parses/s, {} binds/s, \
-                 {} client logins/s, in {} B/s, out {} B/s, xact {} us, query {} us, wait {} us",
+                 in {} B/s, out {} B/s, xact {} us, query {} us, wait {} us, {} client logins/s",
                 a.transactions,
                 a.queries,
                 a.client_parses,
                 a.server_parses,
                 a.binds,
-                a.client_logins,
                 a.received,
                 a.sent,
                 a.transaction_time,
                 a.query_time,
                 a.wait_time,
+                a.client_logins,
             );
         }
     }
@@ -213,8 +223,9 @@ mod tests {
     fn the_console_has_sums_among_the_databases() {
         let stand = Stand::new(&["app", "zoo"]);
         stand.admin.count_login();
+        stand.admin.count_command();
         let totals = stand.admin.totals();
         assert_eq!(totals.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["app", "pgbouncer", "zoo"]);
-        assert_eq!(totals[1].1.client_logins, 1);
+        assert_eq!((totals[1].1.client_logins, totals[1].1.transactions, totals[1].1.queries), (1, 1, 1));
     }
 }

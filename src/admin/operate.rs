@@ -203,7 +203,7 @@ impl Admin {
 
     fn resume(&self, database: Option<&str>) -> Result<(), ClientError> {
         if !self.is_accepting() {
-            return Err(ClientError::error(SqlState::CANNOT_CONNECT_NOW, "pooler is shutting down"));
+            return Err(ClientError::error(SqlState::PROTOCOL_VIOLATION, "pooler is shutting down"));
         }
         let pools = &self.context.pools;
         let Some(database) = database else {
@@ -331,6 +331,6 @@ pub(super) fn already_paused() -> ClientError {
 }
 
 fn no_such_database(database: &str) -> ClientError {
-    ClientError::error(SqlState::INVALID_CATALOG_NAME, format!("no such database: {database}"))
+    ClientError::error(SqlState::PROTOCOL_VIOLATION, format!("no such database: {database}"))
         .hint("SHOW DATABASES lists them.")
 }

@@ -14,7 +14,7 @@ use super::encode::{self, Formats};
 use super::portal::{self, Portal};
 use super::{Admin, Failure, Order};
 use crate::client::registry::{ClientShared, order};
-use crate::config::{Plan, SetError};
+use crate::config::Plan;
 use crate::error::{ClientError, Severity, SqlState};
 use crate::wire::backend::{self, TransactionStatus, tag as reply};
 use crate::wire::frame::{Fields, FrameError};
@@ -232,9 +232,10 @@ impl Session {
 
     /// Carries out a command and appends its rows and end, but for the description of the rows.
     async fn run(&mut self, portal: &mut Portal, limit: usize, out: &mut Vec<u8>) -> Result<(), ClientError> {
+        self.admin.count_command();
         if portal.command.is_for_admins() && !self.is_admin {
             return Err(
-                ClientError::error(SqlState::INSUFFICIENT_PRIVILEGE, "admin access needed").hint("See admin_users.")
+                ClientError::error(SqlState::PROTOCOL_VIOLATION, "admin access needed").hint("See admin_users.")
             );
         }
         let done = match &portal.command {
@@ -314,28 +315,25 @@ impl Session {
     async fn order(&self, name: &str, order: Order) -> Result<Plan, ClientError> {
         info!(client = %self.client.id, user = %self.client.user, "{name} command issued");
         self.admin.control.order(order).await.map_err(|why| {
-            let hint = "SHOW CONFIG lists the settings, and which of them can be changed.";
-            let error = |code, why: &Failure| ClientError::error(code, why.to_string()).hint(hint);
+            let refused = || ClientError::error(SqlState::PROTOCOL_VIOLATION, why.to_string());
             match &why {
                 // Admins may read it all: the errors of a configuration never have its values' secrets.
                 Failure::Reload(why) => {
                     let text = format!("{name} failed, see logs for additional details");
                     ClientError::error(SqlState::CONFIG_FILE_ERROR, text).detail(why)
                 }
-                Failure::Set(SetError::Unknown(..)) => error(SqlState::UNDEFINED_OBJECT, &why),
-                Failure::Set(SetError::Fixed(_)) => error(SqlState::CANT_CHANGE_RUNTIME_PARAM, &why),
-                Failure::Set(SetError::Foreign(..)) => error(SqlState::FEATURE_NOT_SUPPORTED, &why),
-                Failure::Set(SetError::Invalid(_)) => error(SqlState::INVALID_PARAMETER_VALUE, &why),
-                Failure::Gone => ClientError::error(SqlState::CANNOT_CONNECT_NOW, why.to_string()),
+                Failure::Set(_) => refused().hint("SHOW CONFIG lists the settings, and which of them can be changed."),
+                Failure::Gone => refused(),
             }
         })
     }
 
     fn kill_client(&self, id: &str) -> Result<&'static str, ClientError> {
         let Ok(id) = id.parse::<u64>() else {
-            let text = "invalid client id supplied";
-            return Err(ClientError::error(SqlState::INVALID_PARAMETER_VALUE, text)
-                .hint("SHOW CLIENTS gives it in the column id."));
+            let text = "invalid client pointer supplied";
+            return Err(
+                ClientError::error(SqlState::PROTOCOL_VIOLATION, text).hint("SHOW CLIENTS gives it in the column id.")
+            );
         };
         let mut found = false;
         self.admin.context.registry.for_each(|client| {
@@ -345,7 +343,7 @@ impl Session {
             }
         });
         if !found {
-            return Err(ClientError::error(SqlState::UNDEFINED_OBJECT, "client not found"));
+            return Err(ClientError::error(SqlState::PROTOCOL_VIOLATION, "client not found"));
         }
         info!(client = %self.client.id, user = %self.client.user, "KILL_CLIENT {id} command issued");
         Ok("KILL_CLIENT")

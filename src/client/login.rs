@@ -299,15 +299,18 @@ fn check_limits(context: &Context, config: &Config, database: &Database, request
         return Ok(());
     }
     let (user, db) = context.registry.counts(&request.user, &request.database);
-    let refuse = |what: String, setting: &'static str| {
-        Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, format!("too many client connections for {what}"))
+    let refuse = |limit: &str, what: String, setting: &'static str| {
+        Err(ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, format!("client connections exceeded ({limit})"))
+            .detail(format!("There are as many of {what} as there may be."))
             .hint(setting))
     };
     if of_user > 0 && user >= of_user {
-        return refuse(format!("user \"{}\"", request.user), "See max_client_connections of the user.");
+        let what = format!("user \"{}\"", request.user);
+        return refuse("max_user_client_connections", what, "See max_client_connections of the user.");
     }
     if of_database > 0 && db >= of_database {
-        return refuse(format!("database \"{}\"", request.database), "See max_client_connections of the database.");
+        let what = format!("database \"{}\"", request.database);
+        return refuse("max_db_client_connections", what, "See max_client_connections of the database.");
     }
     Ok(())
 }
@@ -330,6 +333,16 @@ fn server_login(
         }
         None => (user.clone(), ServerCredentials::new(configured.as_ref().or(secret), proven)),
     }
+}
+
+/// The login of a database whose `user` is everybody's, as far as it needs no client's: for `min_pool_size` before the
+/// first client.
+#[must_use]
+pub fn forced_login(config: &Config, database: &Database) -> Option<(UserName, ServerCredentials)> {
+    let user = database.user.as_ref()?;
+    let (user, credentials) = server_login(config, database, user, None, &Proven::Nothing);
+    // Its keys show when a client logs in.
+    (!matches!(credentials, ServerCredentials::ScramSecret)).then_some((user, credentials))
 }
 
 fn pool_mode(config: &Config, database: &Database, user: &UserName) -> PoolMode {

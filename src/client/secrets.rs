@@ -200,6 +200,10 @@ pub async fn is_member(
 }
 
 async fn ask(context: &Arc<Context>, source: &Source, question: &Question) -> Outcome {
+    if context.pools.find(source.database.as_str()).is_some_and(|pool| pool.is_disabled()) {
+        let text = format!("authentication database \"{}\" is disabled", source.database);
+        return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, text).hint("ENABLE on the console allows it."));
+    }
     let shared = Arc::clone(&context.secrets.sources.entry(source.clone()).or_default());
     let (told, answer) = oneshot::channel();
     let must_serve = {

@@ -315,9 +315,10 @@ fn parse_options(options: &str, settings: &mut Vec<(String, String)>) -> Result<
         };
         let pair = setting.as_deref().and_then(|s| s.split_once('='));
         let Some((name, value)) = pair else {
-            let text = format!("unsupported command-line option in startup packet: \"{word}\"");
-            let hint = "Only -c name=value and --name=value are supported; see ignore_startup_parameters.";
-            return Err(ClientError::fatal(SqlState::FEATURE_NOT_SUPPORTED, text).hint(hint));
+            let text = "unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed";
+            return Err(ClientError::fatal(SqlState::FEATURE_NOT_SUPPORTED, text)
+                .detail(format!("\"{word}\" is another one."))
+                .hint("See ignore_startup_parameters."));
         };
         settings.push((name.replace('-', "_").to_ascii_lowercase(), value.to_owned()));
     }

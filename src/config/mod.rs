@@ -377,6 +377,8 @@ pub struct Pooler {
     pub cancel_wait_timeout: Duration,
     /// On SIGTERM, running transactions may take this long (Carpool's own).
     pub shutdown_timeout: Duration,
+    /// SIGTERM waits for clients, SIGINT for transactions, as PgBouncer's (Carpool's own).
+    pub stop_waits_for_clients: bool,
     /// On SUSPEND, clients' buffers may take this long to be flushed.
     pub suspend_timeout: Duration,
     /// Prepared statements kept per server connection; 0 turns tracking off.
@@ -637,6 +639,7 @@ impl Default for Pooler {
             client_login_timeout: seconds(60),
             cancel_wait_timeout: seconds(10),
             shutdown_timeout: seconds(30),
+            stop_waits_for_clients: false,
             suspend_timeout: seconds(10),
             max_prepared_statements: 200,
             max_packet_size: 0x3fff_ffff,

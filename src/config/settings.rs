@@ -373,6 +373,12 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         .ini_zero(ENDLESS),
     pooler!(shutdown_timeout, Kind::Time, "How long running transactions may take after SIGTERM."),
     pooler!(
+        stop_waits_for_clients,
+        Kind::Flag,
+        "SIGTERM waits until all clients have left, SIGINT until transactions have ended, as in PgBouncer."
+    )
+    .ini("1"),
+    pooler!(
         suspend_timeout,
         Kind::Time,
         "How long clients may take to read what waits for them on SUSPEND. 0: no limit."

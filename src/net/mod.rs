@@ -68,7 +68,8 @@ pub enum Peer {
 impl std::fmt::Display for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Tcp(addr) => addr.fmt(f),
+            // A socket for both families gives IPv4 as ::ffff:….
+            Self::Tcp(addr) => SocketAddr::new(addr.ip().to_canonical(), addr.port()).fmt(f),
             Self::Unix => f.write_str("unix"),
         }
     }

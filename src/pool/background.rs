@@ -284,12 +284,17 @@ impl Pool {
         let baseline = Arc::clone(&server.state.settings);
         user.welcome.store(Some(Arc::new(Welcome { parameters, baseline })));
         self.books.enter(&server.shared);
-        info!(server = %server.shared.id, database = %self.name, user = %user.name, target = %server.shared.target, "new connection to server");
+        let shared = &server.shared;
+        let from = shared.addresses.0.map_or_else(|| "unix".to_owned(), |local| local.to_string());
+        info!(
+            server = %shared.id, database = %self.name, user = %user.name, target = %shared.target,
+            "new connection to server (from {from})"
+        );
         Box::new(Pooled { server, pool: Arc::clone(self), user, lent: Instant::now(), loan: None })
     }
 
     fn login_failed(self: &Arc<Self>, user: &PoolUser, error: LoginError) {
-        warn!(database = %self.name, user = %user.name, "{error}");
+        warn!(database = %self.name, user = %user.name, "closing because: {}: {error}", error.reason());
         let error = Arc::new(error);
         let longest = self.spec.load().login_retry.max(FIRST_RETRY);
         // Waiting can't help those who would log in the same way, unless others of the user are served.

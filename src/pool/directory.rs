@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use dashmap::DashMap;
 use parking_lot::{Mutex, MutexGuard};
+use tracing::info;
 
 use super::Pool;
 use super::control::Pauser;
@@ -40,7 +41,14 @@ impl Directory {
         let database = find(config, name)?;
         let name = DatabaseName::from(name);
         let spec = Spec::new(&name, database, config);
-        let pool = Arc::clone(&self.pools.entry(name.clone()).or_insert_with(|| Pool::new(name, spec, &self.quotas)));
+        let is_fallback = !config.databases.contains_key(&name);
+        let pool = self.pools.entry(name.clone()).or_insert_with(|| {
+            if is_fallback {
+                info!("registered new auto-database: {name}");
+            }
+            Pool::new(name, spec, &self.quotas)
+        });
+        let pool = Arc::clone(&pool);
         if self.is_paused() {
             pool.pause(Pauser::All);
             // Whoever resumes meanwhile may have seen the pool before it was paused.

@@ -341,6 +341,12 @@ impl Pool {
         user
     }
 
+    /// Whether somebody has logged in to servers as this user, or was to.
+    #[must_use]
+    pub fn knows(&self, name: &UserName) -> bool {
+        self.users.lock().by_name.contains_key(name)
+    }
+
     fn new_user(
         &self,
         name: &UserName,

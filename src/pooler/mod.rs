@@ -22,6 +22,7 @@ use tracing::info;
 
 use crate::admin::{self, Admin, Control};
 use crate::client::Context;
+use crate::client::login::forced_login;
 use crate::config::{Config, ConfigErrors, Draft};
 use crate::net::listener;
 use crate::net::timer;
@@ -122,6 +123,7 @@ pub async fn run(loaded: Loaded, source: Source, log: LogControl) -> io::Result<
         info!("serving HTTP on {}", listener.local_addr()?);
         recurring.spawn(admin::http::serve(listener, Arc::clone(&admin)));
     }
+    info!("process up: Carpool {}", env!("CARGO_PKG_VERSION"));
     traces::follow(&context);
     systemd::ready("serving");
     let keeper = Keeper::new(Arc::clone(&context), source, draft, log);
@@ -156,8 +158,20 @@ async fn tick(context: Arc<Context>) {
         timeouts::close_fast(&context);
         if (now - begun).as_secs() != (before - begun).as_secs() {
             forget_unused(&context, now);
+            warm_up(&context);
         }
         before = now;
+    }
+}
+
+/// Has pools keep their `min_pool_size` before a client has come, where it is known as whom to log in.
+fn warm_up(context: &Context) {
+    let config = context.config.load();
+    for (name, database) in config.databases.iter().filter(|(_, database)| database.min_pool_size > 0) {
+        let Some((user, credentials)) = forced_login(&config, database) else { continue };
+        if let Some(pool) = context.pools.get(name.as_str(), &config).filter(|pool| !pool.knows(&user)) {
+            pool.user(&user, credentials, config.user_share(&user));
+        }
     }
 }
 

@@ -76,7 +76,7 @@ pub async fn handle(
             Asked::Reload => drop(keeper.reload().await),
             Asked::Pause => pause(admin),
             Asked::Resume => resume(admin),
-            Asked::Stop(how) => break stop.begin(how),
+            Asked::Stop(how) => break stop.signalled(how),
             Asked::Order(Request { order, outcome }) => {
                 let done = match order {
                     Order::Reload => keeper.reload().await.map_err(Failure::Reload),
@@ -103,7 +103,9 @@ async fn hasten(mut signals: Signals, mut orders: mpsc::Receiver<Request>, stop:
         match signals.next(&mut orders).await {
             Asked::Stop(_) => stop.begin(How::AtOnce),
             Asked::Order(Request { order, outcome }) => drop(outcome.send(begin_to_stop(&stop, &order))),
-            Asked::Reload | Asked::Pause | Asked::Resume => info!("signal ignored while shutting down"),
+            Asked::Reload => info!("got SIGHUP while shutting down, ignoring"),
+            Asked::Pause => info!("got SIGUSR1 while shutting down, ignoring"),
+            Asked::Resume => info!("got SIGUSR2 while shutting down, ignoring"),
             Asked::Nothing => return,
         }
     }

@@ -80,6 +80,16 @@ impl Stop {
         self.stopping.send_replace(true);
     }
 
+    /// A signal to stop: SIGTERM, SIGINT or SIGQUIT, in Carpool's meaning, or that which the configuration gives them.
+    pub fn signalled(&self, how: How) {
+        let patient = self.context.config.load().pooler.stop_waits_for_clients;
+        self.begin(match how {
+            How::AfterTransactions if patient => How::AfterClients,
+            How::AfterQueries if patient => How::AfterTransactions,
+            how => how,
+        });
+    }
+
     /// Ends the clients as [`Stop::begin`] said, then the servers.
     pub async fn drain(&self) {
         let mut begun = Instant::now();

@@ -77,11 +77,11 @@ fn overdue(client: &ClientShared, config: &Config, now: Instant, epoch: Instant)
     let (phase, since) = client.phase(now, epoch);
     let (name, code, limit, passed) = match phase {
         Phase::Active => {
-            ("query_timeout", SqlState::QUERY_CANCELED, limit(|u| u.query_timeout, |p| p.query_timeout), since)
+            ("query timeout", SqlState::QUERY_CANCELED, limit(|u| u.query_timeout, |p| p.query_timeout), since)
         }
         Phase::IdleInTransaction => {
             let limit = limit(|u| u.idle_transaction_timeout, |p| p.idle_transaction_timeout);
-            ("idle_transaction_timeout", SqlState::IDLE_IN_TRANSACTION_TIMEOUT, limit, since)
+            ("idle transaction timeout", SqlState::IDLE_IN_TRANSACTION_TIMEOUT, limit, since)
         }
         Phase::Idle => {
             let limit = limit(|u| u.client_idle_timeout, |p| p.client_idle_timeout);
@@ -89,14 +89,16 @@ fn overdue(client: &ClientShared, config: &Config, now: Instant, epoch: Instant)
         }
         Phase::Login | Phase::Waiting => return None,
     };
-    let over = |name: &'static str, code, limit: Duration, passed: Duration| {
+    // The texts are PgBouncer's; the settings have the same names, underscored.
+    let over = |text: &'static str, code, limit: Duration, passed: Duration| {
         (!limit.is_zero() && passed > limit).then(|| {
-            ClientError::fatal(code, name).detail(format!("The limit is {limit:?}.")).hint(format!("See {name}."))
+            let setting = text.replace(' ', "_");
+            ClientError::fatal(code, text).detail(format!("The limit is {limit:?}.")).hint(format!("See {setting}."))
         })
     };
     over(name, code, limit, passed).or_else(|| {
         let passed = client.transaction_time(now, epoch)?;
         let limit = user.and_then(|u| u.transaction_timeout).unwrap_or(config.pooler.transaction_timeout);
-        over("transaction_timeout", SqlState::QUERY_CANCELED, limit, passed)
+        over("transaction timeout", SqlState::QUERY_CANCELED, limit, passed)
     })
 }

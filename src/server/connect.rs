@@ -131,6 +131,19 @@ impl LoginError {
         }
     }
 
+    /// In PgBouncer's words.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "connect failed",
+            Self::Tls { .. } => "TLS startup failed",
+            Self::Timeout { .. } => "connect timeout",
+            Self::Refused { .. } => "login failed",
+            Self::Auth { .. } => "failed to answer authreq",
+            Self::Protocol { .. } => "unknown pkt from server",
+        }
+    }
+
     /// Whether the server may let Carpool in with TLS where it was without, or the other way round: libpq's rule for
     /// sslmode allow and prefer, but for passwords, which aren't tried twice.
     fn asks_for_other_way(&self) -> bool {

@@ -168,9 +168,9 @@ impl Totals {
         }
     }
 
-    /// PgBouncer's twelve, in its order.
+    /// PgBouncer 1.25's eleven, in its order.
     #[must_use]
-    pub const fn listed(&self) -> [u64; 12] {
+    pub const fn listed(&self) -> [u64; 11] {
         [
             self.assignments,
             self.transactions,
@@ -183,7 +183,6 @@ impl Totals {
             self.client_parses,
             self.server_parses,
             self.binds,
-            self.client_logins,
         ]
     }
 }

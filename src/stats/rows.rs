@@ -396,7 +396,6 @@ pub const STATS: &[Column] = &[
     numeric("total_client_parse_count"),
     numeric("total_server_parse_count"),
     numeric("total_bind_count"),
-    numeric("total_client_login_count"),
     numeric("avg_server_assignment_count"),
     numeric("avg_xact_count"),
     numeric("avg_query_count"),
@@ -408,6 +407,8 @@ pub const STATS: &[Column] = &[
     numeric("avg_client_parse_count"),
     numeric("avg_server_parse_count"),
     numeric("avg_bind_count"),
+    // Of a later PgBouncer.
+    numeric("total_client_login_count"),
     numeric("avg_client_login_count"),
 ];
 
@@ -446,7 +447,7 @@ pub const STATS_AVERAGES: &[Column] = &[
 ];
 
 /// The names in SHOW TOTALS, after `total_` and `avg_`.
-const TOTALS_NAMES: [&str; 12] = [
+const TOTALS_NAMES: [&str; 11] = [
     "server_assignment_count",
     "xact_count",
     "query_count",
@@ -458,14 +459,14 @@ const TOTALS_NAMES: [&str; 12] = [
     "ps_client_parse_count",
     "ps_server_parse_count",
     "ps_bind_count",
-    "client_login_count",
 ];
 
-/// A row of [`STATS`], [`STATS_TOTALS`] or [`STATS_AVERAGES`]: a name, then each group of numbers in turn.
+/// A row of [`STATS`], [`STATS_TOTALS`] or [`STATS_AVERAGES`]: a name, then each group of numbers in turn, then what
+/// PgBouncer 1.25 doesn't have.
 #[must_use]
 pub fn stats_row(database: &str, groups: &[Totals]) -> Row {
-    let numbers = groups.iter().flat_map(|totals| totals.listed()).map(Value::from);
-    std::iter::once(Value::from(database.to_owned())).chain(numbers).collect()
+    let numbers = groups.iter().flat_map(|totals| totals.listed()).chain(groups.iter().map(|t| t.client_logins));
+    std::iter::once(Value::from(database.to_owned())).chain(numbers.map(Value::from)).collect()
 }
 
 /// All rows of [`TOTALS`].
@@ -474,7 +475,9 @@ pub fn totals_rows(totals: Totals, averages: Totals) -> Vec<Row> {
     let group = |prefix: &'static str, numbers: Totals| {
         TOTALS_NAMES.iter().zip(numbers.listed()).map(move |(name, n)| row![format!("{prefix}_{name}"), n])
     };
-    group("total", totals).chain(group("avg", averages)).collect()
+    let logins = [("total_client_login_count", totals), ("avg_client_login_count", averages)];
+    let logins = logins.into_iter().map(|(name, numbers)| row![name, numbers.client_logins]);
+    group("total", totals).chain(group("avg", averages)).chain(logins).collect()
 }
 
 #[cfg(test)]
@@ -527,12 +530,16 @@ mod tests {
         assert_eq!(SocketRow::default().row().len(), SOCKETS.len());
         assert_eq!(SOCKETS[..21], ALL_SOCKETS[..21]);
         let totals = Totals { queries: 7, ..Totals::default() };
+        let all = |columns: &[Column], prefix| columns.iter().all(|column| column.name.starts_with(prefix));
+        // PgBouncer 1.25's come first, for those who read by place.
+        assert!(all(&STATS[1..12], "total_") && all(&STATS[12..23], "avg_"));
         assert_eq!(stats_row("db", &[totals, totals]).len(), STATS.len());
         assert_eq!(stats_row("db", &[totals]).len(), STATS_TOTALS.len());
         let rows = totals_rows(totals, Totals::default());
         assert_eq!(rows.len(), 24);
         assert_eq!(rows[2], row!["total_query_count", 7u32]);
-        assert_eq!(rows[14], row!["avg_query_count", 0u32]);
+        assert_eq!(rows[13], row!["avg_query_count", 0u32]);
+        assert_eq!(rows[23], row!["avg_client_login_count", 0u32]);
     }
 
     #[test]

@@ -35,7 +35,7 @@ async function main() {
   assert.equal((await console_.query("SET server_lifetime = '90'")).command, 'SET')
   const { rows } = await console_.query('SHOW CONFIG')
   assert.equal(rows.find((row) => row.key === 'server_lifetime').value, '90')
-  assert.equal(await code(console_.query('SET listen_addr = x')), '55P02')
+  assert.equal(await code(console_.query('SET listen_addr = x')), '08P01')
   assert.equal(await code(console_.query('NONSENSE')), '08P01')
   assert.equal(await code(console_.query({ text: 'NONSENSE', values: [] })), '08P01')
   const notices = []

@@ -39,15 +39,10 @@ def settings(conn):
 
     assert conn.execute("set query_wait_timeout = 77").statusmessage == "SET query_wait_timeout=77"
     assert shown("query_wait_timeout") == "77"
-    for command, error in [
-        ("set query_wait_timeout = x", psycopg.errors.InvalidParameterValue),
-        ("set listen_port = 1", psycopg.errors.CantChangeRuntimeParam),
-        ("nonsense", psycopg.errors.ProtocolViolation),
-        ("pause nowhere", psycopg.errors.InvalidCatalogName),
-    ]:
+    for command in ["set query_wait_timeout = x", "set listen_port = 1", "nonsense", "pause nowhere"]:
         try:
             conn.execute(command)
-        except error:
+        except psycopg.errors.ProtocolViolation:
             pass
         else:
             raise AssertionError(command)

@@ -84,7 +84,7 @@ fn a_hung_server_is_given_up_and_the_next_client_served() {
     signal(&pid, "STOP");
     client.send(&query("select 1"));
     let last = client.until_closed().pop().expect("an error");
-    assert_eq!(last.field('M').as_deref(), Some("query_timeout"));
+    assert_eq!(last.field('M').as_deref(), Some("query timeout"));
     // The hung server keeps its slot until closing it has taken too long.
     let mut next = carpool.client();
     let replies = next.query("select 'well'");
@@ -483,7 +483,9 @@ fn time_limits() {
         }
         let replies = client.until_closed();
         let error = replies.iter().find(|m| m.tag == b'E').unwrap_or_else(|| panic!("{name}: {replies:?}"));
-        assert_eq!(error.field('M').as_deref(), Some(name));
+        let text = if name == "client_idle_timeout" { name.to_owned() } else { name.replace('_', " ") };
+        assert_eq!(error.field('M'), Some(text));
+        assert_eq!(error.field('H'), Some(format!("See {name}.")));
         assert_eq!(error.field('C').as_deref(), Some(code), "{name}");
         assert_eq!(carpool.client().value("select 'well'"), "well");
         assert_eq!(running(postgres, &carpool.database, "pg_sleep"), 0, "{name}");

@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 10] = [
     &["cluster"],
     &["client"],
     &["admin"],
-    &["pooler", "fuzzing", "top"],
+    &["pooler", "fuzzing", "top", "ready"],
 ];
 
 /// The roots see everything.

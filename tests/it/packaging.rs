@@ -4,6 +4,13 @@ use std::path::Path;
 use std::process::Command;
 
 #[test]
+fn the_debian_changelog_has_this_version() {
+    let changelog = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/debian/changelog");
+    let text = std::fs::read_to_string(changelog).unwrap();
+    assert!(text.starts_with(concat!("carpool (", env!("CARGO_PKG_VERSION"), "-")), "{text}");
+}
+
+#[test]
 fn kubernetes_manifests_fit_each_other_and_the_configuration() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let checker = root.join("tests/drivers/kubernetes.py");

@@ -478,6 +478,19 @@ fn the_minimum_is_there_before_it_is_needed() {
     eventually("five servers", || (Postgres::shared().backends(&carpool.database) == 5).then_some(()));
 }
 
+/// As PgBouncer does for databases with a `user`.
+#[test]
+fn the_minimum_of_a_forced_user_needs_no_client() {
+    let postgres = Postgres::shared();
+    let database = postgres.new_database();
+    let warm = format!(
+        "[databases.warm]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"{database}\"\nuser = \"app\"\nmin_pool_size = 3\n",
+        postgres.port
+    );
+    let _carpool = Carpool::start(&Setup::default().sections(&warm));
+    eventually("three servers", || (postgres.backends(&database) == 3).then_some(()));
+}
+
 #[test]
 fn idle_servers_all_go_without_a_minimum() {
     let carpool = Carpool::start(&Setup::pooler("server_idle_timeout = 1"));

@@ -158,6 +158,31 @@ fn pgbouncers_online_restart_is_refused_by_name() {
 }
 
 #[test]
+fn ready_says_whether_it_takes_clients() {
+    let port = free_port();
+    let mut carpool = Carpool::start(&Setup::pooler(&format!("http_port = {port}\nhttp_addr = \"0.0.0.0\"")));
+    let config = carpool.config.display().to_string();
+    let ask = |target: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_carpool")).args(["ready", target]).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(ask(&config), (true, String::new()));
+    assert_eq!(ask(&format!("http://127.0.0.1:{port}/")), (true, String::new()));
+    let mut client = carpool.client();
+    client.query("begin");
+    carpool.signal("TERM");
+    eventually("it says that it stops", || {
+        let (ready, why) = ask(&config);
+        (!ready).then(|| assert_eq!(why, format!("http://127.0.0.1:{port} is stopping\n")))
+    });
+    client.query("commit");
+    carpool.wait();
+    let (ready, why) = ask(&config);
+    assert!(!ready && why.contains("refused"), "{why}");
+    assert!(!ask("/dev/null").0, "nothing to ask");
+}
+
+#[test]
 fn those_on_this_host_reload_over_http() {
     let port = free_port();
     let carpool = Carpool::start(&Setup::pooler(&format!("http_port = {port}\nquery_timeout = 7")));

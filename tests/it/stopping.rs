@@ -52,6 +52,39 @@ fn sigterm_lets_transactions_end_and_idle_clients_go_at_once() {
     eventually("no server is left", || left().then_some(()));
 }
 
+/// As PgBouncer's SIGTERM and SIGINT.
+#[test]
+fn patient_signals_wait_for_clients_and_for_transactions() {
+    let patient = || Carpool::start(&Setup::pooler("stop_waits_for_clients = true\nshutdown_timeout = 0.1"));
+    let mut carpool = patient();
+    let mut client = carpool.client();
+    carpool.signal("TERM");
+    stopping(&carpool);
+    for i in 0..10 {
+        assert_eq!(client.value(&format!("select {i}")), i.to_string());
+    }
+    carpool.signal("USR2");
+    carpool.logs("got SIGUSR2 while shutting down, ignoring");
+    drop(client);
+    assert!(carpool.wait().success());
+    let mut carpool = patient();
+    let mut client = carpool.client();
+    carpool.signal("TERM");
+    stopping(&carpool);
+    carpool.signal("TERM");
+    assert_eq!(code(&client.until_closed()).as_deref(), Some("57P01"), "the second one means at once");
+    carpool.wait();
+    let mut carpool = Carpool::start(&Setup::pooler("stop_waits_for_clients = true"));
+    let (mut idle, mut busy) = (carpool.client(), carpool.client());
+    busy.query("begin");
+    carpool.signal("INT");
+    assert_eq!(code(&idle.until_closed()).as_deref(), Some("57P01"));
+    assert_eq!(busy.value("select 1"), "1", "the transaction goes on");
+    busy.send(&query("commit"));
+    assert_eq!(busy.until_closed()[0].body, b"COMMIT\0");
+    assert!(carpool.wait().success());
+}
+
 #[test]
 fn nobody_new_comes_in_while_it_stops() {
     let mut carpool = Carpool::start(&Setup::default());
