@@ -82,12 +82,15 @@ impl Pool {
     fn pin_timeout_error(&self, waited: Duration, now: Instant) -> ClientError {
         let pinned = self.pinned();
         let most = self.spec.load().max_pinned;
+        // Others have a permit for what their transaction, which is still open, will leave behind.
+        let open = (most as usize).saturating_sub(self.pins.permits.available_permits()).saturating_sub(pinned.len());
+        let open = if open == 0 { String::new() } else { format!(", {open} are going to be by open transactions") };
         let detail = format!(
             "The request would keep a server connection of database \"{}\" between transactions. {} of {most} are kept \
-             so, and none came free within {waited:?}; longest by: {}.",
+             so{open}, and none came free within {waited:?}; longest by: {}.",
             self.name,
             pinned.len(),
-            longest(&pinned, now),
+            if pinned.is_empty() { "nobody".into() } else { longest(&pinned, now) },
         );
         ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout")
             .detail(detail)

@@ -121,6 +121,21 @@ fn who_waits_for_a_pin_is_told_who_has_them() {
     assert!(metrics.contains(&format!("carpool_pin_waits_total{{database=\"{}\"}} 1\n", carpool.database)));
 }
 
+/// The permit goes to who is going to keep a server, before its transaction has ended.
+#[test]
+fn who_waits_for_a_pin_is_told_of_open_transactions() {
+    let carpool = Carpool::start(&Setup::pooler("query_wait_timeout = 0.3").database("pool_size = 2"));
+    let (mut holder, mut other) = (carpool.client(), carpool.client());
+    holder.query("begin");
+    succeeds(&holder.query(PIN));
+    other.send(&query("select pg_advisory_lock(1)"));
+    let detail = other.until_closed().remove(0).field('D').unwrap();
+    assert!(detail.contains("0 of 1 are kept so, 1 are going to be by open transactions"), "{detail}");
+    assert!(detail.ends_with("longest by: nobody."), "{detail}");
+    holder.query("rollback");
+    pins(&carpool, 0);
+}
+
 #[test]
 fn who_waits_for_a_server_is_told_what_is_pinned() {
     let carpool = Carpool::start(&Setup::pooler("query_wait_timeout = 0.3").database("pool_size = 1"));
