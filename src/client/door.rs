@@ -6,7 +6,7 @@
 //! for which Carpool itself has something to do (a lookup, a cancel request) isn't closed for another.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -110,10 +110,14 @@ impl Line {
     }
 }
 
-/// The address that a limit counts: one of IPv4 is the same however it comes.
+/// The address that a limit counts: one of IPv4 is the same however it comes. Of IPv6 it is the network of 64 bits, as
+/// every host has one and can take any address in it.
 fn address(peer: Peer) -> Option<IpAddr> {
     match peer {
-        Peer::Tcp(addr) => Some(addr.ip().to_canonical()),
+        Peer::Tcp(addr) => Some(match addr.ip().to_canonical() {
+            IpAddr::V6(ip) if !ip.is_loopback() => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+            ip => ip,
+        }),
         Peer::Unix => None,
     }
 }
@@ -257,8 +261,10 @@ mod tests {
     #[test]
     fn addresses_are_counted_whatever_their_notation() {
         let door = Door::default();
-        let peers: [Peer; 3] =
-            ["192.0.2.1:5", "[::ffff:192.0.2.1]:6", "[2001:db8::1]:7"].map(|text| Peer::Tcp(text.parse().unwrap()));
+        let peer = |text: &str| Peer::Tcp(text.parse().unwrap());
+        let peers = ["192.0.2.1:5", "[::ffff:192.0.2.1]:6", "[2001:db8::1]:7"].map(peer);
+        assert_eq!(address(peers[2]), address(peer("[2001:db8::ffff:0:0:2]:1")), "of one network");
+        assert_ne!(address(peers[2]), address(peer("[2001:db8:0:1::1]:7")));
         assert!(door.count(peers[0], 2).is_ok() && door.count(peers[1], 2).is_ok());
         assert_eq!(door.count(peers[0], 2).unwrap_err().code, SqlState::TOO_MANY_CONNECTIONS);
         assert!(door.count(peers[2], 2).is_ok() && door.count(peers[1], 0).is_ok());
