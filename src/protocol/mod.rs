@@ -58,7 +58,7 @@ pub struct ClientState {
     pub context: Arc<Settings>,
     /// Its prepared statements.
     pub statements: ClientStatements,
-    /// What they were at startup: what RESET ALL and DISCARD ALL bring back.
+    /// What its settings were at startup: what RESET ALL and DISCARD ALL bring back.
     pub startup: Arc<Settings>,
 }
 
@@ -150,15 +150,15 @@ pub struct ServerState {
     pub retry: request::Retry,
     /// The portals that change the records when executed.
     pub portals: request::Portals,
-    /// The same for these parameters only.
+    /// As `was_reset`, for these parameters only.
     pub defaulted: Vec<Box<str>>,
     /// The names of statements that the client has prepared on it by SQL.
     pub by_sql: HashSet<Box<[u8]>>,
-    /// The parameters that may have been, where their names are known.
+    /// The parameters that may have been changed, see `touched`, where their names are known.
     pub touched_names: Vec<Box<str>>,
     /// The last command tag of a transaction that may leave something, or of a pinned one, without its numbers.
     pub last_command: String,
-    /// Those whose class isn't known.
+    /// The functions that were `called` and whose class isn't known.
     pub unknown_functions: Unknown,
     /// Its process number.
     pub pid: u32,

@@ -41,6 +41,20 @@ pub enum Kind {
     CopyEnd,
 }
 
+impl Kind {
+    /// Whether this reply is the last one, of requests that don't end in ReadyForQuery.
+    const fn ends_with(self, message: u8) -> bool {
+        matches!(
+            (self, message),
+            (Self::Parse, tag::PARSE_COMPLETE)
+                | (Self::Bind, tag::BIND_COMPLETE)
+                | (Self::Close, tag::CLOSE_COMPLETE)
+                | (Self::DescribeStatement | Self::DescribePortal, tag::ROW_DESCRIPTION | tag::NO_DATA)
+                | (Self::Execute, tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED)
+        )
+    }
+}
+
 /// What becomes of the replies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
@@ -627,16 +641,9 @@ impl Pipeline {
     /// there is nothing to be noted.
     pub fn pass_end(&mut self, message: u8) -> bool {
         let Some(front) = self.requests.front() else { return false };
-        let ends = matches!(
-            (front.kind, message),
-            (Kind::Parse, tag::PARSE_COMPLETE)
-                | (Kind::Bind, tag::BIND_COMPLETE)
-                | (Kind::DescribePortal, tag::ROW_DESCRIPTION | tag::NO_DATA)
-                | (Kind::Execute, tag::COMMAND_COMPLETE)
-        );
         let simple = front.fate == Fate::Forward && front.extra.is_none() && self.requests.len() > 1;
         let copies = self.copy_in != CopyIn::No || self.dropped_syncs > 0;
-        if !ends || !simple || copies || self.count.any_unsent() {
+        if !front.kind.ends_with(message) || !simple || copies || self.count.any_unsent() {
             return false;
         }
         self.pop_done();
@@ -653,11 +660,7 @@ impl Pipeline {
         let front = self.requests.front().ok_or(Unexpected(message))?;
         let forward = front.fate == Fate::Forward;
         let ends = match (front.kind, message) {
-            (Kind::Parse, tag::PARSE_COMPLETE)
-            | (Kind::Bind, tag::BIND_COMPLETE)
-            | (Kind::Close, tag::CLOSE_COMPLETE)
-            | (Kind::DescribeStatement | Kind::DescribePortal, tag::ROW_DESCRIPTION | tag::NO_DATA)
-            | (Kind::Execute, tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED) => true,
+            (kind, message) if kind.ends_with(message) => true,
             (Kind::DescribeStatement, tag::PARAMETER_DESCRIPTION)
             | (Kind::Execute | Kind::Query, tag::DATA_ROW | tag::COPY_OUT_RESPONSE | tag::COPY_DATA | tag::COPY_DONE)
             | (Kind::Query, tag::ROW_DESCRIPTION | tag::COMMAND_COMPLETE | tag::EMPTY_QUERY_RESPONSE)
