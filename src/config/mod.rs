@@ -257,7 +257,8 @@ pub struct Pooler {
     pub max_concurrent_logins: u32,
     /// Client connections in total.
     pub max_client_conn: u32,
-    /// Connections from one address, those not logged in among them; 0: no limit (Carpool's own).
+    /// Connections from one address (of IPv6: from one network /64), those not logged in among them; 0: no limit (Carpool's
+    /// own).
     pub max_client_conn_per_address: u32,
     /// Connections that have not proved who they are (Carpool's own).
     pub max_login_connections: u32,

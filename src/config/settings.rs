@@ -210,7 +210,7 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(
         max_client_conn_per_address,
         Kind::ANY_NUMBER,
-        "Connections from one address, those not logged in among them. 0: no limit."
+        "Connections from one address (of IPv6: from one network /64), those not logged in among them. 0: no limit."
     ),
     pooler!(
         max_login_connections,
