@@ -2,7 +2,7 @@
 //! `POST /api/reload`, which is for those on this host.
 //!
 //! Each connection serves one request and has a time limit, and so have all of them together a bound: what
-//! watches Carpool can't burden it.
+//! watches Carpool can't burden it. Those that say nothing make room for others ([`super::crowd`]).
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,14 +18,14 @@ use hyper::service::service_fn;
 use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
+use super::crowd::{Asked, Crowd};
 use super::{Admin, Failure, Order, audit, local, metrics};
 use crate::net::timer;
 use crate::stats::prometheus;
 
-/// Connections at once; more wait in the listening queue.
+/// Connections at once.
 const CONNECTIONS: usize = 64;
 /// How long the request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,21 +74,17 @@ type Response = hyper::Response<Full<Bytes>>;
 
 /// Serves until dropped.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = tokio::task::JoinSet::new();
+    let mut crowd = Crowd::new(CONNECTIONS);
     loop {
-        while connections.try_join_next().is_some() {}
-        // Never closed, so there always comes one.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let admin = Arc::clone(&admin);
-                connections.spawn(async move {
-                    if timer::timeout(CONNECTION_TIMEOUT, connection(stream, peer, admin)).await.is_err() {
+                let serve = async move |asked| {
+                    if timer::timeout(CONNECTION_TIMEOUT, connection(stream, peer, admin, asked)).await.is_err() {
                         debug!("http connection took longer than {CONNECTION_TIMEOUT:?}");
                     }
-                    drop(place);
-                });
+                };
+                crowd.serve(serve).await;
             }
             Err(error) => {
                 warn!("http accept failed: {error}");
@@ -98,8 +94,9 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, admin: Arc<Admin>) {
+async fn connection(stream: TcpStream, peer: SocketAddr, admin: Arc<Admin>, asked: Asked) {
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        asked.tell();
         let admin = Arc::clone(&admin);
         async move {
             let is_local = local::is_local(peer, request.headers());

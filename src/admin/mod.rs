@@ -9,6 +9,7 @@ pub mod audit;
 pub mod collect;
 pub mod command;
 pub mod console;
+mod crowd;
 mod encode;
 pub mod http;
 mod local;

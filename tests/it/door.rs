@@ -1,11 +1,12 @@
 //! Connections that have not logged in, and how many there may be.
 
 use std::io::Read;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::harness::raw::{V3_0, startup};
-use crate::harness::{Carpool, Raw, Setup, eventually};
+use crate::harness::{Carpool, Postgres, Raw, Setup, eventually};
 use crate::startup::psql;
 
 fn login(carpool: &Carpool, user: &str) -> Vec<u8> {
@@ -158,4 +159,62 @@ fn those_who_were_sent_away_take_no_descriptors() {
     let now = descriptors();
     assert!(now <= before + MOST_LEAVING + 8, "{before} descriptors before, {now} after");
     drop(refused);
+}
+
+fn cancel_packet(key: &[u8]) -> Vec<u8> {
+    let mut packet = u32::try_from(key.len() + 8).unwrap().to_be_bytes().to_vec();
+    packet.extend_from_slice(&80_877_102u32.to_be_bytes());
+    packet.extend_from_slice(key);
+    packet
+}
+
+/// Anybody can make up keys of a peer: that this one says nothing keeps nobody out.
+#[test]
+fn cancel_requests_for_a_silent_peer_make_room() {
+    // The system accepts for it.
+    let peer = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = peer.local_addr().unwrap().port();
+    let setup = Setup::pooler("peer_id = 1\nmax_login_connections = 3\ncancel_wait_timeout = 600");
+    let carpool = Carpool::start(&setup.sections(&format!("[peers.2]\nhost = \"127.0.0.1\"\nport = {port}\n")));
+    let requests: Vec<_> = (0..3)
+        .map(|_| {
+            let raw = Raw::connect(carpool.port);
+            std::io::Write::write_all(&mut raw.stream(), &cancel_packet(&[0, 0, 0, 9, 0, 2, 7, 3])).unwrap();
+            // It has been passed on, and is waited for.
+            let passed = peer.accept().unwrap();
+            (raw, passed)
+        })
+        .collect();
+    let mut client = carpool.client();
+    assert_eq!(client.value("select 1"), "1");
+    drop(requests);
+}
+
+/// Who cancels a query of its own isn't sent away for others while PostgreSQL takes its time.
+#[test]
+fn cancel_requests_for_queries_of_ones_own_stay() {
+    let postgres = Postgres::own();
+    let database = postgres.new_database();
+    let setup = Setup::pooler("max_login_connections = 1\ncancel_wait_timeout = 600");
+    let carpool = Carpool::before(&postgres, &database, &setup);
+    let mut client = carpool.client();
+    client.send(&crate::harness::raw::query("select pg_sleep(600)"));
+    let running = "select count(*) from pg_stat_activity where state = 'active' and query = 'select pg_sleep(600)'";
+    eventually("the query runs", || (postgres.sql(&database, running) == "1").then_some(()));
+    let postmaster = postgres.postmaster().to_string();
+    let signal = |name: &str| assert!(Command::new("kill").args(["-s", name, &postmaster]).status().unwrap().success());
+    signal("STOP");
+    let mut request = Raw::connect(carpool.port);
+    request.send(&cancel_packet(&client.key));
+    let refused = eventually("the request is being sent", || {
+        let mut raw = Raw::connect(carpool.port);
+        raw.send(&login(&carpool, "postgres"));
+        raw.try_read().ok().filter(|m| m.tag == b'E')
+    });
+    signal("CONT");
+    assert!(refused.field('M').unwrap().contains("max_login_connections"), "{refused:?}");
+    let replies = client.until_ready();
+    let cancelled = replies.iter().find(|m| m.tag == b'E').and_then(|m| m.field('C'));
+    assert_eq!(cancelled.as_deref(), Some("57014"), "{replies:?}");
+    request.until_closed();
 }

@@ -1,9 +1,11 @@
 //! `/metrics`, as Prometheus' own parser reads it.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::harness::postgres::free_port;
 use crate::harness::raw::{V3_0, bind, execute, parse, startup, sync};
@@ -131,4 +133,40 @@ fn errors_logins_pins_and_statements_are_counted_by_kind() {
         assert_eq!(samples.get(&key), want, "{key}");
     }
     assert_eq!(samples.0.keys().filter(|key| key.starts_with("carpool_build_info{")).count(), 1);
+}
+
+/// Whoever reaches the port can open connections and say nothing: the checks of a load balancer don't wait for that.
+#[test]
+fn silent_connections_do_not_delay_health_checks() {
+    // As in `admin::http`: how many there may be, and how long one may say nothing.
+    const CONNECTIONS: usize = 64;
+    const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+    let port = free_port();
+    let carpool = Carpool::start(&Setup::pooler(&format!("http_port = {port}")));
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", carpool.pid())).unwrap().count();
+    let before = descriptors();
+    let begun = Instant::now();
+    let silent: Vec<_> = (0..3 * CONNECTIONS)
+        .map(|number| {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            // Some begin to say something.
+            stream.write_all([&b""[..], b"GET /hea", b"GET /healthz HTTP/1.1\r\nHost: x\r\n"][number % 3]).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            stream
+        })
+        .collect();
+    let is_open = |mut stream: &TcpStream| match stream.read(&mut [0; 64]) {
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
+        Ok(_) => false,
+    };
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(http(port, "GET", path).0, 200);
+    }
+    let now = descriptors();
+    let open = silent.iter().filter(|stream| is_open(stream)).count();
+    assert!(begun.elapsed() < HEAD_TIMEOUT, "they have timed out by themselves");
+    // The last ones are there, and no more than there may be.
+    assert!((CONNECTIONS / 2..CONNECTIONS).contains(&open), "{open} silent ones are open");
+    assert!(silent[silent.len() - CONNECTIONS / 2..].iter().all(is_open));
+    assert!(now <= before + CONNECTIONS + 1, "{before} descriptors before, {now} after");
 }
