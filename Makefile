@@ -6,7 +6,7 @@ AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 
 PGO := target/pgo/carpool-pgo
 
-.PHONY: run test bench bench-check conformance deny fuzz showdown compose-test build pgo deb axum clean
+.PHONY: run test bench bench-check conformance chaos deny fuzz showdown compose-test build pgo deb axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -33,6 +33,11 @@ bench-check: setup build
 # PostgreSQL's and drivers' own test suites, directly and through Carpool. Options: make conformance CONFORMANCE="--help"
 conformance: setup build
 	$(PYTHON) tests/conformance $(CONFORMANCE)
+
+# Faults against real PostgreSQL under load, with books that are checked. Options: make chaos CHAOS="--faults kill,cut --seconds 10"
+chaos: setup build
+	@tests/chaos/setup.sh
+	$(PYTHON) tests/chaos $(CHAOS)
 
 # The demo applications on one pool, with a report in target/showdown. Options: make showdown SHOWDOWN="--help"
 showdown: build axum

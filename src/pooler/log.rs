@@ -235,11 +235,11 @@ mod tests {
         let places = Places { stderr: false, file: Some(open_file(&path).unwrap()), syslog: Some(syslog) };
         let log = Log(Arc::new(Mutex::new(places)));
         let mut line = Line { log, severity: severity(Level::WARN) };
-        line.write_all(b"something\n").unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "something\n");
+        line.write_all(b"something\nforged\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "something\n\tforged\n");
         let mut buf = [0; 100];
         let n = receiver.recv(&mut buf).unwrap();
-        let want = format!("<140>pooler[{}]: something", std::process::id());
+        let want = format!("<140>pooler[{}]: something\n\tforged", std::process::id());
         assert_eq!(String::from_utf8_lossy(&buf[..n]), want);
         std::fs::remove_file(&path).unwrap();
     }

@@ -125,3 +125,22 @@ pub(super) fn derive_verifiers(context: &Arc<Context>) {
         tokio::task::spawn_blocking(move || kinds::derive(&config, &context.verifiers));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{AuthType, Secret, User};
+
+    /// Else the first login of each took longer than an unknown user's.
+    #[tokio::test]
+    async fn a_reload_derives_verifiers() {
+        let context = Arc::new(Context::new(Config::default()));
+        let mut config = Config::default();
+        config.pooler.auth_type = AuthType::ScramSha256;
+        config.users.insert("anna".into(), User { password: Some(Secret::new("secret")), ..User::default() });
+        apply(&context, config);
+        while !context.verifiers.has(&"anna".into()) {
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -10,9 +10,17 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Reported parameters that a session can't set, or that aren't the session's own.
-const NOT_SETTABLE: [&str; 5] =
-    ["server_version", "server_encoding", "integer_datetimes", "is_superuser", "in_hot_standby"];
+/// Reported parameters that a session can't set, or that aren't the session's own. The last is the client's only where
+/// it has set it, which is asked for as of those that aren't reported: who runs the server makes it read-only by a
+/// reload, in the midst of sessions, and nobody is to undo that, or to stay so when it is over.
+const NOT_FOLLOWED: [&str; 6] = [
+    "server_version",
+    "server_encoding",
+    "integer_datetimes",
+    "is_superuser",
+    "in_hot_standby",
+    "default_transaction_read_only",
+];
 
 /// The parameter behind SET ROLE. It isn't reported, so it is among the settings only where it isn't `none`.
 pub const ROLE: &str = "role";
@@ -53,7 +61,7 @@ const LIST_QUOTED: [&str; 5] = [
 /// Whether a reported parameter is part of a client's settings.
 #[must_use]
 pub fn follows_client(name: &str) -> bool {
-    !NOT_SETTABLE.iter().any(|n| n.eq_ignore_ascii_case(name))
+    !NOT_FOLLOWED.iter().any(|n| n.eq_ignore_ascii_case(name))
 }
 
 /// A parameter's name as servers spell it, for one in lower case.

@@ -145,20 +145,26 @@ fn those_who_were_sent_away_take_no_descriptors() {
     const MANY: usize = 400;
     // As in `pooler::accept`.
     const MOST_LEAVING: usize = 64;
-    let carpool = Carpool::start(&Setup::pooler(""));
-    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", carpool.pid())).unwrap().count();
-    let before = descriptors();
-    let refused: Vec<_> = (0..MANY)
-        .map(|_| {
-            let mut raw = Raw::connect(carpool.port);
-            raw.send(&startup(9 << 16, &[]));
-            assert_eq!(raw.read().field('C').as_deref(), Some("0A000"));
-            raw
-        })
-        .collect();
-    let now = descriptors();
-    assert!(now <= before + MOST_LEAVING + 8, "{before} descriptors before, {now} after");
-    drop(refused);
+    for (pooler, code) in [("", "0A000"), ("max_client_conn_per_address = 1", "53300")] {
+        let carpool = Carpool::start(&Setup::pooler(pooler));
+        // The one that there may be of this address.
+        let counted = (!pooler.is_empty()).then(|| carpool.client());
+        let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", carpool.pid())).unwrap().count();
+        let before = descriptors();
+        let refused: Vec<_> = (0..MANY)
+            .map(|_| {
+                let mut raw = Raw::connect(carpool.port);
+                if pooler.is_empty() {
+                    raw.send(&startup(9 << 16, &[]));
+                }
+                assert_eq!(raw.read().field('C').as_deref(), Some(code));
+                raw
+            })
+            .collect();
+        let now = descriptors();
+        assert!(now <= before + MOST_LEAVING + 8, "{before} descriptors before, {now} after");
+        drop((refused, counted));
+    }
 }
 
 fn cancel_packet(key: &[u8]) -> Vec<u8> {
@@ -195,7 +201,7 @@ fn cancel_requests_for_a_silent_peer_make_room() {
 fn cancel_requests_for_queries_of_ones_own_stay() {
     let postgres = Postgres::own();
     let database = postgres.new_database();
-    let setup = Setup::pooler("max_login_connections = 1\ncancel_wait_timeout = 600");
+    let setup = Setup::pooler("max_login_connections = 1\ncancel_wait_timeout = 600\nmax_client_conn_per_address = 10");
     let carpool = Carpool::before(&postgres, &database, &setup);
     let mut client = carpool.client();
     client.send(&crate::harness::raw::query("select pg_sleep(600)"));
@@ -206,13 +212,18 @@ fn cancel_requests_for_queries_of_ones_own_stay() {
     signal("STOP");
     let mut request = Raw::connect(carpool.port);
     request.send(&cancel_packet(&client.key));
-    let refused = eventually("the request is being sent", || {
+    let refused = || {
         let mut raw = Raw::connect(carpool.port);
         raw.send(&login(&carpool, "postgres"));
         raw.try_read().ok().filter(|m| m.tag == b'E')
-    });
+    };
+    eventually("the request is being sent", refused);
+    for _ in 0..20 {
+        // Nor do they stay counted, of this address, who are sent away.
+        let error = refused().expect("there is no room");
+        assert!(error.field('M').unwrap().contains("max_login_connections"), "{error:?}");
+    }
     signal("CONT");
-    assert!(refused.field('M').unwrap().contains("max_login_connections"), "{refused:?}");
     let replies = client.until_ready();
     let cancelled = replies.iter().find(|m| m.tag == b'E').and_then(|m| m.field('C'));
     assert_eq!(cancelled.as_deref(), Some("57014"), "{replies:?}");

@@ -173,5 +173,13 @@ fn unknown_users_are_asked_as_most_are() {
         };
         assert_eq!(asked("nobody_at_all"), asked(usual), "most are as {usual}");
         assert_ne!(asked("nobody_at_all"), asked(rare));
+        // A reload changes which kind that is.
+        let now = stored(rare);
+        let sections = section(usual, &secret) + &section(rare, &now) + &section("plain_user", &now);
+        let toml = Setup::pooler("auth_type = \"md5\"").sections(&sections).toml(postgres, &carpool.database);
+        std::fs::write(&carpool.config, toml).unwrap();
+        carpool.signal("HUP");
+        carpool.logs("reloaded");
+        assert_eq!(asked("nobody_at_all"), asked(rare), "most are as {rare} now");
     }
 }

@@ -176,3 +176,44 @@ fn a_user_has_its_connections_over_all_pools() {
     assert!(count.parse::<u32>().unwrap() <= 2, "{count}");
     assert_eq!(here[1].value("select 3"), "3");
 }
+
+/// A reload makes the server read-only in the midst of sessions, as on direct connections, and not for good.
+#[test]
+fn a_server_made_read_only_is_so_for_all_until_it_is_over() {
+    let postgres = Postgres::own();
+    let database = postgres.new_database();
+    let carpool = Carpool::before(&postgres, &database, &Setup::default().database("pool_size = 1"));
+    let mut clients = [carpool.client(), carpool.client()];
+    clients[0].query("create table t (a int)");
+    let mut chosen = carpool.client();
+    chosen.query("set default_transaction_read_only = off");
+    for (change, want) in
+        [("set default_transaction_read_only = on", "on"), ("reset default_transaction_read_only", "off")]
+    {
+        postgres.sql("postgres", &format!("alter system {change}"));
+        postgres.sql("postgres", "select pg_reload_conf()");
+        let mut server = Raw::login(postgres.port, "postgres", &database);
+        eventually("it is reloaded", || (server.value("show default_transaction_read_only") == want).then_some(()));
+        for client in &mut clients {
+            // Each server notices by itself.
+            eventually("the client sees it", || {
+                (client.value("show default_transaction_read_only") == want).then_some(())
+            });
+        }
+        for client in &mut clients {
+            assert_eq!(client.value("show default_transaction_read_only"), want);
+            let replies = client.query("insert into t values (1)");
+            assert_eq!(replies[0].tag == b'E', want == "on", "{replies:?}");
+            assert_eq!(chosen.value("show default_transaction_read_only"), "off", "it has set that itself");
+        }
+    }
+    // What a client has set is its own.
+    for set in ["set default_transaction_read_only = on", "set session characteristics as transaction read only"] {
+        clients[0].query(set);
+        assert_eq!(clients[1].value("show default_transaction_read_only"), "off");
+        assert_eq!(clients[0].error("insert into t values (1)"), "25006");
+        clients[0].query("set default_transaction_read_only = off");
+        assert_eq!(clients[1].value("show default_transaction_read_only"), "off");
+        assert_eq!(clients[0].value("show default_transaction_read_only"), "off");
+    }
+}

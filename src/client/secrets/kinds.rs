@@ -110,6 +110,7 @@ mod tests {
         };
         assert_eq!(usual(&[]), SecretKind::Scram);
         assert_eq!(usual(&["a", MD5_TEXT, "b", ""]), SecretKind::Plain);
+        assert_eq!(usual(&[MD5_TEXT, "", ""]), SecretKind::Md5, "no secret is of no kind");
         assert_eq!(usual(&[&scram, &scram, "a", MD5_TEXT]), SecretKind::Scram);
         assert_eq!(usual(&[&scram, MD5_TEXT, "a", MD5_TEXT]), SecretKind::Md5);
         // The safer one of two.
