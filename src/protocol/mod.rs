@@ -133,6 +133,8 @@ pub struct ServerState {
     pub unsettled: bool,
     /// A message is on its way to the client in parts: nothing may be put in between.
     pub partial: bool,
+    /// A query that begins a transaction block went out, since the last one ended.
+    pub begins: bool,
     /// A reset by the client has succeeded; what the server reports up to ReadyForQuery are its own defaults,
     /// not the client's.
     pub was_reset: bool,
@@ -190,6 +192,7 @@ impl ServerState {
             counts: StatementCounts::default(),
             unsettled: false,
             partial: false,
+            begins: false,
             was_reset: false,
             defaulted: Vec::new(),
             pid: 0,
@@ -201,7 +204,8 @@ impl ServerState {
     /// lost more than the request that was under way.
     pub fn lose(&mut self) -> Option<Owed> {
         let tied = !self.pins.is_empty() || self.listens.is_some() || self.probe.is_some() || self.partial;
-        if tied || self.touched.has(Taint::EndsServer) {
+        // Drivers take it that BEGIN fails with the connection only, and else that they are in a block for ever.
+        if tied || self.begins || self.touched.has(Taint::EndsServer) {
             None
         } else if self.pipeline.is_idle() {
             // Whatever it may have left there would be gone.
@@ -289,7 +293,8 @@ impl ServerState {
     /// Whether the client may part from an idle server, and else what is to be done first. `table`: what is known of the
     /// database's functions.
     pub fn parting(&mut self, table: &FunctionTable) -> Parting {
-        // It is still there.
+        // It is still there, and the block has ended.
+        self.begins = false;
         self.touched = self.touched.without(Taint::EndsServer.into());
         if self.left().is_empty() && self.listens.is_none() {
             return Parting::Free;

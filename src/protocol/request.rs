@@ -25,6 +25,7 @@ pub use retry::Retry;
 use super::functions::FunctionTable;
 use super::listen::Place;
 use super::own::{Assignment, Refusal};
+use super::pipeline::loss::begins_block;
 use super::pipeline::{ClientUndo, ErrorText, Extra, Kind, Request, ServerUndo, Undo};
 use super::sequences::Advances;
 use super::session::{Taint, Taints};
@@ -324,6 +325,7 @@ impl ClientPath<'_> {
         if text.is_some_and(sql::is_plain) {
             return Ok(self.plain_query(input, at, header));
         }
+        self.server.begins |= text.is_some_and(begins_block);
         let reading = text.map_or_else(Reading::unreadable, |text| sql::read(text, &self.client.settings));
         let mut names = reading.mentions.iter().filter_map(|mention| mention.name.as_ref());
         if names.any(|name| self.server.pipeline.uncertain(significant(name), 0)) {

@@ -14,7 +14,8 @@ from wire import Lost, ServerError, Stuck
 
 # How long the way back may take, in seconds.
 RECOVERY = 1.0
-SQLSTATE = re.compile(r"[0-9A-Z]{5}")
+# Or the name of a driver that has only its own words for a lost connection.
+SQLSTATE = re.compile(r"[0-9A-Z]{5}|\(\w+\)")
 
 
 class Skipped(Exception):

@@ -29,7 +29,9 @@ deadlock_timeout = 10s
 # In the configuration's notation. What is slow by default is fast here: what is measured is the way back.
 POOLER = {"listen_port": "0", "auth_type": '"trust"', "admin_users": '["postgres"]', "log_stats": "false",
           "log_connections": "false", "log_disconnections": "false", "server_login_retry": "0.1",
-          "query_wait_timeout": "30"}
+          "query_wait_timeout": "30",
+          # Else only root may count the descriptors.
+          "core_dumps": "true"}
 HBA = "local all all trust\nhost all all all trust\n"
 
 

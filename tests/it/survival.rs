@@ -210,3 +210,32 @@ fn one_who_ends_its_own_server_is_disconnected() {
         assert_eq!(other.value("select 1"), "1");
     }
 }
+
+/// Drivers (asyncpg) take it that BEGIN fails with the connection only: after an error, all that comes later would be in a
+/// block that isn't there.
+#[test]
+fn one_whose_begin_is_lost_is_disconnected() {
+    let carpool = Carpool::start(&Setup::default().database("pool_size = 1"));
+    for (sql, ends) in [("begin", true), ("select 1", false), ("START TRANSACTION READ ONLY", true), ("commit", false)]
+    {
+        let mut client = one(&carpool);
+        // One that ended well is of no account.
+        client.query("begin");
+        client.query("commit");
+        let pid = client.value("select pg_backend_pid()");
+        let signal = |name: &str| {
+            assert!(std::process::Command::new("kill").args(["-s", name, &pid]).status().unwrap().success())
+        };
+        signal("STOP");
+        client.send(&query(sql));
+        eventually("it was sent", || carpool.console("show servers").contains("|active|").then_some(()));
+        Postgres::shared().sql("postgres", &format!("select pg_terminate_backend({pid})"));
+        signal("CONT");
+        if ends {
+            assert_eq!(error(&client.until_closed()), terminated("FATAL"), "{sql}");
+        } else {
+            assert_eq!(error(&client.until_ready()), terminated("ERROR"), "{sql}");
+            assert_eq!(client.value("select 'well'"), "well");
+        }
+    }
+}

@@ -14,6 +14,13 @@ pub enum Owed {
     Nothing,
 }
 
+/// Whether a query begins a transaction block, as drivers write that.
+#[must_use]
+pub fn begins_block(text: &[u8]) -> bool {
+    let word = text.trim_ascii_start().get(..5).unwrap_or_default();
+    word.eq_ignore_ascii_case(b"begin") || word.eq_ignore_ascii_case(b"start")
+}
+
 impl Pipeline {
     /// The server is lost. What its client is owed, if that is the end of a single request outside a transaction
     /// block: then the client has lost no more than what it asked for. More than one can't fail one by one: had the
@@ -45,6 +52,18 @@ mod tests {
         let mut pipeline = Pipeline::default();
         kinds.iter().for_each(|kind| pipeline.push(Request::forward(*kind)));
         pipeline
+    }
+
+    #[test]
+    fn what_begins_a_block() {
+        for text in
+            ["BEGIN", "begin;", "\n  Begin isolation level serializable", "START TRANSACTION", "begin; select 1"]
+        {
+            assert!(begins_block(text.as_bytes()), "{text}");
+        }
+        for text in ["", "beg", "commit", "select 1", "select 'begin'"] {
+            assert!(!begins_block(text.as_bytes()), "{text}");
+        }
     }
 
     #[test]
