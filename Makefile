@@ -12,7 +12,7 @@ PGO := target/pgo/carpool-pgo
 run:
 	@scripts/run.sh
 
-# Everything: formatting, lints, unit, integration and driver tests, and a quick part of `make conformance`.
+# Everything: formatting, lints, unit, integration and driver tests, and quick parts of `make conformance` and `make chaos`.
 test: setup axum
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
@@ -20,6 +20,7 @@ test: setup axum
 	$(PYTHON) -m unittest discover --quiet --start-directory tests/conformance
 	$(PYTHON) -m unittest discover --quiet --start-directory tests/showdown
 	$(PYTHON) tests/conformance --quick --carpool target/debug/carpool
+	$(PYTHON) tests/chaos --quick --carpool target/debug/carpool
 
 # Against PgBouncer, in interleaved rounds. Options: make bench BENCH="--quick", and PGO= to do without that build
 bench: setup build $(PGO)

@@ -8,6 +8,8 @@ import argparse
 import asyncio
 import os
 import random
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,7 +31,11 @@ def arguments():
     parser.add_argument("--carpool", type=Path, default=ROOT / "target/release/carpool", help="the binary")
     parser.add_argument("--keep", type=Path, default=ROOT / "target/chaos", metavar="DIR",
                         help="for logs of faults with failed checks (default: %(default)s)")
-    return parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="the part that `make test` runs, without a time for the way back")
+    options = parser.parse_args()
+    if options.quick:
+        options.faults, options.seconds, options.recovery = ["crash"], 1, 60
+    return options
 
 
 def names(text):
@@ -71,14 +77,20 @@ async def play_all(options):
     return results
 
 
+def in_a_network_of_its_own():
+    """Begins anew there, where that is possible: what is done to the network is gone at the end, and disturbs nobody."""
+    apart = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    if is_root() and shutil.which("unshare") and subprocess.run([*apart, "true"], capture_output=True,
+                                                                 check=False).returncode == 0:
+        os.environ["CARPOOL_CHAOS_NETWORK"] = "own"
+        os.execvp("unshare", [*apart, sys.executable, *sys.argv])
+
+
 def main():
     options = arguments()
     options.keep.mkdir(parents=True, exist_ok=True)
-    if is_root() and "CARPOOL_CHAOS_NETWORK" not in os.environ:
-        # A network of its own: what is done to it is gone at the end, and disturbs nobody.
-        os.environ["CARPOOL_CHAOS_NETWORK"] = "own"
-        os.execvp("unshare", ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c",
-                              'ip link set lo up && exec "$@"', "sh", sys.executable, *sys.argv])
+    if "CARPOOL_CHAOS_NETWORK" not in os.environ:
+        in_a_network_of_its_own()
     progress(f"seed {options.seed}")
     results = asyncio.run(play_all(options))
     print("\n".join(table(results)))

@@ -24,7 +24,7 @@ class Namespace:
 
     def __init__(self, stage, name, subnet):
         if os.environ.get("CARPOOL_CHAOS_NETWORK") != "own":
-            raise Skipped("network namespaces take root")
+            raise Skipped("network namespaces take root, and its rights")
         self.name, self.gateway, self.host = name, f"10.231.{subnet}.1", f"10.231.{subnet}.2"
         self.process = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
         stage.afterwards += [["kill", self.process.pid]]

@@ -61,7 +61,7 @@ async def terminate(stage):
         await asyncio.sleep(0.05)
     direct.close()
     await stage.cause_ended()
-    stage.check("servers were ended", ended >= 10, ended)
+    stage.check("servers were ended", ended > 0, ended)
 
 
 @fault("hung", "SIGSTOP of half the backends, with query_timeout = 1; they are woken at the end",
