@@ -9,6 +9,7 @@ import asyncio
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +34,8 @@ def arguments():
                         help="for logs of faults with failed checks (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="the part that `make test` runs, without a time for the way back")
     options = parser.parse_args()
+    if not 0 < options.seconds <= 20:
+        parser.error("--seconds: up to 20, as who waits for 30 is told so")
     if options.quick:
         options.faults, options.seconds, options.recovery = ["crash"], 1, 60
     return options
@@ -61,6 +64,7 @@ def table(results):
 
 async def play_all(options):
     results = []
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
     for name in options.faults * options.repeat:
         progress(f"{name}: {stage.FAULTS[name].meaning} …")
         begun = time.monotonic()
@@ -102,3 +106,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except Failure as failure:
         sys.exit(str(failure))
+    except asyncio.CancelledError:
+        sys.exit("ended by a signal")

@@ -15,6 +15,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "conformance"))
 from system import Failure, as_user, free_port, run  # noqa: E402
 from wire import Client, Lost  # noqa: E402
 
+# A command behind it ends with this program, however that ends.
+TIED = ["setpriv", "--pdeathsig", "KILL", "--"]
 POOL_SIZE = 8
 TELLERS = 24
 
@@ -134,7 +136,7 @@ class Carpool:
             "[users.app]\n[users.postgres]\n")
         limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, descriptors)) if descriptors else None
         with open(self.log, "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen([str(binary), str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            self.process = subprocess.Popen([*TIED, str(binary), str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                             preexec_fn=limit, env=os.environ | environment)
         self.port = None
 

@@ -10,7 +10,7 @@ import time
 
 from stage import Skipped, fault
 from system import Failure, run
-from world import until
+from world import TIED, until
 from faults.clients import HOLDING, ready, victims
 
 # Both ends are to notice within about two seconds.
@@ -26,7 +26,7 @@ class Namespace:
         if os.environ.get("CARPOOL_CHAOS_NETWORK") != "own":
             raise Skipped("network namespaces take root, and its rights")
         self.name, self.gateway, self.host = name, f"10.231.{subnet}.1", f"10.231.{subnet}.2"
-        self.process = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
+        self.process = subprocess.Popen([*TIED, "unshare", "--net", "sleep", "infinity"])
         stage.afterwards += [["kill", self.process.pid]]
         deadline, own = time.monotonic() + 10, os.readlink("/proc/self/ns/net")
         while os.readlink(f"/proc/{self.process.pid}/ns/net") == own:
