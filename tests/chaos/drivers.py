@@ -76,13 +76,12 @@ class Asyncpg(Driver):
         return await asyncpg.connect(host=host, port=port, user="app", database=database, ssl=False, timeout=PATIENCE)
 
     async def steps(self, bank, number, source, target, amount):
-        transaction = self.connection.transaction()
-        await transaction.start()
-        for account, by in sorted([(source, -amount), (target, amount)]):
-            await self.connection.execute("update accounts set balance = balance + $2 where id = $1", account, by)
-        bank.expect(await self.connection.fetchval(LEDGER, number, source, target, amount), number)
-        bank.told[number] = "unknown"
-        await transaction.commit()
+        # It commits as the block ends, and else rolls back.
+        async with self.connection.transaction():
+            for account, by in sorted([(source, -amount), (target, amount)]):
+                await self.connection.execute("update accounts set balance = balance + $2 where id = $1", account, by)
+            bank.expect(await self.connection.fetchval(LEDGER, number, source, target, amount), number)
+            bank.told[number] = "unknown"
 
     def is_closed(self):
         return self.connection.is_closed()
