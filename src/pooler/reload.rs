@@ -128,6 +128,8 @@ pub(super) fn derive_verifiers(context: &Arc<Context>) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
     use crate::config::{AuthType, Secret, User};
 
@@ -139,7 +141,9 @@ mod tests {
         config.pooler.auth_type = AuthType::ScramSha256;
         config.users.insert("anna".into(), User { password: Some(Secret::new("secret")), ..User::default() });
         apply(&context, config);
+        let begun = Instant::now();
         while !context.verifiers.has(&"anna".into()) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it derives none");
             tokio::task::yield_now().await;
         }
     }
