@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 from article import FIGURES
 from cells import EDGES
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from PIL import Image
@@ -74,6 +75,8 @@ def throughput(cells: list[dict[str, Any]], poolers: dict[str, str], directory: 
         places = [apps.index(app) + (number - (len(series) - 1) / 2) * width for app in values]
         label = "the article (2022)" if name == "article" else poolers[name]
         bars = axes.bar(places, list(values.values()), width * 0.92, color=POOLER_COLOURS[name], label=label)
+        if name == "article":
+            bars_of_the_past(bars)
         axes.bar_label(bars, fmt="%.0f", fontsize=8, padding=1)
     axes.set_xticks(range(len(apps)), apps)
     axes.grid(axis="x", visible=False)
@@ -84,12 +87,17 @@ def throughput(cells: list[dict[str, Any]], poolers: dict[str, str], directory: 
     return save(figure, directory, "throughput")
 
 
+def bars_of_the_past(bars: BarContainer) -> None:
+    for bar in bars:
+        bar.set(facecolor="#FFFFFF", edgecolor="#777777", hatch="////")
+
+
 def latencies(cells: list[dict[str, Any]], pooler: str, name: str, directory: Path) -> str:
     """Histograms: each application alone, and all at once."""
     alone = {cell["cell"]: cell["apps"][cell["cell"]] for cell in cells if cell["cell"] in cell["apps"]}
     at_once = next((cell["apps"] for cell in cells if cell["cell"] == "all"), None)
     parts = [("alone", alone)] + ([("all at once", at_once)] if at_once else [])
-    figure, row = plt.subplots(1, len(parts), figsize=(9, 3.2), sharex=True, squeeze=False, layout="constrained")
+    figure, row = plt.subplots(1, len(parts), figsize=(9, 4.1), sharex=True, squeeze=False, layout="constrained")
     for axes, (title, apps) in zip(row[0], parts, strict=True):
         for app, data in apps.items():
             draw_histogram(axes, app, data)
@@ -97,7 +105,8 @@ def latencies(cells: list[dict[str, Any]], pooler: str, name: str, directory: Pa
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel("milliseconds")
         axes.set_title(f"{name}, {title}")
-        axes.legend(loc="upper left")
+        # Below: there is no corner that is always free.
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18))
     row[0][0].set_ylabel("% of requests")
     return save(figure, directory, f"latency-{pooler}")
 
@@ -138,6 +147,7 @@ def over_time(cells: list[dict[str, Any]], pooler: str, name: str, directory: Pa
     rows[0][0].set_ylabel("CPU, % of one core")
     rows[1][0].set_ylabel("memory, MB")
     rows[1][0].set_yscale("log")
+    rows[1][0].set_ylim(bottom=1)
     rows[1][0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     rows[2][0].set_ylabel("server connections")
     for row in (rows[0], rows[2]):
@@ -165,7 +175,7 @@ def draw_pool(axes: Axes, pool: dict[str, Any]) -> None:
 
 def flood(rows: list[dict[str, Any]], directory: Path) -> str:
     """The sync application's latencies: the share of requests that took no longer."""
-    figure, axes = plt.subplots(figsize=(9, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 3.8), layout="constrained")
     colours = {"none": "#D55E00", "application_name": "#0072B2", "user": "#CC79A7"}
     for row in rows:
         data = row["apps"]["django"]
@@ -182,7 +192,9 @@ def flood(rows: list[dict[str, Any]], directory: Path) -> str:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("milliseconds")
     axes.set_ylabel("% of Django's requests")
-    axes.legend(loc="lower right")
+    axes.set_ylim(0, 102)
+    axes.set_title("How many of Django's requests took no longer")
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2)
     return save(figure, directory, "flood")
 
 
