@@ -61,8 +61,8 @@ def instructions(
     pooler = stack.carpool(machine, postgres, carpool, sharing=Sharing(by, [USER]), wrapper=wrapper)
     load(machine, pgbench, pooler, 1, transactions)
     machine.stop(pooler.processes)
-    profile = out.read_text() if out.exists() else ""
-    total = re.search(r"^(?:summary|totals): (\d+)", profile, re.M)
+    text = out.read_text() if out.exists() else ""
+    total = re.search(r"^(?:summary|totals): (\d+)", text, re.M)
     if total is None:
         raise Failed("valgrind has counted nothing\n" + pooler.processes[0].tail())
     return int(total[1])

@@ -20,7 +20,13 @@ def markdown(block: Block) -> str:
         name, alt = block
         return f"![{alt}]({name}.png)"
     head, *rows = block
-    return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])
+    rule = ["---" if text else "---:" for text in texts(block)]
+    return "\n".join([line(head), line(rule), *map(line, rows)])
+
+
+def texts(table: Table) -> list[bool]:
+    """Which columns have words, which stand on the left, rather than figures."""
+    return [any(cell[:1].isalpha() for cell in column[1:]) for column in zip(*table, strict=True)]
 
 
 def line(cells: list[str]) -> str:
@@ -34,18 +40,22 @@ def as_html(block: Block) -> str:
         return f'<figure>{picture}<figcaption>{html.escape(alt)} (<a href="{name}.png">PNG</a>)</figcaption></figure>'
     if isinstance(block, list):
         head, *rows = block
-        cells = "".join(f"<th>{inline(cell)}</th>" for cell in head)
-        body = "\n".join("<tr>" + "".join(map(table_cell, row)) + "</tr>" for row in rows)
-        return f'<div class="wide"><table><thead><tr>{cells}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+        words = texts(block)
+        body = "\n".join(table_row("td", row, words) for row in rows)
+        return f'<div class="wide"><table><thead>{table_row("th", head, words)}</thead>\n<tbody>{body}</tbody></table></div>'
     if block.startswith("#"):
         level = len(block) - len(block.lstrip("#"))
         return f"<h{level}>{inline(block.lstrip('# '))}</h{level}>"
     return "\n".join(f"<p>{inline(paragraph)}</p>" for paragraph in block.split("\n\n"))
 
 
-def table_cell(text: str) -> str:
-    # Sentences may break, figures don't.
-    return f'<td class="text">{inline(text)}</td>' if len(text) > 40 else f"<td>{inline(text)}</td>"
+def table_row(tag: str, row: list[str], words: list[bool]) -> str:
+    cells = []
+    for cell, word in zip(row, words, strict=True):
+        # Sentences may break, figures and names don't.
+        kind = ("long" if len(cell) > 40 else "word") if word else ""
+        cells.append(f'<{tag} class="{kind}">{inline(cell)}</{tag}>' if kind else f"<{tag}>{inline(cell)}</{tag}>")
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def inline(text: str) -> str:
@@ -65,13 +75,13 @@ PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>The showdown</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-table {{ border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1240px; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+table {{ border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .3rem .5rem; border-bottom: 1px solid #ddd; text-align: right; }}
 td {{ white-space: nowrap; }}
-td.text {{ white-space: normal; text-align: left; min-width: 14rem; }}
+.word, .long {{ text-align: left; }}
+td.long {{ white-space: normal; min-width: 11rem; }}
 th {{ background: #f6f6f6; vertical-align: bottom; }}
-td:first-child, th:first-child {{ text-align: left; }}
 .wide {{ overflow-x: auto; }}
 figure {{ margin: 1.5rem 0; }}
 img {{ width: 100%; height: auto; background: #fff; }}

@@ -94,7 +94,7 @@ def steps_table(why: dict[str, Any]) -> Table:
     head = [
         "variant",
         "what",
-        "connections",
+        "pool",
         "round trips",
         "requests/s",
         "p99",

@@ -165,7 +165,15 @@ def flood_blocks(rows: list[dict[str, Any]], about: dict[str, Any], directory: P
         flood_text(rows, about),
         flood_table(rows),
         (plots.flood(rows, directory), "The sync application's latencies, alone and beside the flood"),
+        (
+            plots.over_time([row | {"cell": flood_title(row)} for row in rows], "flood", "The flood", directory),
+            "CPU, memory, connections and clients that wait over time, by share_by",
+        ),
     ]
+
+
+def flood_title(row: dict[str, Any]) -> str:
+    return "django alone" if row["alone"] else f"flood, {row['share_by']}"
 
 
 def flood_text(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:

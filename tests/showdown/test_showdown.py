@@ -128,6 +128,8 @@ def results():
             "share_by": by,
             "alone": rates == {"django": 40},
             "apps": {name: app(rate) for name, rate in rates.items()},
+            "others": others,
+            "pool": pool,
             "foreign": 7,
         }
         for by, rates in (
@@ -138,7 +140,13 @@ def results():
         )
     ]
     cost = [
-        {"share_by": by, "instructions": count, "clients": 8, "cpu_us": cpu, "rounds_us": [cpu - 1, cpu, cpu + 1]}
+        {
+            "share_by": by,
+            "instructions": count,
+            "clients": 8,
+            "cpu_us": cpu,
+            "rounds_us": [cpu - 1, cpu, cpu + 1],
+        }
         for by, count, cpu in (("none", 6000, 12.0), ("application_name", 6300, 12.5), ("user", 6150, 11.9))
     ]
     return {"about": about, "cells": found, "flood": flood, "cost": cost, "why": why}
@@ -170,7 +178,7 @@ class Reports(unittest.TestCase):
 
     def test_every_picture_is_there_twice(self):
         names = re.findall(r"\]\((\S+)\.png\)", self.markdown)
-        self.assertEqual(len(names), 3 + 2 * 3)
+        self.assertEqual(len(names), 4 + 2 * 3)
         for name in names:
             self.assertTrue((self.directory / f"{name}.png").read_bytes().startswith(b"\x89PNG"))
             ElementTree.parse(self.directory / f"{name}.svg")
