@@ -195,12 +195,14 @@ def make_build(base: str, prebuilt: bool) -> None:
 
 
 class Stack:
-    def __init__(self, images: dict[str, str]):
+    def __init__(self, images: dict[str, str], compiled: list[str]):
+        """`compiled` are the services whose programs are built in containers."""
         ports = {name: str(free_port()) for name in ("HTTP_PORT", "CARPOOL_PORT", "CARPOOL_HTTP_PORT")}
         self.url = f"http://127.0.0.1:{ports['HTTP_PORT']}"
         self.carpool_url = f"http://127.0.0.1:{ports['CARPOOL_HTTP_PORT']}"
         self._compose = [*compose_command(), "-p", PROJECT, "-f", str(DOCKER / "compose.yaml")]
         self._environment = {**os.environ, **images, **ports}
+        self._compiled = compiled
 
     def compose(self, *arguments: str, quiet: bool = True, timeout: float = COMMAND_TIMEOUT) -> str:
         return run(*self._compose, *arguments, quiet=quiet, timeout=timeout, env=self._environment, cwd=DOCKER)
@@ -208,7 +210,7 @@ class Stack:
     def build(self, *services: str, quiet: bool = True) -> None:
         """One after the other, since building takes long and has nothing to show."""
         for number, service in enumerate(services, 1):
-            rust = ", which compiles Rust for some minutes unless Docker remembers it" if service in RUST else ""
+            rust = ", which compiles Rust for some minutes unless Docker remembers it" if service in self._compiled else ""
             say(f"building {service} ({number} of {len(services)}){rust} …")
             began = time.monotonic()
             self.compose("build", service, quiet=quiet, timeout=BUILD_TIMEOUT)
@@ -379,7 +381,7 @@ def all_answer(stack: Stack) -> bool:
 
 def test(options: argparse.Namespace) -> None:
     with docker_daemon():
-        stack = Stack(base_images(options.prebuilt))
+        stack = Stack(base_images(options.prebuilt), [] if options.prebuilt else RUST)
         try:
             if options.parallel:
                 say("building all images at the same time …")

@@ -238,12 +238,15 @@ def main() -> None:
         raise SystemExit("\nshowdown: interrupted, everything is stopped" + partly(results, options)) from None
     except (Failed, OSError, psycopg2.Error) as failure:
         raise SystemExit(f"\nshowdown: FAILED: {failure}{partly(results, options)}") from None
-    for directory in filter(None, (options.output, options.publish)):
-        save(results, directory)
-        report.write(results, directory)
+    print("      drawing the pictures …", file=sys.stderr, flush=True)
+    save(results, options.output)
+    written = report.write(results, options.output)
     minutes = (time.monotonic() - began) / 60
     print(f"showdown: {options.output / 'report.html'} and report.md, after {minutes:.0f} min")
     if options.publish:
+        options.publish.mkdir(parents=True, exist_ok=True)
+        for name in ("results.json", *written):
+            shutil.copyfile(options.output / name, options.publish / name)
         print(f"showdown: the same in {options.publish}")
 
 

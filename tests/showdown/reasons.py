@@ -138,7 +138,7 @@ def times(step: dict[str, Any], other: dict[str, Any], where: str) -> float:
 
 
 def both(step: dict[str, Any], other: dict[str, Any]) -> str:
-    return f"{times(step, other, 'near'):.2f} and {times(step, other, 'far'):.2f}"
+    return f"×{times(step, other, 'near'):.2f} and ×{times(step, other, 'far'):.2f}"
 
 
 def changes_text(steps: dict[str, Any]) -> str:
@@ -151,7 +151,7 @@ def changes_text(steps: dict[str, Any]) -> str:
     axums = [step for key, step in steps.items() if not key.startswith("starlette")]
     near, far = (max(axums, key=lambda step: step[where]["per_second"]) for where in ("near", "far"))
     text = (
-        f"**The fastest.** Each change makes the one before so many times as fast, on loopback and over the network: "
+        f"**The fastest.** Each change makes the one before it so much faster, on loopback and over the network: "
         f"{'; '.join(changes)}. Fastest on loopback is `{near['key']}`, {times(near, plain, 'near'):.1f} times as fast "
         f"as written at first and {times(near, starlette, 'near'):.1f} times as Starlette; over the network "
         f"`{far['key']}`, {times(far, plain, 'far'):.1f} and {times(far, starlette, 'far'):.1f} times."
@@ -160,8 +160,8 @@ def changes_text(steps: dict[str, Any]) -> str:
         text += " `axum-fast` in the other tables is `single-8`."
     if "plain-50" in steps:
         text += (
-            f" Connections alone do less: 50 in place of 20 make the first one {both(steps['plain-50'], plain)} times "
-            f"as fast. No more than 25 are ever at work, which is what HAProxy lets through and the servers that the "
+            f" Connections alone do less: 50 in place of 20 make the first one {both(steps['plain-50'], plain)} as "
+            f"fast. No more than 25 are ever at work, which is what HAProxy lets through and the servers that the "
             f"pooler has."
         )
     return text

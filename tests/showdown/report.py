@@ -11,10 +11,13 @@ from form import PAGE, Block, Table, as_html, markdown, milliseconds
 from reasons import why_blocks
 
 
-def write(results: dict[str, Any], directory: Path) -> None:
+def write(results: dict[str, Any], directory: Path) -> list[str]:
+    """Gives the names of the files that it has written."""
     blocks = content(results, directory)
     (directory / "report.md").write_text("\n\n".join(map(markdown, blocks)) + "\n", encoding="utf-8")
     (directory / "report.html").write_text(PAGE.format(body="\n".join(map(as_html, blocks))), encoding="utf-8")
+    pictures = [block[0] for block in blocks if isinstance(block, tuple)]
+    return ["report.md", "report.html", *(f"{name}.{form}" for name in pictures for form in ("png", "svg"))]
 
 
 # --- Content ---------------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ class Reports(unittest.TestCase):
         scratch = tempfile.TemporaryDirectory()
         cls.addClassCleanup(scratch.cleanup)
         cls.directory = Path(scratch.name)
-        report.write(cls.results, cls.directory)
+        cls.written = report.write(cls.results, cls.directory)
         cls.markdown = (cls.directory / "report.md").read_text(encoding="utf-8")
         cls.html = (cls.directory / "report.html").read_text(encoding="utf-8")
 
@@ -179,6 +179,7 @@ class Reports(unittest.TestCase):
     def test_every_picture_is_there_twice(self):
         names = re.findall(r"\]\((\S+)\.png\)", self.markdown)
         self.assertEqual(len(names), 4 + 2 * 3)
+        self.assertEqual(sorted(self.written), sorted(path.name for path in self.directory.iterdir()))
         for name in names:
             self.assertTrue((self.directory / f"{name}.png").read_bytes().startswith(b"\x89PNG"))
             ElementTree.parse(self.directory / f"{name}.svg")
