@@ -144,9 +144,12 @@ def together(options: argparse.Namespace) -> list[stack.Kind]:
 
 def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
     """Fills `results` with what is measured."""
-    for path in (options.axum, options.oha):
+    # What is missing is said at once, not after some minutes.
+    for path in (options.carpool, options.axum, options.oha):
         if not path.exists():
             raise Failed(f"{path} is missing: `make showdown` builds it")
+    if "pgbouncer" in options.poolers:
+        stack.find_pgbouncer(options.pgbouncer)
     with Machine() as machine:
         stack.install_apps(machine)
         postgres = stack.Postgres(machine, stack.find_postgres())

@@ -248,13 +248,19 @@ def certificate(machine: Machine) -> str:
     return f'client_tls_sslmode = "allow"\n{files}'
 
 
-def pgbouncer(machine: Machine, postgres: Postgres, binary: Path | None) -> Pooler:
+def find_pgbouncer(binary: Path | None) -> tuple[Path, re.Match[str]]:
+    """The given or the installed one, and its version."""
     binary = binary or find("pgbouncer")
     if binary is None or not binary.exists():
         raise Failed("PgBouncer isn't installed (apt-get install pgbouncer), or give --pgbouncer")
     version = re.search(r"PgBouncer (\d+)\.(\d+)[.\d]*", version_of(binary))
     if version is None:
         raise Failed(f"{binary} is not PgBouncer")
+    return binary, version
+
+
+def pgbouncer(machine: Machine, postgres: Postgres, binary: Path | None) -> Pooler:
+    binary, version = find_pgbouncer(binary)
     # Older ones know no prepared statements in transaction mode; asyncpg and tokio-postgres can't do without.
     mode = "transaction" if (int(version[1]), int(version[2])) >= (1, 21) else "session"
     port = free_port()
