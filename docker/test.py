@@ -210,7 +210,9 @@ class Stack:
     def build(self, *services: str, quiet: bool = True) -> None:
         """One after the other, since building takes long and has nothing to show."""
         for number, service in enumerate(services, 1):
-            rust = ", which compiles Rust for some minutes unless Docker remembers it" if service in self._compiled else ""
+            rust = (
+                ", which compiles Rust for some minutes unless Docker remembers it" if service in self._compiled else ""
+            )
             say(f"building {service} ({number} of {len(services)}){rust} …")
             began = time.monotonic()
             self.compose("build", service, quiet=quiet, timeout=BUILD_TIMEOUT)

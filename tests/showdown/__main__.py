@@ -109,7 +109,7 @@ class Display:
             cpu = ", ".join(f"{name} {series.cpu[-1]:.0f}" for name, series in watch.groups.items() if series.cpu)
             pool = f"{watch.pool.active[-1]} busy, {watch.pool.waiting[-1]} wait" if watch.pool.at else ""
             minutes = max(0.0, left - part * seconds) / 60
-            line = f"{head} {bar} {pool} · CPU % {cpu} · {minutes:.0f} min left"
+            line = f"{head} {bar} {minutes:.0f} min left · {pool} · CPU % {cpu}"
             print("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1], end="", file=sys.stderr, flush=True)
 
         return progress

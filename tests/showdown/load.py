@@ -58,7 +58,9 @@ class Oha:
         try:
             status = self.process.wait(self._seconds + patience)
         except Failed:
-            raise Failed(f"requests of {self._url} aren't answered {patience:.0f} s after the end of the load") from None
+            raise Failed(
+                f"requests of {self._url} aren't answered {patience:.0f} s after the end of the load"
+            ) from None
         if status != 0:
             raise Failed(f"oha ended with {status}\n{self.process.tail()}")
         machine.stop([self.process])

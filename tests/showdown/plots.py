@@ -151,7 +151,9 @@ def over_time(cells: list[dict[str, Any]], pooler: str, name: str, directory: Pa
                 memory.plot(data["at"], data["memory"], color=COLOURS[group], linewidth=1.2, label=group)
         draw_pool(pool, cell["pool"])
         for axes in waiting:
-            axes.plot(cell["pool"]["at"], cell["pool"]["waiting"], color="#882255", linewidth=1.4, label="clients that wait")
+            axes.plot(
+                cell["pool"]["at"], cell["pool"]["waiting"], color="#882255", linewidth=1.4, label="clients that wait"
+            )
         rows[-1][column].set_xlabel(SECONDS)
     rows[0][0].set_ylabel("CPU, % of one core")
     rows[1][0].set_ylabel("memory, MB")

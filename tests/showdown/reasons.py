@@ -1,4 +1,4 @@
-"""The part of the report about why the article's axum app was slower than Starlette. What it says follows the figures."""
+"""The part of the report about why the article's axum app was slower than Starlette. It says what the figures say."""
 
 from __future__ import annotations
 
@@ -58,11 +58,12 @@ def reason(plain: dict[str, Any], prepared: dict[str, Any], starlette: dict[str,
     helps = times(prepared, plain, "far") > 1 + NOISE
     cpu, theirs = plain["cpu_ms"]["app"], starlette["cpu_ms"]["app"]
     if trips and helps:
-        tokio = f", not because of Tokio: a request takes {cpu:.2f} ms of axum's CPU time and {theirs:.2f} ms of Starlette's"
+        tokio = f", not because of Tokio: a request takes {cpu:.2f} ms of axum's CPU and {theirs:.2f} ms of Starlette's"
         return f"Because of round trips{tokio if cpu < theirs else ''}."
     return (
         f"Round trips are the likely reason, {plain['round_trips']:.0f} of them to Starlette's "
-        f"{starlette['round_trips']:.0f}, but this run doesn't show it: with half of them axum is no faster over a network."
+        f"{starlette['round_trips']:.0f}, but this run doesn't show it: with half of them axum is no faster over a "
+        f"network."
     )
 
 
@@ -182,7 +183,8 @@ def tls_text(steps: dict[str, Any]) -> str:
         else f"It adds {trips:.1f} round trips to a request, where connections are made anew"
     )
     return (
-        f"**TLS** alone isn't the reason. {same}; {cost}, and the article's axum had CPU left. Between Starlette and the pooler it makes {with_it['near']['per_second']:.0f} requests/s of "
+        f"**TLS** alone isn't the reason. {same}; {cost}, and the article's axum had CPU left. Between "
+        f"Starlette and the pooler it makes {with_it['near']['per_second']:.0f} requests/s of "
         f"{without['near']['per_second']:.0f}, over the network {with_it['far']['per_second']:.0f} of "
         f"{without['far']['per_second']:.0f}."
     )
