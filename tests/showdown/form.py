@@ -42,7 +42,8 @@ def as_html(block: Block) -> str:
         head, *rows = block
         words = texts(block)
         body = "\n".join(table_row("td", row, words) for row in rows)
-        return f'<div class="wide"><table><thead>{table_row("th", head, words)}</thead>\n<tbody>{body}</tbody></table></div>'
+        table = f"<table><thead>{table_row('th', head, words)}</thead>\n<tbody>{body}</tbody></table>"
+        return f'<div class="wide">{table}</div>'
     if block.startswith("#"):
         level = len(block) - len(block.lstrip("#"))
         return f"<h{level}>{inline(block.lstrip('# '))}</h{level}>"
