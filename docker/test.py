@@ -36,9 +36,14 @@ PROJECT = "carpool-demo-test"
 OHA = DOCKER.parent / ".cache/oha/bin/oha"
 PREBUILT = [DOCKER.parent / "target/release/carpool", DOCKER.parent / "target/apps/release/recipes-axum"]
 APPS = ["django", "starlette", "axum"]
+SERVICES = ["postgres", "carpool", *APPS, "haproxy"]
+# Those that are compiled.
+RUST = ["carpool", "axum", "load"]
 COOKIE = "session=" + md5(b"session 7").hexdigest()
 CLIENTS = 8  # of each application
 PULL_TIMEOUT = 60  # seconds
+COMMAND_TIMEOUT = 900  # of what has no other
+BUILD_TIMEOUT = 3600  # of one image: Rust programs take minutes, on a busy machine many
 UP_TIMEOUT = 180
 LOAD_TIMEOUT = 120
 RECOVERY_TIMEOUT = 120
@@ -57,9 +62,13 @@ def say(text: str) -> None:
     print(f"compose-test: {text}", flush=True)
 
 
-def run(*command: str | Path, quiet: bool = True, **options: object) -> str:
+def run(*command: str | Path, quiet: bool = True, timeout: float = COMMAND_TIMEOUT, **options: object) -> str:
     out = subprocess.PIPE if quiet else None
-    done = subprocess.run(list(map(str, command)), stdout=out, stderr=subprocess.STDOUT, text=True, **options)  # type: ignore
+    options = {"stdout": out, "stderr": subprocess.STDOUT, "text": True, "timeout": timeout, **options}
+    try:
+        done = subprocess.run(list(map(str, command)), **options)  # type: ignore
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{' '.join(map(str, command))} isn't done after {timeout:.0f} s") from None
     if done.returncode != 0:
         raise Failed(f"{' '.join(map(str, command))} failed with {done.returncode}\n{(done.stdout or '')[-3000:]}")
     return (done.stdout or "").strip()
@@ -186,15 +195,28 @@ def make_build(base: str, prebuilt: bool) -> None:
 
 
 class Stack:
-    def __init__(self, images: dict[str, str]):
+    def __init__(self, images: dict[str, str], compiled: list[str]):
+        """`compiled` are the services whose programs are built in containers."""
         ports = {name: str(free_port()) for name in ("HTTP_PORT", "CARPOOL_PORT", "CARPOOL_HTTP_PORT")}
         self.url = f"http://127.0.0.1:{ports['HTTP_PORT']}"
         self.carpool_url = f"http://127.0.0.1:{ports['CARPOOL_HTTP_PORT']}"
         self._compose = [*compose_command(), "-p", PROJECT, "-f", str(DOCKER / "compose.yaml")]
         self._environment = {**os.environ, **images, **ports}
+        self._compiled = compiled
 
-    def compose(self, *arguments: str, quiet: bool = True) -> str:
-        return run(*self._compose, *arguments, quiet=quiet, env=self._environment, cwd=DOCKER)
+    def compose(self, *arguments: str, quiet: bool = True, timeout: float = COMMAND_TIMEOUT) -> str:
+        return run(*self._compose, *arguments, quiet=quiet, timeout=timeout, env=self._environment, cwd=DOCKER)
+
+    def build(self, *services: str, quiet: bool = True) -> None:
+        """One after the other, since building takes long and has nothing to show."""
+        for number, service in enumerate(services, 1):
+            rust = (
+                ", which compiles Rust for some minutes unless Docker remembers it" if service in self._compiled else ""
+            )
+            say(f"building {service} ({number} of {len(services)}){rust} …")
+            began = time.monotonic()
+            self.compose("build", service, quiet=quiet, timeout=BUILD_TIMEOUT)
+            say(f"built {service} in {time.monotonic() - began:.0f} s")
 
     def choose(self, env_file: str) -> None:
         """What `--env-file` would choose, for what comes."""
@@ -329,7 +351,8 @@ def restart_postgres(stack: Stack) -> None:
 
 def load_and_record(stack: Stack) -> None:
     """The services on demand."""
-    stack.compose("build", "load")
+    stack.build("load")
+    say("load and record …")
     said = stack.compose("run", "--rm", "-e", "SECONDS_OF_LOAD=3", "-e", "CLIENTS=5", "load", *APPS)
     if len(re.findall(r"Success rate:\s+100\.00%", said)) != len(APPS):
         raise Failed(f"load: {said[-3000:]}")
@@ -346,6 +369,7 @@ def other_poolers(stack: Stack) -> None:
     """PgBouncer and nothing in Carpool's place."""
     for env_file in ("pgbouncer.env", "direct.env"):
         stack.choose(env_file)
+        say(f"the stack of {env_file} …")
         stack.compose("up", "-d", "--build")
         wait_for(f"the stack of {env_file} is healthy", UP_TIMEOUT, lambda: stack.healthy("haproxy"))
         wait_for(f"each answers with {env_file}", UP_TIMEOUT, lambda: all_answer(stack))
@@ -359,10 +383,13 @@ def all_answer(stack: Stack) -> bool:
 
 def test(options: argparse.Namespace) -> None:
     with docker_daemon():
-        stack = Stack(base_images(options.prebuilt))
+        stack = Stack(base_images(options.prebuilt), [] if options.prebuilt else RUST)
         try:
-            say("building …")
-            stack.compose("build", *(["--parallel"] if options.parallel else []), quiet=not options.verbose)
+            if options.parallel:
+                say("building all images at the same time …")
+                stack.compose("build", "--parallel", quiet=not options.verbose, timeout=BUILD_TIMEOUT)
+            else:
+                stack.build(*SERVICES, quiet=not options.verbose)
             say("starting …")
             stack.compose("up", "-d")
             wait_for("the stack is healthy", UP_TIMEOUT, lambda: stack.healthy("haproxy"))
@@ -374,7 +401,8 @@ def test(options: argparse.Namespace) -> None:
                 load_and_record(stack)
                 other_poolers(stack)
         except Failed:
-            print(stack.compose("logs", "--tail=40"), file=sys.stderr)
+            with contextlib.suppress(Failed):
+                print(stack.compose("logs", "--tail=40"), file=sys.stderr)
             raise
         finally:
             stack.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
@@ -398,13 +426,14 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="show what the builds say")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, interrupted)
+    began = time.monotonic()
     try:
         test(options)
     except KeyboardInterrupt:
         raise SystemExit("compose-test: interrupted, everything is stopped") from None
     except Failed as failure:
         raise SystemExit(f"compose-test: FAILED: {failure}") from None
-    say("ok")
+    say(f"ok, after {(time.monotonic() - began) / 60:.0f} min")
 
 
 if __name__ == "__main__":

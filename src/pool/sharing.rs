@@ -45,7 +45,7 @@ impl Pool {
         match self.hot.share_by.load(Ordering::Relaxed) {
             by if by == ShareBy::None as u8 => None,
             by if by == ShareBy::User as u8 => asker.user.map(UserName::as_str),
-            _ => asker.state.and_then(|state| state.settings.get("application_name")),
+            _ => asker.state.and_then(|state| state.settings.application_name()),
         }
     }
 

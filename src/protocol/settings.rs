@@ -109,6 +109,17 @@ impl Settings {
         self.find(name).ok().map(|at| &*self.0[at].value)
     }
 
+    /// What the client calls itself. Of all parameters this one may be asked for in each transaction.
+    #[must_use]
+    pub fn application_name(&self) -> Option<&str> {
+        const NAME: &str = "application_name";
+        // Names are in order, and few come before this one.
+        match self.0.first() {
+            Some(first) if *first.name == *NAME => Some(&first.value),
+            _ => self.get(NAME),
+        }
+    }
+
     /// Whether it is a parameter that servers report.
     #[must_use]
     pub fn reported(&self, name: &str) -> bool {
@@ -296,6 +307,18 @@ mod tests {
         let s = Settings::from_pairs([("TimeZone", "UTC"), ("timezone", "CET")]);
         assert_eq!(s.get("TIMEZONE"), Some("CET"));
         assert_eq!(s.iter().count(), 1);
+    }
+
+    #[test]
+    fn the_application_is_found_wherever_it_stands() {
+        let named = |before: &[&str]| {
+            let others = before.iter().map(|name| (*name, "other"));
+            Settings::from_pairs(others.chain([("Application_Name", "web"), ("timezone", "UTC")]))
+        };
+        assert_eq!(named(&[]).application_name(), Some("web"));
+        assert_eq!(named(&["app.tenant", "zero_damaged_pages"]).application_name(), Some("web"));
+        assert_eq!(Settings::from_pairs([("timezone", "UTC")]).application_name(), None);
+        assert_eq!(Settings::default().application_name(), None);
     }
 
     #[test]

@@ -3,11 +3,13 @@
 
 Starts PostgreSQL, a pooler, the applications of docker/apps and HAProxy on free ports, lets oha ask each application
 alone and then three at once on the one pool of 25, for each pooler, lets one of them flood Carpool's pool, and finds
-out why the article's axum app was slower than its Starlette. Writes results.json, report.md, report.html and pictures. Everything is stopped at the end.
+out why the article's axum app was slower than its Starlette. Writes results.json, report.md, report.html and pictures
+(PNG, SVG). Everything is stopped at the end, also of a run that fails; what it has measured is reported all the same.
 
     tests/showdown --quick                         # a first impression
     tests/showdown --seconds 60 --output report    # as long as the article's runs
     tests/showdown --poolers carpool --apps django,axum --no-why
+    tests/showdown --publish docs/showdown         # of a complete run, there too
     tests/showdown --render report                 # the report again, from report/results.json
 """
 
@@ -19,13 +21,16 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import cost
 import flood
+import psycopg2
 import report
 import stack
 import why
@@ -55,6 +60,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=ROOT / "target/showdown", metavar="DIR", help="default: %(default)s"
     )
+    parser.add_argument("--publish", type=Path, metavar="DIR", help="write the report of a complete run there, too")
     parser.add_argument("--render", type=Path, metavar="DIR", help="only write the report of DIR/results.json again")
     parser.add_argument("--carpool", type=Path, default=ROOT / "target/release/carpool", metavar="PATH")
     parser.add_argument("--pgbouncer", type=Path, metavar="PATH", help="default: the installed one")
@@ -65,6 +71,9 @@ def arguments() -> argparse.Namespace:
     options.apps = chosen(parser, "--apps", options.apps, kinds)
     if options.quick:
         options.seconds = 4.0
+    everything = options.poolers == POOLERS and options.apps == kinds
+    if options.publish and (not everything or options.no_all or options.no_flood or options.no_why):
+        parser.error("--publish: only of a run with everything")
     return options
 
 
@@ -79,27 +88,29 @@ def chosen(parser: argparse.ArgumentParser, option: str, text: str, known: list[
 class Display:
     """How far it is: a bar on a terminal, else a line for each cell."""
 
-    def __init__(self, cells: int, seconds: float):
-        self._cells, self._seconds = cells, seconds
+    def __init__(self, seconds: list[float]):
+        """`seconds` of load of each cell to come."""
+        self._seconds = seconds
         self._done = 0
         self._terminal = sys.stderr.isatty()
 
     def cell(self, title: str) -> Progress:
+        seconds = self._seconds[self._done]
+        left = sum(each + WARM_UP + OVERHEAD for each in self._seconds[self._done :])
         self._done += 1
-        left = (self._cells - self._done + 1) * (self._seconds + WARM_UP + OVERHEAD)
-        head = f"[{self._done:>2}/{self._cells}] {title}"
+        head = f"[{self._done:>2}/{len(self._seconds)}] {title}"
         if not self._terminal:
             print(f"{head} (about {left / 60:.0f} min left)", file=sys.stderr, flush=True)
-            return lambda _elapsed, _watch: None
+            return lambda _part, _watch: None
 
-        def progress(elapsed: float, watch: Watch) -> None:
-            filled = round(20 * min(1.0, elapsed / self._seconds))
+        def progress(part: float, watch: Watch) -> None:
+            filled = round(20 * min(1.0, part))
             bar = "█" * filled + "·" * (20 - filled)
             cpu = ", ".join(f"{name} {series.cpu[-1]:.0f}" for name, series in watch.groups.items() if series.cpu)
             pool = f"{watch.pool.active[-1]} busy, {watch.pool.waiting[-1]} wait" if watch.pool.at else ""
-            minutes = max(0.0, left - elapsed) / 60
-            line = f"\r\x1b[K{head} {bar} {pool} · CPU % {cpu} · {minutes:.0f} min left"
-            print(line[: os.get_terminal_size().columns + 3], end="", file=sys.stderr, flush=True)
+            minutes = max(0.0, left - part * seconds) / 60
+            line = f"{head} {bar} {minutes:.0f} min left · {pool} · CPU % {cpu}"
+            print("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1], end="", file=sys.stderr, flush=True)
 
         return progress
 
@@ -131,10 +142,14 @@ def together(options: argparse.Namespace) -> list[stack.Kind]:
     return kinds if len(kinds) > 1 and not options.no_all else []
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    for path in (options.axum, options.oha):
+def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Fills `results` with what is measured."""
+    # What is missing is said at once, not after some minutes.
+    for path in (options.carpool, options.axum, options.oha):
         if not path.exists():
             raise Failed(f"{path} is missing: `make showdown` builds it")
+    if "pgbouncer" in options.poolers:
+        stack.find_pgbouncer(options.pgbouncer)
     with Machine() as machine:
         stack.install_apps(machine)
         postgres = stack.Postgres(machine, stack.find_postgres())
@@ -142,11 +157,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         bench = Bench(machine, postgres, axum, oha, options.seconds, options.clients)
         alone = [[kind] for kind in stack.KINDS if kind.key in options.apps]
         groups = alone + ([together(options)] if together(options) else [])
-        looks_into_it = not options.no_why
-        cells = len(options.poolers) * len(groups) + (2 * len(why.steps()) if looks_into_it else 0)
-        cells += 0 if options.no_flood else len(flood.cells())
-        display = Display(cells, options.seconds)
-        results = {"about": about(options, postgres), "cells": [], "flood": [], "why": {}}
+        display = Display(durations(options, len(groups)))
+        results |= {"about": about(options, postgres), "cells": [], "flood": [], "cost": [], "why": {}}
         # The poolers in turns, so that what else the machine does hits all of them alike; each time a new one.
         for kinds in groups:
             what = kinds[0].key if len(kinds) == 1 else ALL
@@ -161,13 +173,22 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 # What is there already stays when it ends early, for --render.
                 save(results, options.output)
         if not options.no_flood:
+            results["cost"] = cost.measure(machine, postgres, options.carpool.resolve(), display.done)
             results["flood"] = flood.measure(bench, options.carpool.resolve(), display.cell, display.done)
             save(results, options.output)
-        if looks_into_it:
+        if not options.no_why:
             pooler = start("carpool", machine, postgres, options)
             results["why"] = why.analyse(bench, pooler, display.cell, display.done)
             machine.stop(pooler.processes)
-        return results
+            save(results, options.output)
+
+
+def durations(options: argparse.Namespace, groups: int) -> list[float]:
+    """Seconds of load of each cell."""
+    floods = 0 if options.no_flood else len(flood.cells())
+    steps = 0 if options.no_why else 2 * len(why.steps())
+    plain = len(options.poolers) * groups
+    return [options.seconds] * plain + [flood.LONGER * options.seconds] * floods + [options.seconds] * steps
 
 
 def save(results: dict[str, Any], directory: Path) -> None:
@@ -190,7 +211,13 @@ def about(options: argparse.Namespace, postgres: stack.Postgres) -> dict[str, An
         "haproxy": re.search(r"version ([\d.]+)", stack.version_of(haproxy, "-v"))[1] if haproxy else "",
         "oha": stack.version_of(options.oha).strip(),
         "apps": {kind.key: kind.title for kind in stack.KINDS},
-        "flood": {"clients": flood.FLOOD, "few": flood.FEW, "network_ms": 2000 * flood.DELAY},
+        "connections": {kind.key: kind.connections for kind in stack.KINDS},
+        "flood": {
+            "clients": flood.FLOOD,
+            "few": flood.FEW,
+            "network_ms": 2000 * flood.DELAY,
+            "seconds": flood.LONGER * options.seconds,
+        },
     }
 
 
@@ -207,16 +234,31 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupted)
     began = time.monotonic()
+    results: dict[str, Any] = {}
     try:
-        results = run(options)
+        run(options, results)
     except KeyboardInterrupt:
-        raise SystemExit("\nshowdown: interrupted, everything is stopped") from None
-    except Failed as failure:
-        raise SystemExit(f"\nshowdown: {failure}") from None
+        raise SystemExit("\nshowdown: interrupted, everything is stopped" + partly(results, options)) from None
+    except (Failed, OSError, psycopg2.Error) as failure:
+        raise SystemExit(f"\nshowdown: FAILED: {failure}{partly(results, options)}") from None
+    print("      drawing the pictures …", file=sys.stderr, flush=True)
     save(results, options.output)
-    report.write(results, options.output)
+    written = report.write(results, options.output)
     minutes = (time.monotonic() - began) / 60
     print(f"showdown: {options.output / 'report.html'} and report.md, after {minutes:.0f} min")
+    if options.publish:
+        options.publish.mkdir(parents=True, exist_ok=True)
+        for name in ("results.json", *written):
+            shutil.copyfile(options.output / name, options.publish / name)
+        print(f"showdown: the same in {options.publish}")
+
+
+def partly(results: dict[str, Any], options: argparse.Namespace) -> str:
+    """The report of what has been measured before it ended; where that is."""
+    if not results.get("cells"):
+        return ""
+    report.write(results, options.output)
+    return f"\nshowdown: what was measured until then is in {options.output / 'report.html'}"
 
 
 if __name__ == "__main__":

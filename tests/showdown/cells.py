@@ -28,7 +28,7 @@ from watch import Series, Watch
 WARM_UP = 2.0  # seconds
 # The edges of the histograms, milliseconds: 20 for each power of ten.
 EDGES = [10 ** (exponent / 20) for exponent in range(-20, 91)]
-# What is said while a cell runs: the seconds since it began, and the watch.
+# What is said while a cell runs: which part of it is over, and the watch.
 Progress = Callable[[float, Watch], None]
 
 
@@ -39,6 +39,10 @@ class Bench:
         self.machine, self.postgres = machine, postgres
         self.axum, self.oha = axum, oha
         self.seconds, self.clients = seconds, clients
+
+    def lasting(self, seconds: float) -> Bench:
+        """The same with other times."""
+        return Bench(self.machine, self.postgres, self.axum, self.oha, seconds, self.clients)
 
     def measure(
         self,
@@ -51,9 +55,10 @@ class Bench:
         url: Callable[[Kind], str] | None = None,
         clients: dict[str, int] | None = None,
         max_requests: int = MAX_REQUESTS,
+        also: dict[str, list[int]] | None = None,
     ) -> dict[str, Any]:
         """The applications on `pooler` (or what listens on `port` before it, or at `url`), as plain data for the
-        report. `clients` has those of each application, where not all have as many.
+        report. `clients` has those of each application, where not all have as many; `also` processes to watch, too.
 
         `counted` is by how much `count` grew under the load.
         """
@@ -71,7 +76,7 @@ class Bench:
             require_same_json(urls)
             self._load(urls, WARM_UP, clients)
             before = count() if count else 0
-            measured = self._measure(apps, urls, front, pooler, progress, clients)
+            measured = self._measure(apps, urls, front, pooler, progress, clients, also or {})
             return measured | ({"counted": count() - before} if count else {})
         finally:
             self.machine.stop(started)
@@ -94,8 +99,9 @@ class Bench:
         pooler: Direct | Pooler,
         progress: Progress,
         clients: dict[str, int] | None,
+        also: dict[str, list[int]],
     ) -> dict[str, Any]:
-        groups = {app.kind.key: [app.process.pid] for app in apps}
+        groups = {app.kind.key: [app.process.pid] for app in apps} | also
         groups |= {"postgres": [self.postgres.process.pid], "haproxy": [front.pid]}
         if pooler.processes:
             groups["pooler"] = [process.pid for process in pooler.processes]
@@ -106,7 +112,7 @@ class Bench:
         began = time.monotonic()
         while time.monotonic() < began + self.seconds:
             time.sleep(0.25)
-            progress(time.monotonic() - began, watch)
+            progress((time.monotonic() - began) / self.seconds, watch)
         watch.stop()
         results = {name: oha.result(self.machine) for name, oha in running.items()}
         for app in apps:

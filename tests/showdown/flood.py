@@ -17,6 +17,8 @@ DELAY = 0.010
 # Clients of the application that floods, each with a connection of its own, and of the other: one for each worker.
 FLOOD, FEW = 500, 5
 SHARED = ["none", "application_name", "user"]
+# So often the seconds of other cells: few clients, each with a request in a second or so, make few requests.
+LONGER = 2
 
 SYNC = replace(next(kind for kind in KINDS if kind.key == "django"), connections=FEW)
 ASYNC = axum("axum", "axum, statements prepared, as many connections as requests", "prepared", FLOOD)
@@ -33,6 +35,7 @@ def measure(
     progress: Callable[[str], Progress],
     done: Callable[[str], None],
 ) -> list[dict[str, Any]]:
+    bench = bench.lasting(LONGER * bench.seconds)
     relay = Relay(bench, bench.postgres.port, DELAY)
     rows = []
     try:
@@ -47,6 +50,7 @@ def measure(
                 url=lambda kind, pooler=pooler, by=by: address(pooler.port, kind, by),
                 clients={SYNC.key: FEW, ASYNC.key: FLOOD},
                 max_requests=FLOOD,
+                also={"relay": [relay.process.pid]},
             )
             bench.machine.stop(pooler.processes)
             rows.append({"share_by": by, "alone": alone, **measured})

@@ -11,6 +11,8 @@ from machine import Failed, Machine, Process
 from stack import session_cookie
 
 PERCENTILES = (50, 90, 99)
+# Seconds: longer than HAProxy's timeouts, after which it answers in the application's place.
+PATIENCE = 90
 
 
 @dataclass
@@ -46,14 +48,19 @@ class Oha:
     def __init__(self, machine: Machine, binary: Path, url: str, seconds: float, clients: int):
         self._out = machine.dir / f"oha-{abs(hash((url, seconds)))}.csv"
         self._out.unlink(missing_ok=True)
-        self._seconds = seconds
+        self._seconds, self._url = seconds, url
         command: list[str | Path] = [binary, "--no-tui", "--output-format", "csv", "--output", self._out]
         # Requests on the way at the end are waited for, so that none counts as failed.
         command += ["-z", f"{seconds}s", "-w", "-c", str(clients), "-H", f"Cookie: {session_cookie()}"]
         self.process: Process = machine.start("oha", [*command, f"{url}/api/v1/recipes"], 0)
 
-    def result(self, machine: Machine, patience: float = 60) -> Result:
-        status = self.process.wait(self._seconds + patience)
+    def result(self, machine: Machine, patience: float = PATIENCE) -> Result:
+        try:
+            status = self.process.wait(self._seconds + patience)
+        except Failed:
+            raise Failed(
+                f"requests of {self._url} aren't answered {patience:.0f} s after the end of the load"
+            ) from None
         if status != 0:
             raise Failed(f"oha ended with {status}\n{self.process.tail()}")
         machine.stop([self.process])

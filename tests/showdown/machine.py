@@ -11,10 +11,13 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT = 60  # seconds
 SYSTEM_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -22,6 +25,27 @@ SYSTEM_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 class Failed(Exception):
     """The showdown, or a part of it, can't go on; the text says why."""
+
+
+def bounded(what: str, timeout: float, call: Callable[[], T]) -> T:
+    """What `call` gives. In a thread of its own, since a driver's wait can't be interrupted."""
+    results: list[T] = []
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if failures:
+        raise Failed(f"{what}: {failures[0]}") from failures[0]
+    if not results:
+        raise Failed(f"{what}: not within {timeout:.0f} s")
+    return results[0]
 
 
 def free_port() -> int:

@@ -17,8 +17,9 @@ import matplotlib.pyplot as plt
 from article import FIGURES
 from cells import EDGES
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 # Distinct for the colour-blind, too (Okabe and Ito).
@@ -53,9 +54,9 @@ plt.rcParams.update(
 def save(figure: Figure, directory: Path, name: str) -> str:
     png = directory / f"{name}.png"
     figure.savefig(png, dpi=110)
-    # Few colours are enough, and a third of the size.
+    # A palette is enough, and half of the size. With fewer colours thin lines lose theirs.
     with Image.open(png) as picture:
-        picture.convert("RGB").quantize(64).save(png, optimize=True)
+        picture.convert("RGB").quantize(256).save(png, optimize=True)
     figure.savefig(directory / f"{name}.svg", metadata={"Date": None})
     plt.close(figure)
     return name
@@ -74,6 +75,8 @@ def throughput(cells: list[dict[str, Any]], poolers: dict[str, str], directory: 
         places = [apps.index(app) + (number - (len(series) - 1) / 2) * width for app in values]
         label = "the article (2022)" if name == "article" else poolers[name]
         bars = axes.bar(places, list(values.values()), width * 0.92, color=POOLER_COLOURS[name], label=label)
+        if name == "article":
+            bars_of_the_past(bars)
         axes.bar_label(bars, fmt="%.0f", fontsize=8, padding=1)
     axes.set_xticks(range(len(apps)), apps)
     axes.grid(axis="x", visible=False)
@@ -84,22 +87,34 @@ def throughput(cells: list[dict[str, Any]], poolers: dict[str, str], directory: 
     return save(figure, directory, "throughput")
 
 
+def bars_of_the_past(bars: BarContainer) -> None:
+    for bar in bars:
+        bar.set(facecolor="#FFFFFF", edgecolor="#777777", hatch="////")
+
+
 def latencies(cells: list[dict[str, Any]], pooler: str, name: str, directory: Path) -> str:
     """Histograms: each application alone, and all at once."""
     alone = {cell["cell"]: cell["apps"][cell["cell"]] for cell in cells if cell["cell"] in cell["apps"]}
     at_once = next((cell["apps"] for cell in cells if cell["cell"] == "all"), None)
     parts = [("alone", alone)] + ([("all at once", at_once)] if at_once else [])
-    figure, row = plt.subplots(1, len(parts), figsize=(9, 3.2), sharex=True, squeeze=False, layout="constrained")
+    figure, row = plt.subplots(1, len(parts), figsize=(9, 4.1), sharex=True, squeeze=False, layout="constrained")
     for axes, (title, apps) in zip(row[0], parts, strict=True):
         for app, data in apps.items():
             draw_histogram(axes, app, data)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.set_xlabel("milliseconds")
+        in_milliseconds(axes)
         axes.set_title(f"{name}, {title}")
-        axes.legend(loc="upper left")
+        # Below: there is no corner that is always free.
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18))
     row[0][0].set_ylabel("% of requests")
     return save(figure, directory, f"latency-{pooler}")
+
+
+def in_milliseconds(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("milliseconds")
 
 
 def draw_histogram(axes: Axes, app: str, data: dict[str, Any]) -> None:
@@ -115,18 +130,19 @@ def draw_histogram(axes: Axes, app: str, data: dict[str, Any]) -> None:
 
 
 def over_time(cells: list[dict[str, Any]], pooler: str, name: str, directory: Path) -> str:
-    """CPU, memory and the pool's connections, a column for each cell."""
+    """CPU, memory, the pool's connections and, if any, who waits for one; a column for each cell."""
+    waits = any(any(cell["pool"]["waiting"]) for cell in cells)
     figure, rows = plt.subplots(
-        3,
+        3 + waits,
         len(cells),
-        figsize=(1.6 + 2.4 * len(cells), 6.2),
+        figsize=(1.6 + 2.4 * len(cells), 6.2 + 1.6 * waits),
         sharex=True,
         sharey="row",
         squeeze=False,
         layout="constrained",
     )
     for column, cell in enumerate(cells):
-        cpu, memory, pool = (row[column] for row in rows)
+        cpu, memory, pool, *waiting = (row[column] for row in rows)
         cpu.set_title("all at once" if cell["cell"] == "all" else cell["cell"])
         for group, data in {**cell["apps"], **cell["others"]}.items():
             if group in COLOURS:
@@ -134,13 +150,20 @@ def over_time(cells: list[dict[str, Any]], pooler: str, name: str, directory: Pa
             if group in COLOURS and group != "postgres":
                 memory.plot(data["at"], data["memory"], color=COLOURS[group], linewidth=1.2, label=group)
         draw_pool(pool, cell["pool"])
-        pool.set_xlabel(SECONDS)
+        for axes in waiting:
+            axes.plot(
+                cell["pool"]["at"], cell["pool"]["waiting"], color="#882255", linewidth=1.4, label="clients that wait"
+            )
+        rows[-1][column].set_xlabel(SECONDS)
     rows[0][0].set_ylabel("CPU, % of one core")
     rows[1][0].set_ylabel("memory, MB")
     rows[1][0].set_yscale("log")
+    rows[1][0].set_ylim(bottom=1)
     rows[1][0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     rows[2][0].set_ylabel("server connections")
-    for row in (rows[0], rows[2]):
+    if waits:
+        rows[3][0].set_ylabel("clients that wait")
+    for row in (rows[0], *rows[2:]):
         row[0].set_ylim(bottom=0)
     handles: dict[str, Any] = {}
     for axes in rows.flat:
@@ -159,13 +182,11 @@ def draw_pool(axes: Axes, pool: dict[str, Any]) -> None:
         colors=["#56B4E9", "#D9D9D9"],
         labels=["connections at work", "idle connections"],
     )
-    if any(pool["waiting"]):
-        axes.plot(pool["at"], pool["waiting"], color="#D55E00", linestyle=":", linewidth=1.4, label="clients that wait")
 
 
 def flood(rows: list[dict[str, Any]], directory: Path) -> str:
     """The sync application's latencies: the share of requests that took no longer."""
-    figure, axes = plt.subplots(figsize=(9, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 3.8), layout="constrained")
     colours = {"none": "#D55E00", "application_name": "#0072B2", "user": "#CC79A7"}
     for row in rows:
         data = row["apps"]["django"]
@@ -178,11 +199,11 @@ def flood(rows: list[dict[str, Any]], directory: Path) -> str:
         label = f"{label} (p99 {data['percentiles']['99']:.0f} ms)"
         colour, style = ("#009E73", "--") if row["alone"] else (colours[row["share_by"]], "-")
         axes.plot(edges, sums, color=colour, linestyle=style, linewidth=1.6, label=label)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel("milliseconds")
+    in_milliseconds(axes)
     axes.set_ylabel("% of Django's requests")
-    axes.legend(loc="lower right")
+    axes.set_ylim(0, 102)
+    axes.set_title("How many of Django's requests took no longer")
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2)
     return save(figure, directory, "flood")
 
 

@@ -158,7 +158,13 @@ class Pooler:
         """Active, idle and waiting, as SHOW POOLS tells."""
         if self._console is None:
             self._console = psycopg2.connect(
-                host="127.0.0.1", port=self.port, user=USER, password=PASSWORD, dbname="pgbouncer", sslmode="disable"
+                host="127.0.0.1",
+                port=self.port,
+                user=USER,
+                password=PASSWORD,
+                dbname="pgbouncer",
+                sslmode="disable",
+                connect_timeout=5,
             )
             self._console.autocommit = True
         with self._console.cursor() as cursor:
@@ -191,9 +197,16 @@ class Sharing:
 
 
 def carpool(
-    machine: Machine, postgres: Postgres, binary: Path, server_port: int = 0, sharing: Sharing | None = None
+    machine: Machine,
+    postgres: Postgres,
+    binary: Path,
+    server_port: int = 0,
+    sharing: Sharing | None = None,
+    wrapper: list[str | Path] | None = None,
 ) -> Pooler:
-    """It takes clients with TLS and without, and itself uses none, as PgBouncer here."""
+    """It takes clients with TLS and without, and itself uses none, as PgBouncer here. `wrapper` is a command that runs
+    it.
+    """
     sharing = sharing or Sharing()
     if not binary.exists():
         raise Failed(f"{binary} is missing: run `cargo build --release`, or give --carpool")
@@ -217,7 +230,9 @@ password = "{PASSWORD}"
     if tls := certificate(machine):
         config.write_text(config.read_text().replace("[pooler]\n", f"[pooler]\n{tls}"))
     name = version_of(binary).strip().replace("carpool", "Carpool")
-    return Pooler("carpool", name, machine.start("Carpool", [machine.copy(binary), config], port))
+    command = [*(wrapper or []), machine.copy(binary), config]
+    # SIGINT ends it when its clients have gone, so that a wrapper can say what it has found.
+    return Pooler("carpool", name, machine.start("Carpool", command, port, stop_signal=2 if wrapper else 15))
 
 
 def certificate(machine: Machine) -> str:
@@ -233,13 +248,19 @@ def certificate(machine: Machine) -> str:
     return f'client_tls_sslmode = "allow"\n{files}'
 
 
-def pgbouncer(machine: Machine, postgres: Postgres, binary: Path | None) -> Pooler:
+def find_pgbouncer(binary: Path | None) -> tuple[Path, re.Match[str]]:
+    """The given or the installed one, and its version."""
     binary = binary or find("pgbouncer")
     if binary is None or not binary.exists():
         raise Failed("PgBouncer isn't installed (apt-get install pgbouncer), or give --pgbouncer")
     version = re.search(r"PgBouncer (\d+)\.(\d+)[.\d]*", version_of(binary))
     if version is None:
         raise Failed(f"{binary} is not PgBouncer")
+    return binary, version
+
+
+def pgbouncer(machine: Machine, postgres: Postgres, binary: Path | None) -> Pooler:
+    binary, version = find_pgbouncer(binary)
     # Older ones know no prepared statements in transaction mode; asyncpg and tokio-postgres can't do without.
     mode = "transaction" if (int(version[1]), int(version[2])) >= (1, 21) else "session"
     port = free_port()
@@ -273,8 +294,8 @@ def pgbouncer(machine: Machine, postgres: Postgres, binary: Path | None) -> Pool
 
 def version_of(binary: Path, option: str = "--version") -> str:
     try:
-        return subprocess.run([binary, option], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
+        return subprocess.run([binary, option], capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError) as error:
         raise Failed(f"cannot run {binary}: {error}") from error
 
 

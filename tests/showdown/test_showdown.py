@@ -12,11 +12,13 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import cells
+import form
 import load
 import watch
 from load import Result
 
 try:
+    import reasons
     import report
 except ModuleNotFoundError as error:
     # Without matplotlib, as in `make test`.
@@ -117,11 +119,19 @@ def results():
     about = {
         "date": "2025-01-01", "processor": "some", "cores": 2, "seconds": 2.0, "clients": 50, "pool": 25,
         "max_requests": 25, "postgres": "15", "haproxy": "2.6", "oha": "oha 1", "apps": {},
-        "flood": {"clients": 500, "few": 5, "network_ms": 20.0},
+        "flood": {"clients": 500, "few": 5, "network_ms": 20.0, "seconds": 4.0},
+        "connections": {"django": 5, "starlette": 20, "axum": 20, "axum-fast": 8},
     }  # fmt: skip
     why = {"steps": steps, "loopback_ms": 0.1, "network_ms": 2.5}
     flood = [
-        {"share_by": by, "alone": rates == {"django": 40}, "apps": {name: app(rate) for name, rate in rates.items()}}
+        {
+            "share_by": by,
+            "alone": rates == {"django": 40},
+            "apps": {name: app(rate) for name, rate in rates.items()},
+            "others": others,
+            "pool": pool,
+            "foreign": 7,
+        }
         for by, rates in (
             ("none", {"django": 40}),
             ("none", {"django": 2, "axum": 100}),
@@ -129,7 +139,17 @@ def results():
             ("user", {"django": 20, "axum": 90}),
         )
     ]
-    return {"about": about, "cells": found, "flood": flood, "why": why}
+    cost = [
+        {
+            "share_by": by,
+            "instructions": count,
+            "clients": 8,
+            "cpu_us": cpu,
+            "rounds_us": [cpu - 1, cpu, cpu + 1],
+        }
+        for by, count, cpu in (("none", 6000, 12.0), ("application_name", 6300, 12.5), ("user", 6150, 11.9))
+    ]
+    return {"about": about, "cells": found, "flood": flood, "cost": cost, "why": why}
 
 
 @unittest.skipIf(report is None, "needs matplotlib")
@@ -140,13 +160,15 @@ class Reports(unittest.TestCase):
         scratch = tempfile.TemporaryDirectory()
         cls.addClassCleanup(scratch.cleanup)
         cls.directory = Path(scratch.name)
-        report.write(cls.results, cls.directory)
+        cls.written = report.write(cls.results, cls.directory)
         cls.markdown = (cls.directory / "report.md").read_text(encoding="utf-8")
         cls.html = (cls.directory / "report.html").read_text(encoding="utf-8")
 
     def test_the_articles_figures_stand_beside_todays(self):
-        row = next(line for line in self.markdown.splitlines() if line.startswith("| starlette | 495 "))
-        self.assertEqual([cell.strip() for cell in row.split("|")[2:6]], ["495", "400", "400", "400"])
+        lines = self.markdown.splitlines()
+        at = next(at for at, line in enumerate(lines) if line.startswith("| starlette | the article (2022) | 495 "))
+        rows = [[cell.strip() for cell in line.split("|")[2:4]] for line in lines[at + 1 : at + 4]]
+        self.assertEqual(rows, [["Carpool 1", "400"], ["PgBouncer 1.18", "400"], ["no pooler", "400"]])
 
     def test_tables_are_whole(self):
         lines = self.markdown.splitlines()
@@ -156,7 +178,8 @@ class Reports(unittest.TestCase):
 
     def test_every_picture_is_there_twice(self):
         names = re.findall(r"\]\((\S+)\.png\)", self.markdown)
-        self.assertEqual(len(names), 3 + 2 * 3)
+        self.assertEqual(len(names), 4 + 2 * 3)
+        self.assertEqual(sorted(self.written), sorted(path.name for path in self.directory.iterdir()))
         for name in names:
             self.assertTrue((self.directory / f"{name}.png").read_bytes().startswith(b"\x89PNG"))
             ElementTree.parse(self.directory / f"{name}.svg")
@@ -167,27 +190,62 @@ class Reports(unittest.TestCase):
         self.assertIn("with &lt;single&gt;", self.html)
 
     def test_who_won_over_the_network_is_read_off_the_figures(self):
-        self.assertIn("Starlette is 2.0 times as fast there", report.verdict(50, 100))
-        self.assertIn("too little of it", report.verdict(100, 50))
+        self.assertIn("Starlette is 2.0 times as fast there", reasons.verdict(50, 100))
+        self.assertIn("too little of it", reasons.verdict(100, 50))
+
+    def test_the_reason_is_claimed_only_where_the_run_shows_it(self):
+        def step(trips, cpu, far):
+            return {"round_trips": trips, "cpu_ms": {"app": cpu}, "far": {"per_second": far}}
+
+        plain, starlette = step(18, 0.6, 100), step(10, 1.5, 190)
+        self.assertIn("not because of Tokio", reasons.reason(plain, step(9, 0.4, 200), starlette))
+        self.assertNotIn("Tokio", reasons.reason(plain, step(9, 0.4, 200), step(10, 0.5, 190)))
+        self.assertIn("this run doesn't show it", reasons.reason(plain, step(9, 0.4, 102), starlette))
+
+    def test_what_tls_costs_is_read_off_the_figures(self):
+        def step(trips, cpu):
+            rate = {"per_second": 100}
+            return {"round_trips": trips, "cpu_ms": {"app": cpu}, "near": rate, "far": rate}
+
+        costs = reasons.tls_text({"starlette": step(10, 1), "starlette-tls": step(10.1, 2)})
+        self.assertIn("adds no round trips", costs)
+        self.assertIn("CPU, 1.00 ms", costs)
+        free = reasons.tls_text({"starlette": step(10, 1), "starlette-tls": step(12, 0.9)})
+        self.assertIn("adds 2.0 round trips", free)
+        self.assertIn("can't be told from noise", free)
+
+    def test_what_sharing_costs_while_nobody_waits(self):
+        self.assertIn("at most 300 more of Carpool's own instructions (5.0 %)", self.markdown)
+        self.assertIn("the ranges meet", self.markdown)
+        self.assertIn("| application_name | 6300 | +300 | 12.5 µs | 11.5 µs | 13.5 µs |", self.markdown)
+        rows = self.results["cost"]
+        self.assertIn("don't meet", report.cost_text([rows[0], rows[1] | {"rounds_us": [14, 15]}]))
 
     def test_a_busy_machine_is_admitted(self):
         self.assertIn("up to 30 % of a core", self.markdown)
 
     def test_a_flood_is_compared_with_none(self):
         self.assertIn("1.25 times what it is alone by `application_name` and 2.00 times", self.markdown)
-        self.assertIn("where without it is 20.0 times", self.markdown)
+        self.assertIn("where without it is 20.0 times. So it stays within twice.", self.markdown)
         rows = [line for line in self.markdown.splitlines() if line.startswith(("| – | no |", "| none | yes |"))]
-        self.assertEqual([row.split("|")[7].strip() for row in rows], ["1.00", "20.00"])
+        self.assertEqual([row.split("|")[8].strip() for row in rows], ["1.00", "20.00"])
+
+    def test_a_flood_that_is_too_much_is_admitted(self):
+        flood = [row for row in self.results["flood"] if row["share_by"] != "application_name"]
+        late = [*flood, flood[1] | {"share_by": "application_name"}]
+        self.assertIn("**That is more than twice**", report.flood_text(late, self.results["about"]))
 
     def test_parts_that_were_not_run_are_left_out(self):
         found = [cell for cell in self.results["cells"] if (cell["pooler"], cell["cell"]) == ("carpool", "axum")]
         with tempfile.TemporaryDirectory() as directory:
-            blocks = report.content(self.results | {"why": {}, "flood": [], "cells": found}, Path(directory))
-        text = "\n".join(map(report.markdown, blocks))
+            parts = {"why": {}, "flood": [], "cost": [], "cells": found}
+            blocks = report.content(self.results | parts, Path(directory))
+        text = "\n".join(map(form.markdown, blocks))
         self.assertNotIn("## All at once", text)
         self.assertNotIn("## Why", text)
         self.assertNotIn("## One floods", text)
-        self.assertIn("| axum | 267 | 300 |", text)
+        self.assertIn("| axum | the article (2022) | 267 |", text)
+        self.assertIn("| axum | Carpool 1 | 300 |", text)
 
 
 if __name__ == "__main__":

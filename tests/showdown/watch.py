@@ -9,7 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from machine import Failed
+
 PERIOD = 0.5  # seconds
+STOP_TIMEOUT = 30
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -130,9 +133,11 @@ class Watch(threading.Thread):
 
     def stop(self) -> None:
         self._ending.set()
-        self.join()
+        self.join(STOP_TIMEOUT)
+        if self.is_alive():
+            raise Failed(f"the pooler's console or PostgreSQL hasn't told its connections for {STOP_TIMEOUT} s")
         if self.failure:
-            raise self.failure
+            raise Failed(f"what runs can't be watched: {self.failure}") from self.failure
 
     def _members(self) -> dict[str, list[int]]:
         children = families()

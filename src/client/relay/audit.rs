@@ -22,7 +22,7 @@ pub(super) struct Auditor {
 }
 
 fn application(settings: &Settings) -> &str {
-    settings.get("application_name").unwrap_or_default()
+    settings.application_name().unwrap_or_default()
 }
 
 impl Auditor {

@@ -80,7 +80,7 @@ impl Relay {
 
     fn log_slow(&self, finished: &Finished) {
         let shared = self.shared();
-        let application = self.state.settings.get("application_name").unwrap_or_default();
+        let application = self.state.settings.application_name().unwrap_or_default();
         let kind = (shared.database.clone(), shared.user.clone(), application.into());
         let Some(left_out) = self.context().slow.admit(kind, Instant::now()) else { return };
         let seconds = |micros| Duration::from_micros(micros).as_secs_f64();
@@ -116,7 +116,7 @@ impl Relay {
             taken: server + client,
             database: shared.database.clone(),
             user: shared.user.clone(),
-            application: self.state.settings.get("application_name").unwrap_or_default().to_owned(),
+            application: self.state.settings.application_name().unwrap_or_default().to_owned(),
             client: shared.id.to_string(),
             server: finished.server.to_string(),
             error,
