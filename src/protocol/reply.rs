@@ -13,7 +13,7 @@ use super::functions::changes_functions;
 use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Meant, Passes, Request, ServerUndo, Unexpected};
 use super::request::{OWN, Output, Tables};
 use super::session::{Findings, Taint, Taints};
-use super::settings::{ROLE, SESSION_AUTHORIZATION, Settings, canonical_name, follows_client};
+use super::settings::{DEFAULT_READ_ONLY, ROLE, SESSION_AUTHORIZATION, Settings, canonical_name, follows_client};
 use super::sql::makes_temporary;
 use super::statements::{DUMMY, SERVER_PREFIX, Told};
 use super::{ClientState, ServerState};
@@ -304,6 +304,10 @@ impl ServerPath<'_> {
         };
         let own = self.is_own();
         if !follows_client(name) {
+            if name == DEFAULT_READ_ONLY && !own {
+                // Was it the session, in whatever way, or who runs the server?
+                self.server.touched |= Taint::Setting;
+            }
             return Ok(!own);
         }
         if self.server.settings.get(name) != Some(value) {

@@ -13,14 +13,11 @@ use parking_lot::Mutex;
 /// Reported parameters that a session can't set, or that aren't the session's own. The last is the client's only where
 /// it has set it, which is asked for as of those that aren't reported: who runs the server makes it read-only by a
 /// reload, in the midst of sessions, and nobody is to undo that, or to stay so when it is over.
-const NOT_FOLLOWED: [&str; 6] = [
-    "server_version",
-    "server_encoding",
-    "integer_datetimes",
-    "is_superuser",
-    "in_hot_standby",
-    "default_transaction_read_only",
-];
+const NOT_FOLLOWED: [&str; 6] =
+    ["server_version", "server_encoding", "integer_datetimes", "is_superuser", "in_hot_standby", DEFAULT_READ_ONLY];
+
+/// See [`NOT_FOLLOWED`].
+pub const DEFAULT_READ_ONLY: &str = "default_transaction_read_only";
 
 /// The parameter behind SET ROLE. It isn't reported, so it is among the settings only where it isn't `none`.
 pub const ROLE: &str = "role";

@@ -207,8 +207,17 @@ fn a_server_made_read_only_is_so_for_all_until_it_is_over() {
             assert_eq!(chosen.value("show default_transaction_read_only"), "off", "it has set that itself");
         }
     }
-    // What a client has set is its own.
-    for set in ["set default_transaction_read_only = on", "set session characteristics as transaction read only"] {
+    // What a client has set is its own, also where its text doesn't show it.
+    clients[0].query(
+        "create schema pg; create function pg.lower(text) returns text language sql as \
+        'select set_config(''default_transaction_read_only'', $1, false)'",
+    );
+    clients[0].query("set search_path = pg, public, pg_catalog");
+    for set in [
+        "set default_transaction_read_only = on",
+        "set session characteristics as transaction read only",
+        "select lower('on')",
+    ] {
         clients[0].query(set);
         assert_eq!(clients[1].value("show default_transaction_read_only"), "off");
         assert_eq!(clients[0].error("insert into t values (1)"), "25006");
