@@ -8,6 +8,7 @@
 mod audit;
 mod finished;
 mod listen;
+mod numbers;
 mod pins;
 mod survive;
 mod wait;
@@ -450,6 +451,7 @@ impl Relay {
                 step @ (request::Step::Pins
                 | request::Step::PinsToListen
                 | request::Step::Fresh
+                | request::Step::Numbers
                 | request::Step::Listens) => {
                     if !self.may_go_on(step, input, out) {
                         return Ok(at);
@@ -486,6 +488,7 @@ impl Relay {
         let goes_on = match step {
             request::Step::Listens => self.listen_here(input, out),
             request::Step::Fresh => self.change_server(),
+            request::Step::Numbers => self.find_processes(),
             request::Step::PinsToListen if self.listens_briefly() || self.listens_in_transaction() => true,
             _ => self.allow_pin(),
         };

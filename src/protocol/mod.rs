@@ -8,6 +8,7 @@ pub mod audit;
 pub mod custom;
 pub mod functions;
 pub mod listen;
+pub mod numbers;
 pub mod own;
 pub mod pipeline;
 pub mod reply;
@@ -25,6 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use functions::{FunctionTable, Unknown};
 use listen::{Listening, OnServer};
+use numbers::Numbers;
 use own::Own;
 use pipeline::loss::Owed;
 use pipeline::{Kind, Pipeline, Request, ServerUndo};
@@ -160,6 +162,8 @@ pub struct ServerState {
     pub last_command: String,
     /// The functions that were `called` and whose class isn't known.
     pub unknown_functions: Unknown,
+    /// The numbers of clients in the request at hand.
+    pub numbers: Option<Box<Numbers>>,
     /// Its process number.
     pub pid: u32,
 }
@@ -192,6 +196,7 @@ impl ServerState {
             partial: false,
             was_reset: false,
             defaulted: Vec::new(),
+            numbers: None,
             pid: 0,
             listens: None,
         }

@@ -31,6 +31,7 @@ mod logins;
 mod metrics;
 mod modes;
 mod names;
+mod numbers;
 mod operations;
 mod packaging;
 mod peers;

@@ -259,6 +259,11 @@ impl World {
                 }
                 // Here all servers are the same.
                 request::Step::Fresh => self.servers[j].state.sequences.accept(),
+                request::Step::Numbers => {
+                    if let Some(numbers) = &mut self.servers[j].state.numbers {
+                        numbers.answer(|_| None);
+                    }
+                }
                 request::Step::Listens | request::Step::Terminate => unreachable!(),
             }
         }
