@@ -44,8 +44,11 @@ fn bind_binary(name: &str, parameters: &[&[u8]]) -> Vec<u8> {
     message('B', &body)
 }
 
+/// A way to call a function.
+type Way = (&'static str, Vec<Vec<u8>>, Vec<Vec<u8>>);
+
 /// The ways to call `function` with a number: messages to send first, and those that run it.
-fn ways(function: &str, number: u32) -> Vec<(&'static str, Vec<Vec<u8>>, Vec<Vec<u8>>)> {
+fn ways(function: &str, number: u32) -> Vec<Way> {
     let text = number.to_string();
     let constant = format!("select {function}({number})");
     let parameter = format!("select {function}($1)");
