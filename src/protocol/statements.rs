@@ -448,6 +448,12 @@ impl ServerStatements {
         Some(id)
     }
 
+    /// Whether one more has its place, and doesn't take that of the only other.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.slots.len() + 1 < self.limit
+    }
+
     /// All named ones are gone (DEALLOCATE ALL); the unnamed one isn't among those.
     pub fn clear_named(&mut self) {
         self.slots.clear();

@@ -10,6 +10,7 @@
     reason = "test code"
 )]
 
+mod asking;
 mod audit;
 mod auth_query;
 mod basics;

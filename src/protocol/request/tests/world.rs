@@ -384,9 +384,9 @@ impl World {
         if !allowed {
             server.state.keeping = Keeping::Never;
         }
-        match server.state.parting(&self.tables.functions) {
+        match server.state.parting(&self.tables) {
             Parting::Free => {}
-            Parting::Ask(sql) => return frontend::put_query(&mut server.towards, sql.as_bytes()),
+            Parting::Ask(messages) => return server.towards.extend_from_slice(&messages),
             Parting::Pinned => return,
             Parting::Listens if server.state.pins.is_empty() => server.state.listens = None,
             Parting::Listens => return,
