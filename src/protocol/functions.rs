@@ -146,7 +146,7 @@ impl Unknown {
 
     /// Nothing about functions is to be asked.
     #[must_use]
-    pub const fn is_settled(&self) -> bool {
+    pub fn is_settled(&self) -> bool {
         self.names.is_empty() && self.custom_known
     }
 
