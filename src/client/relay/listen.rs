@@ -144,7 +144,9 @@ impl Relay {
         }
         let nonce = self.pool.will_enter(id, &channels);
         self.begin_handover(Place::Away, nonce, channels);
-        self.ask(cx, &listen::marking(&[], &marker, nonce));
+        let mut message = Vec::new();
+        frontend::put_query(&mut message, &listen::marking(&[], &marker, nonce));
+        self.ask(cx, &message);
         Ok(true)
     }
 
