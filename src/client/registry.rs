@@ -14,6 +14,7 @@ use super::door::{Entrant, Waiting};
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, UserName};
 use crate::net::Peer;
+use crate::protocol::numbers;
 use crate::protocol::settings::Settings;
 use crate::server::ServerShared;
 use crate::tls::Cipher;
@@ -407,8 +408,8 @@ impl Registry {
         super::peers::sign(secret, context.config.load().pooler.peer_id);
         let id = ClientId(registry.next_id.fetch_add(1, Ordering::Relaxed) + 1);
         loop {
-            // Positive as a signed number, since clients show it as a process number.
-            let pid = rng.random_range(1..=0x7fff_ffffu32);
+            // Clients take it for a process number.
+            let pid = rng.random_range(numbers::FIRST..=numbers::LAST);
             let dashmap::Entry::Vacant(vacant) = registry.clients.entry(pid) else { continue };
             let shared = Arc::new(ClientShared {
                 id,
@@ -445,6 +446,12 @@ impl Registry {
         let client = self.clients.get(&key.pid)?;
         let same = subtle::ConstantTimeEq::ct_eq(&*client.key.secret, &*key.secret);
         bool::from(same).then(|| Arc::clone(&client))
+    }
+
+    /// The client that was given this process number.
+    #[must_use]
+    pub fn numbered(&self, number: u32) -> Option<Arc<ClientShared>> {
+        self.clients.get(&number).map(|client| Arc::clone(&client))
     }
 
     /// All clients.

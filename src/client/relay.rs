@@ -8,6 +8,7 @@
 mod audit;
 mod finished;
 mod listen;
+mod numbers;
 mod pins;
 mod survive;
 mod wait;
@@ -450,6 +451,7 @@ impl Relay {
                 step @ (request::Step::Pins
                 | request::Step::PinsToListen
                 | request::Step::Fresh
+                | request::Step::Numbers
                 | request::Step::Listens) => {
                     if !self.may_go_on(step, input, out) {
                         return Ok(at);
@@ -486,6 +488,7 @@ impl Relay {
         let goes_on = match step {
             request::Step::Listens => self.listen_here(input, out),
             request::Step::Fresh => self.change_server(),
+            request::Step::Numbers => self.find_processes(),
             request::Step::PinsToListen if self.listens_briefly() || self.listens_in_transaction() => true,
             _ => self.allow_pin(),
         };
@@ -800,7 +803,7 @@ impl Relay {
             if !server.state.left().is_empty() && self.pool.spec.load().max_pinned == 0 {
                 server.state.keeping = Keeping::Never;
             }
-            server.state.parting(&self.pool.tables.functions)
+            server.state.parting(&self.pool.tables)
         } else {
             Parting::Pinned
         };
@@ -810,7 +813,7 @@ impl Relay {
                 self.rest(in_block);
             }
             Parting::Free => self.give_back(),
-            Parting::Ask(sql) => self.ask(cx, sql.as_bytes()),
+            Parting::Ask(messages) => self.ask(cx, &messages),
             Parting::Pinned => {
                 if shares {
                     self.note_pinned();
@@ -823,13 +826,11 @@ impl Relay {
     }
 
     /// Asks the server what ties the client to it. A cancel meanwhile isn't meant for this question.
-    fn ask(&mut self, cx: &mut TaskContext<'_>, sql: &[u8]) {
+    fn ask(&mut self, cx: &mut TaskContext<'_>, messages: &[u8]) {
         let Work::Active(active) = &mut self.work else { return };
         let Some(server) = active.lease.server().map(|s| Arc::clone(&s.shared)) else { return };
         *self.registered.shared.cancel.lock() = CancelSlot::Replaying { server, wanted: false };
-        let mut message = Vec::new();
-        frontend::put_query(&mut message, sql);
-        active.send(cx, &message);
+        active.send(cx, messages);
     }
 
     /// A query has ended and the client keeps the server.

@@ -126,7 +126,7 @@ pub(super) fn tidy(mut pooled: Box<Pooled>) {
             timer::sleep(CANCEL_POLL).await;
         }
         if pooled.server.shared.doomed.load(Ordering::Acquire) {
-            info!(server = %pooled.server.shared.id, "closing because: a cancel request for it may still come");
+            info!(server = %pooled.server.shared.id, "closing because: a cancel request for it may still come, or a signal");
             return;
         }
         let lasting = pooled.server.state.left().and(Taints::LASTING);

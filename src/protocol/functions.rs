@@ -144,6 +144,12 @@ impl Unknown {
         }
     }
 
+    /// Nothing about functions is to be asked.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.names.is_empty() && self.custom_known
+    }
+
     /// All settings are asked for: adds those that functions set to `names`, if they are known.
     pub fn add_custom(&mut self, names: &mut Vec<Box<str>>, table: &FunctionTable) {
         let known = table.known.lock();

@@ -4,10 +4,12 @@
 //! server to server; [`request`] and [`reply`] apply them to the two byte streams; [`sql`] reads just enough
 //! SQL. [`ClientState`] and [`ServerState`] are the two sides' memory between messages.
 
+mod asking;
 pub mod audit;
 pub mod custom;
 pub mod functions;
 pub mod listen;
+pub mod numbers;
 pub mod own;
 pub mod pipeline;
 pub mod reply;
@@ -23,15 +25,17 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use functions::{FunctionTable, Unknown};
+use functions::Unknown;
 use listen::{Listening, OnServer};
+use numbers::Numbers;
 use own::Own;
+use pipeline::Pipeline;
 use pipeline::loss::Owed;
-use pipeline::{Kind, Pipeline, Request, ServerUndo};
+use request::Tables;
 use sequences::Sequences;
 use session::{Probe, Taint, Taints};
 use settings::{Settings, SettingsTable, UNSHARED};
-use statements::{ClientStatements, ServerStatements};
+use statements::{ClientStatements, ServerStatements, Statement};
 
 use crate::stats::StatementCounts;
 
@@ -140,6 +144,8 @@ pub struct ServerState {
     pub was_reset: bool,
     /// A question about the session under way.
     pub probe: Option<Box<Probe>>,
+    /// The question that was asked last, where it may be asked again.
+    pub question: Option<Arc<Statement>>,
     /// What it listens to for its client.
     pub listens: Option<Box<OnServer>>,
     /// Whose the sequence values are that it remembers.
@@ -162,6 +168,8 @@ pub struct ServerState {
     pub last_command: String,
     /// The functions that were `called` and whose class isn't known.
     pub unknown_functions: Unknown,
+    /// The numbers of clients in the request at hand.
+    pub numbers: Option<Box<Numbers>>,
     /// Its process number.
     pub pid: u32,
 }
@@ -182,6 +190,7 @@ impl ServerState {
             keeping: Keeping::Unasked,
             sequences: Sequences::default(),
             probe: None,
+            question: None,
             called: false,
             unknown_functions: Unknown::default(),
             functions_changed: false,
@@ -195,6 +204,7 @@ impl ServerState {
             begins: false,
             was_reset: false,
             defaulted: Vec::new(),
+            numbers: None,
             pid: 0,
             listens: None,
         }
@@ -290,9 +300,8 @@ impl ServerState {
         }
     }
 
-    /// Whether the client may part from an idle server, and else what is to be done first. `table`: what is known of the
-    /// database's functions.
-    pub fn parting(&mut self, table: &FunctionTable) -> Parting {
+    /// Whether the client may part from an idle server, and else what is to be done first.
+    pub fn parting(&mut self, tables: &Tables) -> Parting {
         // It is still there, and the block has ended.
         self.begins = false;
         self.touched = self.touched.without(Taint::EndsServer.into());
@@ -322,18 +331,18 @@ impl ServerState {
         if self.touched.has(Taint::Setting) {
             // Nothing lists those with a dot.
             names.extend(self.settings.iter().filter(|(name, _)| name.contains('.')).map(|(name, _)| name.into()));
-            functions.add_custom(&mut names, table);
+            functions.add_custom(&mut names, &tables.functions);
             names.sort_unstable();
             names.dedup();
         }
+        // What can't be asked otherwise, should that fail, is asked for once.
+        let repeats = self.touched.has(Taint::Setting) && note.is_none() && functions.is_settled();
         let (probe, sql) = Probe::new(self.left().and(askable), &names, note, functions);
         self.touched = self.touched.without(askable);
         self.probe = Some(Box::new(probe));
         // What is parsed before the answer is parsed under settings that aren't known.
         self.unsettled = true;
-        self.statements.unnamed = None;
-        self.pipeline.push(Request::skip(Kind::Query, ServerUndo::None));
-        Parting::Ask(sql)
+        Parting::Ask(self.ask(&sql, repeats, &tables.statements))
     }
 }
 
@@ -353,8 +362,8 @@ pub enum Keeping {
 pub enum Parting {
     /// It may.
     Free,
-    /// This query is to be sent; its answer will tell.
-    Ask(String),
+    /// These messages are to be sent; the answer will tell.
+    Ask(Vec<u8>),
     /// It may not.
     Pinned,
     /// The server listens, or did: who delivers from now on is to be settled first.

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use super::functions::changes_functions;
 use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Meant, Passes, Request, ServerUndo, Unexpected};
 use super::request::{OWN, Output, Tables};
-use super::session::{Findings, Taint, Taints};
+use super::session::{Findings, Probe, Taint, Taints};
 use super::settings::{DEFAULT_READ_ONLY, ROLE, SESSION_AUTHORIZATION, Settings, canonical_name, follows_client};
 use super::sql::makes_temporary;
 use super::statements::{DUMMY, SERVER_PREFIX, Told};
@@ -351,6 +351,9 @@ impl ServerPath<'_> {
             self.server.pins |= Taint::Unknown;
             return Ok(false);
         }
+        if let (false, false, Some(probe)) = (failure.forward, failure.own_query, &mut self.server.probe) {
+            probe.fail();
+        }
         if failure.own_query && self.marker_failed() {
             return Ok(false);
         }
@@ -493,13 +496,10 @@ impl ServerPath<'_> {
             if !self.client.to_tell.is_empty() {
                 self.tell_pins(input);
             }
-        } else if request.kind == Kind::Query && !self.hand_over()? {
+        } else if (request.kind == Kind::Query || self.server.probe.is_some()) && !self.hand_over()? {
             self.events.replayed = true;
             if let Some(probe) = self.server.probe.take() {
-                let (asked, epoch) = (probe.asked(), probe.functions_epoch());
-                let findings = probe.finish();
-                self.learn_functions(&findings, epoch);
-                self.apply_findings(asked, findings);
+                self.answered(*probe);
             }
         }
         if request.resets() && status != TransactionStatus::Idle {
@@ -533,6 +533,17 @@ impl ServerPath<'_> {
             self.server.settle();
         }
         Ok(forward)
+    }
+
+    /// A question has its answer.
+    fn answered(&mut self, probe: Probe) {
+        let (asked, epoch) = (probe.asked(), probe.functions_epoch());
+        if probe.has_failed() {
+            return self.server.ask_otherwise(asked);
+        }
+        let findings = probe.finish();
+        self.learn_functions(&findings, epoch);
+        self.apply_findings(asked, findings);
     }
 
     /// Notes what functions may do, for this call and for later ones.

@@ -9,6 +9,7 @@ mod extended;
 mod functions;
 mod local;
 mod names;
+mod numbers;
 mod output;
 mod prepare;
 mod retry;
@@ -86,6 +87,8 @@ pub enum Step {
     Fresh,
     /// The server must listen to the client's channels first, see [`super::listen`].
     Listens,
+    /// It must be found out first what the clients' numbers in it mean, see [`super::numbers`].
+    Numbers,
     /// The client says goodbye.
     Terminate,
 }
@@ -344,10 +347,24 @@ impl ClientPath<'_> {
         if !self.ensure_mentioned(input, &reading.mentions) {
             return Ok(Step::Blocked);
         }
+        if self.must_find_constants(&reading.numbers) {
+            return Ok(Step::Numbers);
+        }
         if self.must_listen(reading.ends) {
             return Ok(Step::Listens);
         }
         self.show_own_statements(input, reading.ends);
+        if let Some(text) = text.and_then(|text| self.with_processes(text, &reading.numbers)) {
+            let reading = sql::read(&text, &self.client.settings);
+            return Ok(self.run_query(
+                input,
+                at,
+                header,
+                (Some(&text), Some(&text)),
+                (reading, taint),
+                Extra::default(),
+            ));
+        }
         let refused = if reading.own.is_empty() { None } else { text.zip(self.refused(&reading.own)) };
         let Some((text, (at_text, refusal))) = refused else {
             return Ok(self.run_query(input, at, header, (text, None), (reading, taint), Extra::default()));

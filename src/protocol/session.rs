@@ -220,6 +220,7 @@ pub struct Probe {
     asked: Taints,
     functions: Unknown,
     findings: Findings,
+    failed: bool,
 }
 
 /// What a [`Probe`] found.
@@ -315,7 +316,15 @@ impl Probe {
         }
         let sql = format!("/* carpool */ {}", parts.join(" UNION ALL "));
         let custom_asked = complete && !functions.custom_known;
-        (Self { asked, functions, findings: Findings { complete, custom_asked, ..Findings::default() } }, sql)
+        (
+            Self {
+                asked,
+                functions,
+                findings: Findings { complete, custom_asked, ..Findings::default() },
+                failed: false,
+            },
+            sql,
+        )
     }
 
     /// Takes a DataRow.
@@ -350,6 +359,17 @@ impl Probe {
             }
         }
         Ok(())
+    }
+
+    /// It could not be asked as it was.
+    pub const fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    /// Whether it could not be.
+    #[must_use]
+    pub const fn has_failed(&self) -> bool {
+        self.failed
     }
 
     /// What was asked about.

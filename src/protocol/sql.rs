@@ -9,6 +9,7 @@ mod process;
 
 use std::ops::Range;
 
+use super::numbers;
 use super::own;
 pub use calls::taint_of_function;
 use calls::{calls, creates_temporary};
@@ -252,6 +253,8 @@ pub struct Reading {
     pub mentions: Vec<Mention>,
     /// What it sets of Carpool's own settings, in order.
     pub own: Vec<own::Assignment>,
+    /// Where it says which process a signal is for.
+    pub numbers: Vec<numbers::Argument>,
 }
 
 /// What a text does with a statement that it names.
@@ -306,6 +309,7 @@ impl Reading {
             sets: self.sets || other.sets,
             mentions: if self.mentions == other.mentions { self.mentions } else { Vec::new() },
             own: if self.own == other.own { self.own } else { Vec::new() },
+            numbers: Vec::new(),
         }
     }
 }

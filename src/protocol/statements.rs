@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::numbers::{Argument, Calls};
 use super::own;
 use super::sequences::Advances;
 use super::session::{Taint, Taints};
@@ -44,6 +45,8 @@ pub struct Statement {
     pub sets: bool,
     /// What it sets of Carpool's own settings.
     pub own: Vec<own::Assignment>,
+    /// Where it says which process a signal is for.
+    pub numbers: Vec<Argument>,
     generation: AtomicU32,
     shapes: Mutex<Shapes>,
 }
@@ -131,6 +134,19 @@ impl Statement {
     #[must_use]
     pub fn rest(&self) -> &[u8] {
         &self.key.rest
+    }
+
+    /// Whether what is sent for it depends on when that is: it must be sent anew for each use.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        self.effect.names_for_now() || self.numbers.iter().any(|argument| argument.constant().is_some())
+    }
+
+    /// Its calls that signal a process.
+    #[must_use]
+    pub fn calls(&self) -> Calls<'_> {
+        let types = memchr::memchr(0, self.rest()).map_or(&b""[..], |at| &self.rest()[at + 1..]);
+        Calls { arguments: &self.numbers, types }
     }
 
     /// Whether this is `rest` parsed under `context`.
@@ -229,8 +245,9 @@ impl StatementTable {
             known.retain(|s| Arc::strong_count(&s.0) > 1);
         }
         let text = rest.split(|&b| b == 0).next().unwrap_or_default();
-        let Reading { effect, mut taint, ends, names, defaults, resets, sets, own, advances, functions, .. } =
-            sql::read(text, context);
+        let Reading {
+            effect, mut taint, ends, names, defaults, resets, sets, own, numbers, advances, functions, ..
+        } = sql::read(text, context);
         if resets {
             taint |= Taint::Setting;
         }
@@ -247,6 +264,7 @@ impl StatementTable {
             functions,
             sets,
             own,
+            numbers,
             key: Key { rest: rest.into(), context: Arc::clone(context) },
             generation: AtomicU32::new(0),
             shapes: Mutex::default(),
@@ -428,6 +446,12 @@ impl ServerStatements {
         let id = *self.slots.iter().min_by_key(|(_, slot)| slot.last_used)?.0;
         self.slots.remove(&id);
         Some(id)
+    }
+
+    /// Whether one more has its place, and doesn't take that of the only other.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.slots.len() + 1 < self.limit
     }
 
     /// All named ones are gone (DEALLOCATE ALL); the unnamed one isn't among those.

@@ -49,7 +49,8 @@ pub struct ServerShared {
     pub prepared: AtomicU32,
     /// The pool's generation in which its login began: when that is over it closes as soon as it comes free.
     pub generation: u32,
-    /// A cancel request for it was sent whose end nobody saw: it must not change hands any more.
+    /// A cancel request for it was sent whose end nobody saw, or a client has named its process to have it signalled: it
+    /// must not change hands any more.
     pub doomed: AtomicBool,
     /// Statistics.
     pub counters: Counters,

@@ -134,6 +134,23 @@ pub fn put_execution(out: &mut Vec<u8>, name: &[u8]) {
     });
 }
 
+/// The portal of [`put_run`].
+const RUN: &[u8] = b"carpool";
+
+/// Appends Bind, Execute and Sync that run the statement of this name, without parameters and with text results.
+pub fn put_run(out: &mut Vec<u8>, name: &[u8]) {
+    frame::message(out, tag::BIND, |b| {
+        frame::put_cstr(b, RUN);
+        frame::put_cstr(b, name);
+        b.extend_from_slice(&[0; 6]);
+    });
+    frame::message(out, tag::EXECUTE, |b| {
+        frame::put_cstr(b, RUN);
+        b.extend_from_slice(&[0; 4]);
+    });
+    put_empty(out, tag::SYNC);
+}
+
 /// Appends Parse, Bind, Execute and Sync of one unnamed statement with text parameters and text results.
 pub fn put_question(out: &mut Vec<u8>, sql: &str, parameters: &[&str]) {
     // No types: the server infers them.

@@ -10,6 +10,7 @@
     reason = "test code"
 )]
 
+mod asking;
 mod audit;
 mod auth_query;
 mod basics;
@@ -31,6 +32,7 @@ mod logins;
 mod metrics;
 mod modes;
 mod names;
+mod numbers;
 mod operations;
 mod packaging;
 mod peers;

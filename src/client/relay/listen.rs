@@ -106,13 +106,13 @@ impl Relay {
             return Ok(());
         }
         server.state.listens = None;
-        let parting = server.state.parting(&self.pool.tables.functions);
+        let parting = server.state.parting(&self.pool.tables);
         if whole.is_empty() {
             self.stop_listening();
         }
         match parting {
             Parting::Free => self.give_back(),
-            Parting::Ask(sql) => self.ask(cx, sql.as_bytes()),
+            Parting::Ask(messages) => self.ask(cx, &messages),
             Parting::Pinned | Parting::Listens => self.rest(false),
         }
         Ok(())
@@ -144,7 +144,9 @@ impl Relay {
         }
         let nonce = self.pool.will_enter(id, &channels);
         self.begin_handover(Place::Away, nonce, channels);
-        self.ask(cx, &listen::marking(&[], &marker, nonce));
+        let mut message = Vec::new();
+        frontend::put_query(&mut message, &listen::marking(&[], &marker, nonce));
+        self.ask(cx, &message);
         Ok(true)
     }
 

@@ -3,6 +3,7 @@
 //! That request may have run or not, as with any lost connection: it fails, and isn't sent again.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::task::Context as TaskContext;
 
 use tracing::info;
@@ -88,6 +89,10 @@ impl Relay {
         let alone = self.carry.is_empty() && !self.leaving && self.pin.is_none() && self.mode != PoolMode::Session;
         let Work::Active(active) = &mut self.work else { return None };
         let server = active.lease.server().filter(|server| alone && server.remainder.bytes == 0)?;
+        if server.shared.doomed.load(Ordering::Acquire) {
+            // It was named to be ended, as the process of this client.
+            return None;
+        }
         server.state.lose()
     }
 

@@ -122,6 +122,9 @@ impl ClientPath<'_> {
                 return Ok(step);
             }
         }
+        if let Some(step) = self.must_find_bound(&found, here, header.body_len, names_len) {
+            return Ok(step);
+        }
         if let Found::Known(named @ Named { told: Told::Nothing | Told::Shape(_), .. }) = &found {
             // Else it may have to wait for replies, and with each of these for more of them.
             self.show_own_statements(input, named.statement.ends);
@@ -147,15 +150,18 @@ impl ClientPath<'_> {
         self.server.counts.binds += u32::from(!name.is_empty());
         self.server.counts.hits += u32::from(!name.is_empty() && parses == self.server.counts.server_parses);
         self.server.pipeline.push(request);
-        let Some(sent_name) = sent_name else {
+        let rest = self.bound_with_processes(&found, here, names_len);
+        let Some(sent_name) = sent_name.or_else(|| rest.is_some().then_some(Cow::Borrowed(name))) else {
             return Ok(self.forward(input, at, header, Kind::Bind));
         };
+        let rest = rest.as_deref().unwrap_or(&here[names_len..]);
         let out = self.to_server.own(input);
         let from = out.len();
-        frame::header(out, tag::BIND, header.body_len - name.len() + sent_name.len());
+        let names = portal.len() + sent_name.len() + 2;
+        frame::header(out, tag::BIND, names + rest.len() + header.body_len - here.len());
         frame::put_cstr(out, portal);
         frame::put_cstr(out, &sent_name);
-        out.extend_from_slice(&here[names_len..]);
+        out.extend_from_slice(rest);
         let remaining = header.body_len - here.len();
         if remaining == 0 {
             self.server.retry.record(Kind::Bind, &out[from..]);

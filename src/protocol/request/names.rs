@@ -54,8 +54,8 @@ impl ClientPath<'_> {
     pub(super) fn ensure_run_by(&mut self, input: &[u8], statement: &Statement) {
         let Some(run) = self.run_by(statement).cloned() else { return };
         match self.server.statements.touch(&run) {
-            Presence::Current => return,
-            Presence::Stale => self.close_on_server(input, run.id),
+            Presence::Current if run.numbers.is_empty() => return,
+            Presence::Current | Presence::Stale => self.close_on_server(input, run.id),
             Presence::Missing => {}
         }
         let rest = self.rest_for_server(&run).into_owned();
@@ -85,10 +85,10 @@ impl ClientPath<'_> {
         let pipeline = &self.server.pipeline;
         let failed = !pipeline.runs() && pipeline.status() == TransactionStatus::Failed;
         let in_batch = pipeline.is_open();
-        if presence == Presence::Current || failed {
+        if (presence == Presence::Current && statement.numbers.is_empty()) || failed {
             return;
         }
-        if presence == Presence::Stale {
+        if presence != Presence::Missing {
             self.close_on_server(input, statement.id);
         }
         let rest = self.rest_for_server(statement).into_owned();

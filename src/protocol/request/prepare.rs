@@ -121,7 +121,7 @@ impl ClientPath<'_> {
 
     /// Has the server's unnamed statement be the client's.
     pub(super) fn ensure_unnamed(&mut self, input: &[u8], statement: &Arc<Statement>) {
-        let fixed = !statement.effect.names_for_now();
+        let fixed = !statement.changes();
         if fixed && self.server.statements.unnamed == Some(statement.id) {
             return;
         }
@@ -136,7 +136,7 @@ impl ClientPath<'_> {
 
     /// Has the server know a named statement. Says whether something had to be put in front for it.
     pub(super) fn ensure_named(&mut self, input: &[u8], statement: &Arc<Statement>) -> bool {
-        let fixed = !statement.effect.names_for_now();
+        let fixed = !statement.changes();
         self.ensure_run_by(input, statement);
         match self.server.statements.touch(statement) {
             Presence::Current if fixed => return false,
@@ -298,7 +298,7 @@ impl ClientPath<'_> {
             Effect::Deallocate(name) => self.deallocate_text(name),
             Effect::Prepare(mention) => self.prepare_text(statement.rest(), mention),
             Effect::Execute(_) => self.text_that_runs(statement),
-            _ => None,
+            _ => self.text_with_processes(statement),
         };
         let Some(text) = text else { return Cow::Borrowed(statement.rest()) };
         let types = memchr::memchr(0, statement.rest()).map_or(&b""[..], |at| &statement.rest()[at..]);

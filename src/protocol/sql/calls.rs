@@ -3,6 +3,7 @@
 
 use super::process::{self, writes_process_number};
 use super::{Lexer, Reading, Token, is_word, is_word_part};
+use crate::protocol::numbers;
 use crate::protocol::sequences::Advances;
 use crate::protocol::session::{Taint, Taints};
 use crate::protocol::settings::Settings;
@@ -40,13 +41,18 @@ pub(super) const CALLS: [Call; 18] = [
 
 /// The function that gives the number of the server's process.
 const PROCESS_NUMBER: &[u8] = b"pg_backend_pid";
+/// In its name, and in those of the functions that signal a process.
+const BACKEND: &[u8] = b"_backend";
 
 /// Looks for [`CALLS`] and for identifiers that are written in escapes.
 pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
-    let (mut asks_number, mut configures) = (false, false);
+    let (mut asks_number, mut signals, mut configures) = (false, false, false);
     for at in memchr::memchr_iter(b'_', text) {
-        let word = at.checked_sub(2).and_then(|start| text.get(start..start + PROCESS_NUMBER.len()));
-        asks_number |= word.is_some_and(|word| word.eq_ignore_ascii_case(PROCESS_NUMBER));
+        if text.get(at..at + BACKEND.len()).is_some_and(|word| word.eq_ignore_ascii_case(BACKEND)) {
+            let word = at.checked_sub(2).and_then(|start| text.get(start..start + PROCESS_NUMBER.len()));
+            let is_number = word.is_some_and(|word| word.eq_ignore_ascii_case(PROCESS_NUMBER));
+            (asks_number, signals) = (asks_number || is_number, signals || !is_number);
+        }
         for call in &CALLS {
             let Some(start) = at.checked_sub(call.at) else { continue };
             let Some(found) = text.get(start..start + call.word.len()) else { continue };
@@ -81,6 +87,9 @@ pub(super) fn calls(text: &[u8], tracked: &Settings, reading: &mut Reading) {
     }
     if asks_number && is_there(text, b"pg_terminate_backend") {
         reading.taint |= Taint::EndsServer;
+    }
+    if signals {
+        reading.numbers = numbers::arguments(text);
     }
     let sequences = sequences(text);
     if sequences.read {

@@ -46,7 +46,9 @@ fn pass(mut from: TcpStream, mut to: TcpStream, largest: usize, questions: &Atom
     let mut buf = vec![0; 65536];
     let mut size = 1;
     while let Ok(n @ 1..) = from.read(&mut buf) {
-        let marks = buf[..n].windows(13).filter(|w| w == b"/* carpool */").count();
+        let simple = buf[..n].windows(18).filter(|w| w[0] == b'Q' && w[5..] == *b"/* carpool */").count();
+        let prepared = buf[..n].windows(16).filter(|w| w == b"carpool\0carpool_").count();
+        let marks = simple + prepared;
         questions.fetch_add(marks, Ordering::Relaxed);
         let (mut head, tail) = buf[..n].split_at(if largest == usize::MAX { 0 } else { n.min(CUT_UP) });
         while !head.is_empty() {

@@ -65,6 +65,8 @@ enum Sql {
         frozen: bool,
     },
     CopyOut,
+    /// The pooler's question about the session.
+    Probe(String),
 }
 
 #[derive(Clone, Debug)]
@@ -333,7 +335,10 @@ impl Backend {
         if name.is_empty() {
             self.unnamed = None;
         }
-        let mut list = read(text)?;
+        let mut list = match text.starts_with(b"/* carpool */") {
+            true => vec![Sql::Probe(String::from_utf8(text.to_vec()).unwrap())],
+            false => read(text)?,
+        };
         if list.len() > 1 {
             return Err(failure("42601", "cannot insert multiple commands into a prepared statement"));
         }
@@ -591,6 +596,10 @@ impl Backend {
                 "LISTEN".to_owned()
             }
             Sql::CopyOut => self.copy_out(),
+            Sql::Probe(text) => {
+                self.probed(text);
+                return Ok(());
+            }
             other => panic!("{other:?}"),
         };
         self.complete(&command);
@@ -660,7 +669,6 @@ impl Backend {
 
     /// The pooler asks what there is of session state.
     fn probed(&mut self, text: &str) {
-        self.put(reply::ROW_DESCRIPTION, b"\0\0");
         for part in text.trim_start_matches("/* carpool */ ").split(" UNION ALL ") {
             if let Some(functions) = part.strip_prefix("SELECT 'f'") {
                 let asked = functions.split("ARRAY[").last().unwrap();
@@ -704,7 +712,6 @@ impl Backend {
             }
         }
         self.complete("SELECT 1");
-        self.ready();
     }
 
     fn probe_row(&mut self, (kind, name, value): &(&str, String, Option<String>)) {
@@ -721,7 +728,9 @@ impl Backend {
         self.unnamed = None;
         if body.starts_with(b"/* carpool */") {
             let text = String::from_utf8(cstr(body).to_vec()).unwrap();
-            return self.probed(&text);
+            self.put(reply::ROW_DESCRIPTION, b"\0\0");
+            self.probed(&text);
+            return self.ready();
         }
         let list = match read(cstr(body)) {
             Ok(list) => list,

@@ -259,6 +259,11 @@ impl World {
                 }
                 // Here all servers are the same.
                 request::Step::Fresh => self.servers[j].state.sequences.accept(),
+                request::Step::Numbers => {
+                    if let Some(numbers) = &mut self.servers[j].state.numbers {
+                        numbers.answer(|_| None);
+                    }
+                }
                 request::Step::Listens | request::Step::Terminate => unreachable!(),
             }
         }
@@ -379,9 +384,9 @@ impl World {
         if !allowed {
             server.state.keeping = Keeping::Never;
         }
-        match server.state.parting(&self.tables.functions) {
+        match server.state.parting(&self.tables) {
             Parting::Free => {}
-            Parting::Ask(sql) => return frontend::put_query(&mut server.towards, sql.as_bytes()),
+            Parting::Ask(messages) => return server.towards.extend_from_slice(&messages),
             Parting::Pinned => return,
             Parting::Listens if server.state.pins.is_empty() => server.state.listens = None,
             Parting::Listens => return,
