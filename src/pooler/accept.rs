@@ -233,10 +233,10 @@ mod tests {
     /// copied several times on its way, and takes the caches from everything else.
     #[test]
     fn a_login_is_small() {
-        assert!(size(serve) <= 2048, "{}", size(serve));
+        assert!(size(serve) <= 1280, "{}", size(serve));
         let login = size(|(admission, config), handshake: &'static mut Option<Handshake>, (startup, peer)| {
             login::login(admission, config, handshake, startup, peer)
         });
-        assert!(login <= 3072, "{login}");
+        assert!(login <= 2048, "{login}");
     }
 }
