@@ -5,6 +5,7 @@
 //! against a decoy that no password fits; only the log learns the reason.
 
 use std::fmt;
+use std::sync::Arc;
 
 use rand::CryptoRng;
 use sha2::{Digest, Sha256};
@@ -279,7 +280,7 @@ impl ClientAuth {
             }
             (_, StoredSecret::Md5(_)) => {
                 let doom = Some(FailureReason::OnlyMd5Secret);
-                Attempt { doom, ..attempt }.ask_scram(verifiers.decoy(user), policy, rng)
+                Attempt { doom, ..attempt }.ask_scram(Arc::new(verifiers.decoy(user)), policy, rng)
             }
         }
     }
@@ -320,7 +321,12 @@ impl Attempt {
         self.send(code::MD5_PASSWORD, &salt, State::Md5(secret, salt))
     }
 
-    fn ask_scram(self, verifier: ScramVerifier, policy: &Policy, rng: &mut (impl CryptoRng + ?Sized)) -> ClientStep {
+    fn ask_scram(
+        self,
+        verifier: Arc<ScramVerifier>,
+        policy: &Policy,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> ClientStep {
         let exchange = ServerFirst::new(verifier, policy.binding.clone(), rng);
         let offer = Mechanisms::encode(exchange.mechanisms());
         self.send(code::SASL, &offer, State::SaslInitial(exchange))

@@ -101,7 +101,7 @@ pub enum StoredSecret {
     /// Its md5 hash.
     Md5(Md5Secret),
     /// Its SCRAM verifier.
-    Scram(ScramVerifier),
+    Scram(Arc<ScramVerifier>),
 }
 
 impl StoredSecret {
@@ -113,7 +113,7 @@ impl StoredSecret {
             return Self::Md5(hash);
         }
         match ScramVerifier::parse(text) {
-            Some(verifier) => Self::Scram(verifier),
+            Some(verifier) => Self::Scram(Arc::new(verifier)),
             None => Self::Plain(Password::new(text.as_bytes())),
         }
     }

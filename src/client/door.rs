@@ -4,11 +4,14 @@
 //! they are, and there are at most `max_login_connections` of them: for one more, the one that came first is closed,
 //! once it has had [`GRACE`]. Real clients are through by then, so a flood slows them down and keeps nobody out. One
 //! for which Carpool itself has something to do (a lookup, a cancel request) isn't closed for another.
+//!
+//! Whatever ends a login from outside comes this way: that there is no room, `client_login_timeout`, a stop. So a login
+//! listens to one thing besides its socket, and has no timer.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -31,30 +34,65 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Door {
-    waiting: Mutex<Line>,
+    line: Mutex<Line>,
     addresses: DashMap<IpAddr, u32>,
     told: Mutex<Option<Instant>>,
 }
 
+/// All that are not in yet.
 #[derive(Debug, Default)]
 struct Line {
     /// By their coming.
-    waiting: BTreeMap<u64, Arc<Waiting>>,
+    entries: BTreeMap<u64, Entry>,
+    /// How many of them have not proved who they are.
+    unproved: usize,
     next: u64,
+    is_stopping: bool,
 }
 
-/// One that has not proved who it is.
+#[derive(Debug)]
+struct Entry {
+    waiting: Arc<Waiting>,
+    is_proved: bool,
+    /// A stop of Carpool ends it: one who hasn't said what it wants is asked then, and who looks after Carpool may stay.
+    ends_with_stop: bool,
+}
+
+/// Why a connection that isn't in yet is sent away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It makes room for one that came later.
+    NoRoom,
+    /// It has taken longer than `client_login_timeout`, which is this.
+    Late(Duration),
+    /// Carpool stops.
+    Stop,
+}
+
+/// One that is not in yet.
 #[derive(Debug)]
 pub struct Waiting {
     since: Instant,
     busy: AtomicBool,
-    closed: Notify,
+    end: OnceLock<End>,
+    told: Notify,
 }
 
 impl Waiting {
-    /// Ends when the connection is to make room.
-    pub async fn closed(&self) {
-        self.closed.notified().await;
+    /// Ends when the connection is to be sent away.
+    pub async fn ended(&self) -> End {
+        loop {
+            self.told.notified().await;
+            if let Some(end) = self.end.get() {
+                return *end;
+            }
+        }
+    }
+
+    fn end(&self, end: End) {
+        // Whatever was first counts.
+        let _ = self.end.set(end);
+        self.told.notify_one();
     }
 
     /// While this lives Carpool itself is at work for the connection, so that it isn't closed for another.
@@ -88,25 +126,63 @@ enum Room {
 
 impl Line {
     fn room(&mut self, most: usize, now: Instant) -> Room {
-        if self.waiting.len() < most {
+        if self.unproved < most {
             return Room::Free(false);
         }
-        let Some((&first, waiting)) = self.waiting.iter().find(|(_, w)| !w.busy.load(Ordering::Relaxed)) else {
+        let mut unproved = self.entries.iter().filter(|(_, entry)| !entry.is_proved);
+        let Some((&first, entry)) = unproved.find(|(_, entry)| !entry.waiting.busy.load(Ordering::Relaxed)) else {
             return Room::None;
         };
-        if now.saturating_duration_since(waiting.since) < GRACE {
+        if now.saturating_duration_since(entry.waiting.since) < GRACE {
             return Room::Soon;
         }
-        waiting.closed.notify_one();
-        self.waiting.remove(&first);
+        self.end(first, End::NoRoom);
         Room::Free(true)
     }
 
     fn enter(&mut self, now: Instant) -> (u64, Arc<Waiting>) {
         self.next += 1;
-        let waiting = Arc::new(Waiting { since: now, busy: AtomicBool::new(false), closed: Notify::new() });
-        self.waiting.insert(self.next, Arc::clone(&waiting));
+        let (busy, end, told) = (AtomicBool::new(false), OnceLock::new(), Notify::new());
+        let waiting = Arc::new(Waiting { since: now, busy, end, told });
+        let entry = Entry { waiting: Arc::clone(&waiting), is_proved: false, ends_with_stop: false };
+        self.entries.insert(self.next, entry);
+        self.unproved += 1;
         (self.next, waiting)
+    }
+
+    fn proved(&mut self, number: u64) {
+        if let Some(entry) = self.entries.get_mut(&number) {
+            self.unproved -= usize::from(!std::mem::replace(&mut entry.is_proved, true));
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Arc<Waiting>> {
+        let entry = self.entries.remove(&number)?;
+        self.unproved -= usize::from(!entry.is_proved);
+        Some(entry.waiting)
+    }
+
+    fn end(&mut self, number: u64, end: End) {
+        if let Some(waiting) = self.remove(number) {
+            waiting.end(end);
+        }
+    }
+
+    fn end_late(&mut self, limit: Duration, now: Instant) {
+        while let Some((&first, entry)) = self.entries.first_key_value() {
+            if now.saturating_duration_since(entry.waiting.since) < limit {
+                return;
+            }
+            self.end(first, End::Late(limit));
+        }
+    }
+
+    fn stop(&mut self) {
+        self.is_stopping = true;
+        let going = self.entries.iter().filter(|(_, entry)| entry.ends_with_stop);
+        for number in going.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.end(number, End::Stop);
+        }
     }
 }
 
@@ -149,7 +225,19 @@ impl Door {
     /// How many have not proved who they are.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.waiting.lock().waiting.len()
+        self.line.lock().unproved
+    }
+
+    /// Sends those away who take longer than `limit` (0: none) to log in. For each tick.
+    pub fn end_late(&self, limit: Duration, now: Instant) {
+        if !limit.is_zero() {
+            self.line.lock().end_late(limit, now);
+        }
+    }
+
+    /// Carpool stops: who logs in is sent away, and so are those who begin to from now on.
+    pub fn stop(&self) {
+        self.line.lock().stop();
     }
 
     fn tell(&self, now: Instant, pooler: &Pooler) {
@@ -185,9 +273,20 @@ impl Entrant {
         &self.waiting
     }
 
+    /// It has said that it wants to log in. Gives false where that can't be, as Carpool stops.
+    #[must_use]
+    pub fn may_log_in(&self) -> bool {
+        let mut line = self.context.door.line.lock();
+        let stopping = line.is_stopping;
+        if let Some(entry) = line.entries.get_mut(&self.number) {
+            entry.ends_with_stop = true;
+        }
+        !stopping
+    }
+
     /// It has proved who it is.
     pub(super) fn proved(&self) {
-        self.context.door.waiting.lock().waiting.remove(&self.number);
+        self.context.door.line.lock().proved(self.number);
     }
 
     /// A registered client counts for it from now on, up to [`Door::uncount`].
@@ -198,7 +297,7 @@ impl Entrant {
 
 impl Drop for Entrant {
     fn drop(&mut self) {
-        self.proved();
+        self.context.door.line.lock().remove(self.number);
         if self.is_counted {
             self.context.door.uncount(self.peer);
         }
@@ -209,15 +308,13 @@ impl Drop for Entrant {
 ///
 /// # Errors
 /// What it is told where there is none.
-pub async fn enter(context: &Arc<Context>, peer: Peer) -> Result<Entrant, ClientError> {
-    let config = context.config.load_full();
-    let pooler = &config.pooler;
+pub async fn enter(context: &Arc<Context>, pooler: &Pooler, peer: Peer) -> Result<Entrant, ClientError> {
     context.door.count(peer, pooler.max_client_conn_per_address)?;
     let most = usize::try_from(pooler.max_login_connections).unwrap_or(usize::MAX);
     loop {
         let now = Instant::now();
         let (room, entered) = {
-            let mut line = context.door.waiting.lock();
+            let mut line = context.door.line.lock();
             let room = line.room(most, now);
             (room, matches!(room, Room::Free(_)).then(|| line.enter(now)))
         };
@@ -252,10 +349,53 @@ mod tests {
             assert_eq!(line.room(2, begin + GRACE), Room::Soon, "one that is busy stays");
         }
         assert_eq!(line.room(2, begin + GRACE), Room::Free(true));
-        assert_eq!(line.waiting.keys().copied().collect::<Vec<_>>(), [second]);
-        let last = Arc::clone(&line.waiting[&second]);
+        assert_eq!(first.end.get(), Some(&End::NoRoom));
+        assert_eq!(line.entries.keys().copied().collect::<Vec<_>>(), [second]);
+        let last = Arc::clone(&line.entries[&second].waiting);
         let _busy = last.busy();
         assert_eq!(line.room(1, begin + 9 * GRACE), Room::None);
+    }
+
+    #[test]
+    fn who_has_proved_who_it_is_takes_no_room_and_makes_none() {
+        let (mut line, begin) = (Line::default(), Instant::now());
+        let (first, proved) = line.enter(begin);
+        let (_, second) = line.enter(begin);
+        line.proved(first);
+        line.proved(first);
+        assert_eq!(line.room(2, begin), Room::Free(false));
+        assert_eq!(line.room(1, begin + GRACE), Room::Free(true));
+        assert_eq!((proved.end.get(), second.end.get()), (None, Some(&End::NoRoom)));
+        assert_eq!((line.unproved, line.remove(first).is_some(), line.unproved), (0, true, 0));
+    }
+
+    #[test]
+    fn who_takes_too_long_is_sent_away_in_whatever_state() {
+        let (mut line, begin) = (Line::default(), Instant::now());
+        let limit = Duration::from_secs(60);
+        let (_, first) = line.enter(begin);
+        let (second, proved) = line.enter(begin);
+        let (third, last) = line.enter(begin + limit / 2);
+        let _busy = first.busy();
+        line.proved(second);
+        line.end_late(limit, begin + limit - Duration::from_millis(1));
+        assert!(first.end.get().is_none());
+        line.end_late(limit, begin + limit);
+        assert_eq!([first.end.get(), proved.end.get()], [Some(&End::Late(limit)); 2]);
+        assert_eq!((last.end.get(), line.entries.len(), line.unproved), (None, 1, 1));
+        line.end(third, End::Stop);
+        assert_eq!(last.end.get(), Some(&End::Stop));
+    }
+
+    #[test]
+    fn a_stop_ends_those_who_log_in() {
+        let (mut line, now) = (Line::default(), Instant::now());
+        let (_, silent) = line.enter(now);
+        let (number, waiting) = line.enter(now);
+        line.entries.get_mut(&number).unwrap().ends_with_stop = true;
+        line.stop();
+        assert_eq!((silent.end.get(), waiting.end.get()), (None, Some(&End::Stop)));
+        assert_eq!(line.unproved, 1);
     }
 
     #[test]

@@ -112,12 +112,12 @@ impl Request {
 /// The client is to be told; see [`Handshake::refuse`].
 pub async fn login(
     mut admission: Admission,
+    config: Arc<Config>,
     handshake: &mut Option<Handshake>,
     startup: Startup,
     peer: Peer,
 ) -> Result<Entered, HandshakeError> {
     let context = Arc::clone(admission.context());
-    let config = context.config.load_full();
     let request = Request::new(startup, peer)?;
     let io = handshake.as_mut().ok_or_else(gone)?;
     negotiate(io, &request.startup).await?;
@@ -126,7 +126,7 @@ pub async fn login(
     }
     let waiting = admission.waiting();
     let (proven, known) = authenticate(io, &context, &config, &request, waiting.as_deref()).await?;
-    admission.proved()?;
+    admission.proved(&config)?;
     if request.is_console() {
         return console(admission, handshake, &config, request, false).await;
     }

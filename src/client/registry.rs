@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use rand::RngExt;
 
 use super::door::{Entrant, Waiting};
+use crate::config::Config;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, UserName};
 use crate::net::Peer;
@@ -300,10 +301,10 @@ pub struct Admission {
 impl Admission {
     /// Counts a connection, unless `max_client_conn` clients are there.
     #[must_use]
-    pub fn new(entrant: Entrant) -> Option<Self> {
+    pub fn new(entrant: Entrant, config: &Config) -> Option<Self> {
         let context = Arc::clone(entrant.context());
         let registry = &context.registry;
-        if registry.clients_admitted.load(Ordering::Acquire) >= context.config.load().pooler.max_client_conn {
+        if registry.clients_admitted.load(Ordering::Acquire) >= config.pooler.max_client_conn {
             return None;
         }
         registry.connections.fetch_add(1, Ordering::AcqRel);
@@ -326,11 +327,11 @@ impl Admission {
     ///
     /// # Errors
     /// What it is told.
-    pub fn proved(&mut self) -> Result<(), ClientError> {
+    pub fn proved(&mut self, config: &Config) -> Result<(), ClientError> {
         if let Some(entrant) = &self.entrant {
             entrant.proved();
         }
-        let max = self.context.config.load().pooler.max_client_conn;
+        let max = config.pooler.max_client_conn;
         let count = &self.context.registry.clients_admitted;
         let admitted = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
         self.is_client = admitted.is_ok();

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use crate::admin::Admin;
 use crate::client::connection::Connection;
-use crate::client::door::{self, Entrant};
+use crate::client::door::{self, End, Entrant};
 use crate::client::login::{self, Entered};
 use crate::client::registry::Admission;
 use crate::client::relay::Session;
@@ -27,39 +27,41 @@ use crate::stats::tally::refusal_of;
 /// The pause after a failure to accept: descriptors have run out, and some must be freed first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// What one is told who makes room for another.
+const NO_ROOM: &str = "too many connections are logging in, and this one was not done in time (max_login_connections)";
+
 /// What one is told who is too slow.
 const LOGIN_TIMEOUT: &str = "client_login_timeout";
 
 /// How many are waited for, at a time, until they have taken in why they are sent away.
 const MOST_LEAVING: usize = 64;
 
-/// Accepts until told to stop by `closing`; `stopping` is what connections see.
-pub async fn accept(
-    mut listener: Listener,
-    admin: Arc<Admin>,
-    mut closing: watch::Receiver<bool>,
-    stopping: watch::Receiver<bool>,
-) {
+/// Accepts until told to stop by `closing`.
+pub async fn accept(mut listener: Listener, admin: Arc<Admin>, mut closing: watch::Receiver<bool>) {
     let context = Arc::clone(&admin.context);
     let mut failing = false;
     loop {
         let options = TcpOptions::from(&context.config.load().pooler);
         let accepted = tokio::select! {
+            biased;
             accepted = listener.accept(options) => accepted,
             _ = closing.wait_for(|stop| *stop) => return,
         };
         match accepted {
             Ok(accepted) => {
                 failing = false;
+                let config = context.config.load_full();
                 let entered = tokio::select! {
-                    entered = door::enter(&context, accepted.peer) => entered,
+                    biased;
+                    entered = door::enter(&context, &config.pooler, accepted.peer) => entered,
                     _ = closing.wait_for(|stop| *stop) => return,
                 };
+                drop(config);
                 admin.until_moving().await;
                 match entered {
                     Ok(entrant) => {
                         // On the heap: a large future is copied several times on its way to becoming a task.
-                        let entering = Box::pin(serve(Arc::clone(&admin), accepted, entrant, stopping.clone()));
+                        let entering = Box::pin(serve(Arc::clone(&admin), accepted, entrant));
                         tokio::spawn(Connection::Entering(entering));
                     }
                     Err(error) => {
@@ -102,36 +104,15 @@ async fn send_off(mut stream: Stream, message: Vec<u8>) {
 }
 
 /// One connection, from its first byte on. Gives the session that it comes to; others are served by other tasks.
-async fn serve(
-    admin: Arc<Admin>,
-    accepted: Accepted,
-    entrant: Entrant,
-    stopping: watch::Receiver<bool>,
-) -> Option<Box<Session>> {
+async fn serve(admin: Arc<Admin>, accepted: Accepted, entrant: Entrant) -> Option<Box<Session>> {
     let context = &admin.context;
     let Accepted { stream, peer, local } = accepted;
     let mut handshake = Some(Handshake::new(stream, local));
-    let timeout = context.config.load().pooler.client_login_timeout;
     let waiting = Arc::clone(entrant.waiting());
-    let entering = async {
-        tokio::select! {
-            entered = enter(context, &mut handshake, entrant, peer, stopping) => Some(entered),
-            () = waiting.closed() => None,
-        }
-    };
-    let entered = if timeout.is_zero() {
-        entering.await
-    } else {
-        let late = || Some(Err(login_timeout(timeout).into()));
-        timer::timeout(timeout, entering).await.unwrap_or_else(|_| late())
-    };
-    let Some(entered) = entered else {
-        if let Some(handshake) = handshake {
-            let (stream, held) = handshake.with_last_words(&[]);
-            turn_away(stream, peer, held, &made_room());
-        }
-        context.refusals.count(refusal_of(made_room().code.0));
-        return None;
+    let entered = tokio::select! {
+        biased;
+        entered = enter(context, &mut handshake, entrant, peer) => entered,
+        end = waiting.ended() => Err(sent_away(end).into()),
     };
     if let Err(error) = &entered {
         context.refusals.count(reason(error));
@@ -148,7 +129,7 @@ async fn serve(
         Err(HandshakeError::Io(error)) => debug!(%peer, "connection lost during login: {error}"),
         Err(error @ HandshakeError::Tls(_)) => info!(%peer, "closing because: {error}"),
         Err(HandshakeError::Client(error)) => {
-            info!(%peer, "closing because: {error}");
+            tell_log(peer, &error);
             if let Some(handshake) = handshake {
                 let mut message = Vec::new();
                 crate::wire::backend::put_error(&mut message, &error);
@@ -170,15 +151,24 @@ fn reason(error: &HandshakeError) -> &'static str {
     }
 }
 
-fn made_room() -> ClientError {
-    let text = "too many connections are logging in, and this one was not done in time (max_login_connections)";
-    ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, text).hint("See max_login_connections.")
+/// What one is told who is sent away from outside.
+fn sent_away(end: End) -> ClientError {
+    match end {
+        End::NoRoom => ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, NO_ROOM).hint("See max_login_connections."),
+        End::Late(limit) => ClientError::fatal(SqlState::CONNECTION_FAILURE, LOGIN_TIMEOUT)
+            .detail(format!("The login took longer than {limit:?}."))
+            .hint("See client_login_timeout."),
+        End::Stop => ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, "Carpool is shutting down"),
+    }
 }
 
-fn login_timeout(timeout: Duration) -> ClientError {
-    ClientError::fatal(SqlState::CONNECTION_FAILURE, LOGIN_TIMEOUT)
-        .detail(format!("The login took longer than {timeout:?}."))
-        .hint("See client_login_timeout.")
+/// Of those who make room there may be very many.
+fn tell_log(peer: Peer, error: &ClientError) {
+    if error.message == NO_ROOM {
+        debug!(%peer, "closing because: {error}");
+    } else {
+        info!(%peer, "closing because: {error}");
+    }
 }
 
 /// Reads what the connection is for, and logs in.
@@ -187,10 +177,11 @@ async fn enter(
     handshake: &mut Option<Handshake>,
     entrant: Entrant,
     peer: Peer,
-    mut stopping: watch::Receiver<bool>,
 ) -> Result<Option<Entered>, HandshakeError> {
-    let tls = context.config.load().client_tls.clone();
-    let startup = match startup::wish(handshake, &tls).await? {
+    let config = context.config.load_full();
+    let wish = startup::wish(handshake, &config.client_tls).await?;
+    drop(config);
+    let startup = match wish {
         Wish::Cancel(key) => {
             // Not for a key that is somebody else's at best: passing it on may take long.
             let _busy = context.registry.find(&key).map(|_| entrant.waiting().busy());
@@ -199,26 +190,20 @@ async fn enter(
         }
         Wish::Session(startup) => startup,
     };
-    let Some(admission) = Admission::new(entrant) else { return Err(Admission::refusal().into()) };
     // One who isn't in yet has nothing to lose by a stop. Whoever looks after it may come in by the unix socket, which
     // is open to the end.
     let database = startup.parameter("database").unwrap_or_default();
     let local_console = peer == Peer::Unix && login::CONSOLE_DATABASES.contains(&database);
-    let stop = async {
-        match local_console {
-            true => std::future::pending().await,
-            false => stopping.wait_for(|stop| *stop).await.map(drop),
-        }
-    };
-    let entered = tokio::select! {
-        biased;
-        _ = stop => {
-            return Err(ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, "Carpool is shutting down").into());
-        }
-        // Apart, so that one who says nothing doesn't hold the memory for it.
-        entered = Box::pin(login::login(admission, handshake, startup, peer)) => entered?,
-    };
-    if context.config.load().pooler.log_connections {
+    if !local_console && !entrant.may_log_in() {
+        return Err(sent_away(End::Stop).into());
+    }
+    // It may have taken its time.
+    let config = context.config.load_full();
+    let Some(admission) = Admission::new(entrant, &config) else { return Err(Admission::refusal().into()) };
+    let log = config.pooler.log_connections;
+    // Apart, so that one who says nothing doesn't hold the memory for it.
+    let entered = Box::pin(login::login(admission, config, handshake, startup, peer)).await?;
+    if log {
         log_login(&entered);
     }
     Ok(Some(entered))
@@ -240,7 +225,7 @@ fn log_login(entered: &Entered) {
 mod tests {
     use super::*;
 
-    fn size<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+    fn size<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
         size_of::<F>()
     }
 
@@ -248,10 +233,10 @@ mod tests {
     /// copied several times on its way, and takes the caches from everything else.
     #[test]
     fn a_login_is_small() {
-        assert!(size(serve) <= 2048, "{}", size(serve));
-        let login = size(|admission, handshake: &'static mut Option<Handshake>, startup, peer| {
-            login::login(admission, handshake, startup, peer)
+        assert!(size(serve) <= 1280, "{}", size(serve));
+        let login = size(|(admission, config), handshake: &'static mut Option<Handshake>, (startup, peer)| {
+            login::login(admission, config, handshake, startup, peer)
         });
-        assert!(login <= 3072, "{login}");
+        assert!(login <= 2048, "{login}");
     }
 }

@@ -112,7 +112,7 @@ pub async fn run(loaded: Loaded, source: Source, log: LogControl) -> io::Result<
         // Those who look after it can get in by the unix socket while it stops.
         let (tasks, closing) =
             if listener.is_unix() { (&mut local, never.clone()) } else { (&mut remote, stop.watch()) };
-        tasks.spawn(accept::accept(listener, Arc::clone(&admin), closing, stop.watch()));
+        tasks.spawn(accept::accept(listener, Arc::clone(&admin), closing));
     }
     let mut recurring = tokio::task::JoinSet::new();
     recurring.spawn(tick(Arc::clone(&context)));
@@ -150,6 +150,7 @@ async fn tick(context: Arc<Context>) {
             pool.tick(now);
         }
         context.pools.balance();
+        context.door.end_late(context.config.load().pooler.client_login_timeout, now);
         if context.suspended.load(Ordering::Relaxed) {
             continue;
         }

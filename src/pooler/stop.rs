@@ -78,6 +78,7 @@ impl Stop {
             info!("stopping: {how:?}");
         }
         self.stopping.send_replace(true);
+        self.context.door.stop();
     }
 
     /// A signal to stop: SIGTERM, SIGINT or SIGQUIT, in Carpool's meaning, or that which the configuration gives them.

@@ -60,8 +60,10 @@ fn register(context: &Arc<Context>) -> Registered {
         tls: None,
         protocol: crate::wire::startup::PROTOCOL_3_0,
     };
-    let entrant = futures_util::FutureExt::now_or_never(door::enter(context, Peer::Unix)).unwrap().unwrap();
-    Registry::register(Admission::new(entrant).unwrap(), identity, Arc::new(Settings::default()))
+    let config = context.config.load_full();
+    let entering = door::enter(context, &config.pooler, Peer::Unix);
+    let entrant = futures_util::FutureExt::now_or_never(entering).unwrap().unwrap();
+    Registry::register(Admission::new(entrant, &config).unwrap(), identity, Arc::new(Settings::default()))
 }
 
 const PARSE: (u8, &[u8]) = (tag::PARSE, b"\0show state\0\0\0");

@@ -5,6 +5,8 @@
 //! order are those of PostgreSQL's `auth-scram.c`. The caller bounds the messages' length
 //! ([`crate::auth::sasl::MAX_CLIENT_MESSAGE`]); nothing here tells a decoy verifier from a real one.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rand::CryptoRng;
@@ -53,7 +55,7 @@ pub enum ScramError {
 /// Waits for client-first.
 #[derive(Debug)]
 pub struct ServerFirst {
-    verifier: ScramVerifier,
+    verifier: Arc<ScramVerifier>,
     binding: ChannelBinding,
     nonce: String,
 }
@@ -61,13 +63,13 @@ pub struct ServerFirst {
 /// Waits for client-final.
 #[derive(Debug)]
 pub struct ServerFinal {
-    verifier: ScramVerifier,
+    verifier: Arc<ScramVerifier>,
     /// What the client must give as `c=`.
     binding_data: String,
-    /// Both sides' nonces.
-    nonce: Vec<u8>,
-    client_first_bare: Vec<u8>,
-    server_first: Vec<u8>,
+    /// What has been said: client-first-bare, then server-first, which begins with `r=` and both sides' nonces.
+    said: Vec<u8>,
+    client_first_len: usize,
+    nonce_len: usize,
 }
 
 /// The client has proved that it knows the password.
@@ -81,7 +83,7 @@ pub struct Verified {
 
 impl ServerFirst {
     /// Begins an exchange against `verifier`, with a fresh nonce.
-    pub fn new(verifier: ScramVerifier, binding: ChannelBinding, rng: &mut (impl CryptoRng + ?Sized)) -> Self {
+    pub fn new(verifier: Arc<ScramVerifier>, binding: ChannelBinding, rng: &mut (impl CryptoRng + ?Sized)) -> Self {
         Self { verifier, binding, nonce: nonce(rng) }
     }
 
@@ -117,16 +119,17 @@ impl ServerFirst {
         check_text(message)?;
         let (gs2_header, bare) = self.split_gs2_header(mechanism, message)?;
         let client_nonce = read_bare(bare)?;
-        let nonce = [client_nonce, self.nonce.as_bytes()].concat();
         let salt = STANDARD.encode(&self.verifier.salt);
         let iterations = self.verifier.iterations.to_string();
-        let server_first = [b"r=", &nonce[..], b",s=", salt.as_bytes(), b",i=", iterations.as_bytes()].concat();
+        let own = self.nonce.as_bytes();
+        let said = [bare, b"r=", client_nonce, own, b",s=", salt.as_bytes(), b",i=", iterations.as_bytes()].concat();
+        let server_first = said[bare.len()..].to_vec();
         let exchange = ServerFinal {
             binding_data: self.binding_data(mechanism, gs2_header),
-            nonce,
-            client_first_bare: bare.to_vec(),
-            server_first: server_first.clone(),
             verifier: self.verifier,
+            said,
+            client_first_len: bare.len(),
+            nonce_len: client_nonce.len() + own.len(),
         };
         Ok((exchange, server_first))
     }
@@ -210,16 +213,17 @@ impl ServerFinal {
     /// What is wrong with the message, or [`ScramError::WrongProof`].
     pub fn client_final(self, message: &[u8]) -> Result<Verified, ScramError> {
         check_text(message)?;
+        let (client_first, server_first) = self.said.split_at(self.client_first_len);
         let mut attributes = Attributes::new(message);
         if attributes.expect(b'c')? != self.binding_data.as_bytes() {
             return Err(ScramError::ChannelBindingMismatch);
         }
         let nonce = attributes.expect(b'r')?;
         let (without_proof, proof) = read_proof(message, attributes)?;
-        if nonce != self.nonce {
+        if server_first.get(2..2 + self.nonce_len) != Some(nonce) {
             return Err(ScramError::NonceMismatch);
         }
-        let auth_message = AuthMessage([&self.client_first_bare, &self.server_first, without_proof]);
+        let auth_message = AuthMessage([client_first, server_first, without_proof]);
         let client_key = xor(&proof, &auth_message.signed_with(&self.verifier.stored_key));
         let signature = auth_message.signed_with(&self.verifier.server_key);
         if !self.verifier.is_client_key(&client_key) {
@@ -268,7 +272,7 @@ mod tests {
 
     fn exchange(binding: ChannelBinding) -> ServerFirst {
         let verifier = ScramKeys::derive(b"secret", b"0123456789abcdef", 1).verifier();
-        ServerFirst::new(verifier, binding, &mut StdRng::seed_from_u64(1))
+        ServerFirst::new(Arc::new(verifier), binding, &mut StdRng::seed_from_u64(1))
     }
 
     fn first(message: &[u8]) -> Result<(ServerFinal, Vec<u8>), ScramError> {

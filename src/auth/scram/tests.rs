@@ -19,7 +19,7 @@ fn run(
     credentials: ScramCredentials,
     bindings: [&ChannelBinding; 2],
 ) -> Result<[ScramKeys; 2], ScramError> {
-    let server = ServerFirst::new(verifier.clone(), bindings[0].clone(), &mut rng());
+    let server = ServerFirst::new(Arc::new(verifier.clone()), bindings[0].clone(), &mut rng());
     let offers = |name: &str| server.mechanisms().contains(&name);
     let start = client::start(credentials, bindings[1], offers, nonce(&mut rng())).unwrap();
     let mechanism = server.choose(start.mechanism.as_bytes())?;
@@ -130,7 +130,7 @@ fn run_rust_postgres(
     bindings: (ChannelBinding, sasl::ChannelBinding),
 ) -> Result<ScramKeys, ScramError> {
     let mut client = sasl::ScramSha256::new(password, bindings.1);
-    let server = ServerFirst::new(verifier.clone(), bindings.0, &mut rng());
+    let server = ServerFirst::new(Arc::new(verifier.clone()), bindings.0, &mut rng());
     let (server, message) = server.client_first(mechanism, client.message())?;
     client.update(&message).unwrap();
     let verified = server.client_final(client.message())?;

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
@@ -29,7 +30,7 @@ pub struct Verifiers {
 struct Cached {
     /// Keyed hash of the password, to notice that it was changed.
     password: Key,
-    verifier: ScramVerifier,
+    verifier: Arc<ScramVerifier>,
 }
 
 impl Verifiers {
@@ -55,15 +56,15 @@ impl Verifiers {
     /// Call it for every such user when a configuration is loaded, away from the threads that do I/O: a first
     /// login that has to derive takes that much longer than an unknown user's, which an attacker could measure.
     #[must_use]
-    pub fn of_password(&self, user: &UserName, password: &Password) -> ScramVerifier {
+    pub fn of_password(&self, user: &UserName, password: &Password) -> Arc<ScramVerifier> {
         let (digest, iterations) = (self.keyed("password", user, password.expose()), self.iterations());
         if let Some(cached) = self.cached.lock().get(user) {
             if same(&cached.password, &digest) && cached.verifier.iterations == iterations {
-                return cached.verifier.clone();
+                return Arc::clone(&cached.verifier);
             }
         }
-        let verifier = ScramKeys::derive(password.expose(), &self.salt(user), iterations).verifier();
-        self.keep(user, digest, verifier.clone());
+        let verifier = Arc::new(ScramKeys::derive(password.expose(), &self.salt(user), iterations).verifier());
+        self.keep(user, digest, Arc::clone(&verifier));
         verifier
     }
 
@@ -73,7 +74,7 @@ impl Verifiers {
         self.cached.lock().contains_key(user)
     }
 
-    fn keep(&self, user: &UserName, password: Key, verifier: ScramVerifier) {
+    fn keep(&self, user: &UserName, password: Key, verifier: Arc<ScramVerifier>) {
         let mut cached = self.cached.lock();
         if cached.len() >= MAX_CACHED && !cached.contains_key(user) {
             // Any will do: an evicted verifier is derived again, with the same salt.
@@ -105,7 +106,7 @@ impl Verifiers {
                 let [hash @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = self.keyed("md5", user, b"");
                 StoredSecret::Md5(Md5Secret::from_bytes(hash))
             }
-            SecretKind::Scram => StoredSecret::Scram(self.decoy(user)),
+            SecretKind::Scram => StoredSecret::Scram(Arc::new(self.decoy(user))),
         }
     }
 
@@ -180,10 +181,10 @@ mod tests {
     #[test]
     fn the_cache_is_bounded() {
         let verifiers = verifiers();
-        let verifier = verifiers.decoy(&UserName::from("x"));
+        let verifier = Arc::new(verifiers.decoy(&UserName::from("x")));
         for number in 0..=MAX_CACHED {
             let user = UserName::from(format!("user{number}"));
-            verifiers.keep(&user, Key::default(), verifier.clone());
+            verifiers.keep(&user, Key::default(), Arc::clone(&verifier));
             assert!(verifiers.cached.lock().contains_key(&user));
         }
         assert_eq!(verifiers.cached.lock().len(), MAX_CACHED);

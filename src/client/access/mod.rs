@@ -76,6 +76,21 @@ pub async fn decide(
     config: &Config,
     asked: &Asked<'_>,
 ) -> Result<Decided, HandshakeError> {
+    match config.pooler.auth_type {
+        // On the heap: most logins are not to carry it.
+        AuthType::Hba | AuthType::Peer | AuthType::Ldap | AuthType::Pam | AuthType::Jwt => {
+            Box::pin(inquire(io, context, config, asked)).await
+        }
+        stored => Ok(Decided::Stored(stored)),
+    }
+}
+
+async fn inquire(
+    io: &mut Handshake,
+    context: &Arc<Context>,
+    config: &Config,
+    asked: &Asked<'_>,
+) -> Result<Decided, HandshakeError> {
     let own;
     let mut inquiry = Inquiry { context, config, asked, answers: Answers::default() };
     let (method, line) = match config.pooler.auth_type {
