@@ -117,17 +117,22 @@ pub fn put_empty(out: &mut Vec<u8>, message: u8) {
     frame::header(out, message, 0);
 }
 
-/// Appends Bind, Execute and Close of a portal that runs the statement of the same name, without parameters.
-pub fn put_execution(out: &mut Vec<u8>, name: &[u8]) {
+/// Appends Bind and Execute of a portal that runs a statement, without parameters and with text results.
+fn put_bind_and_execute(out: &mut Vec<u8>, portal: &[u8], statement: &[u8]) {
     frame::message(out, tag::BIND, |b| {
-        frame::put_cstr(b, name);
-        frame::put_cstr(b, name);
+        frame::put_cstr(b, portal);
+        frame::put_cstr(b, statement);
         b.extend_from_slice(&[0; 6]);
     });
     frame::message(out, tag::EXECUTE, |b| {
-        frame::put_cstr(b, name);
+        frame::put_cstr(b, portal);
         b.extend_from_slice(&[0; 4]);
     });
+}
+
+/// Appends Bind, Execute and Close of a portal that runs the statement of the same name, without parameters.
+pub fn put_execution(out: &mut Vec<u8>, name: &[u8]) {
+    put_bind_and_execute(out, name, name);
     frame::message(out, tag::CLOSE, |b| {
         b.push(b'P');
         frame::put_cstr(b, name);
@@ -139,15 +144,7 @@ const RUN: &[u8] = b"carpool";
 
 /// Appends Bind, Execute and Sync that run the statement of this name, without parameters and with text results.
 pub fn put_run(out: &mut Vec<u8>, name: &[u8]) {
-    frame::message(out, tag::BIND, |b| {
-        frame::put_cstr(b, RUN);
-        frame::put_cstr(b, name);
-        b.extend_from_slice(&[0; 6]);
-    });
-    frame::message(out, tag::EXECUTE, |b| {
-        frame::put_cstr(b, RUN);
-        b.extend_from_slice(&[0; 4]);
-    });
+    put_bind_and_execute(out, RUN, name);
     put_empty(out, tag::SYNC);
 }
 

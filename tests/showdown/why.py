@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import psycopg2
 from cells import Bench, Progress
 from machine import ROOT, Failed, Process, bounded, free_port
-from stack import DATABASE, KINDS, PASSWORD, USER, Kind, Pooler, axum
+from stack import DATABASE, KINDS, USER, Cursor, Kind, Pooler, axum
 
 # One way of the network that the relay makes, seconds.
 DELAY = 0.002
@@ -66,23 +65,12 @@ class Relay:
 
 def round_trip(port: int) -> float:
     """Milliseconds for `SELECT 1`, the median."""
-    connection = psycopg2.connect(
-        host="127.0.0.1",
-        port=port,
-        user=USER,
-        password=PASSWORD,
-        dbname=DATABASE,
-        sslmode="disable",
-        connect_timeout=5,
-    )
-    connection.autocommit = True
     times = []
-    with connection.cursor() as cursor:
+    with Cursor(port, USER, DATABASE) as cursor:
         for _ in range(100):
             began = time.perf_counter()
             cursor.execute("SELECT 1")
             times.append(time.perf_counter() - began)
-    connection.close()
     return 1000 * statistics.median(times)
 
 
