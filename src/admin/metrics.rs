@@ -346,11 +346,12 @@ impl From<PoolRow> for PoolInfo {
     }
 }
 
-/// The JSON of `/api/pools`. What failed logins say, names and addresses among it, is for those on this host.
+/// The JSON of `/api/pools`. What failed logins say, names and addresses among it, is for those on this host, and those
+/// who have logged in: who `is_told`.
 ///
 /// # Errors
 /// None that is known.
-pub fn overview(admin: &Admin, is_local: bool) -> serde_json::Result<String> {
+pub fn overview(admin: &Admin, is_told: bool) -> serde_json::Result<String> {
     let view = View::new(admin);
     let database = |pool: &std::sync::Arc<crate::pool::Pool>| {
         let average = admin.history.average(&pool.name, pool.totals(), view.now);
@@ -364,7 +365,7 @@ pub fn overview(admin: &Admin, is_local: bool) -> serde_json::Result<String> {
             queries_per_second: average.queries,
             average_query_microseconds: average.query_time,
             average_wait_microseconds: average.wait_time,
-            login_failure: pool.login_failure().map(|error| match is_local {
+            login_failure: pool.login_failure().map(|error| match is_told {
                 true => error.to_string(),
                 false => "see the log".to_owned(),
             }),

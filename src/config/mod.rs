@@ -47,6 +47,7 @@ mod tls;
 mod toml_file;
 mod url;
 mod userlist;
+mod web;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,6 +64,7 @@ pub use report::{ConfigError, ConfigErrors};
 pub use secret::Secret;
 pub use sharing::{ShareBy, Weights};
 pub use tls::ServerTls;
+pub use web::HttpAnonymous;
 
 /// A length of time as settings spell it: seconds, or a number with its unit.
 #[must_use]
@@ -237,6 +239,10 @@ pub struct Pooler {
     pub http_addr: String,
     /// See `http_addr`.
     pub http_port: Option<u16>,
+    /// What of it needs no login.
+    pub http_anonymous: HttpAnonymous,
+    /// Names with a dot by which browsers may reach it.
+    pub http_hosts: Vec<String>,
     /// Worker threads (Carpool's own); 0: one for every two cores, at most 4 unless set.
     pub worker_threads: usize,
     /// Who this one is among `[peers]`; 0: it has none.
@@ -570,6 +576,8 @@ impl Default for Pooler {
             pidfile: None,
             http_addr: "127.0.0.1".into(),
             http_port: None,
+            http_anonymous: HttpAnonymous::Status,
+            http_hosts: Vec::new(),
             worker_threads: 0,
             peer_id: 0,
             pool_mode: PoolMode::Transaction,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::document::Raw;
 use super::field::{Field, Value};
 use super::kind::Kind;
-use super::{Format, MOST_PEERS, Pooler, ShareBy};
+use super::{Format, HttpAnonymous, MOST_PEERS, Pooler, ShareBy};
 use crate::tls::SslMode;
 
 /// One setting of `T`.
@@ -197,6 +197,16 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     )
     .fixed(),
     pooler!(http_port, Kind::Number(0, 65535), "Port for HTTP. 0: off.").unset("0").fixed(),
+    pooler!(
+        http_anonymous,
+        Kind::Word(&HttpAnonymous::WORDS),
+        "What the dashboard shows without a login: none, status (pools), or read (clients and statements, too)."
+    ),
+    pooler!(
+        http_hosts,
+        Kind::List,
+        "Names with a dot by which browsers reach the dashboard, as behind a proxy. Addresses need none."
+    ),
     pooler!(listen_backlog, Kind::Number(1, 65535), "Connections that may wait to be accepted.").ini("128").fixed(),
     pooler!(so_reuseport, Kind::Flag, "Let several processes listen on the same port (SO_REUSEPORT).").fixed(),
     pooler!(worker_threads, Kind::Number(0, 1024), "Worker threads. 0: one for every two cores, at most 4.").fixed(),

@@ -122,6 +122,7 @@ pub async fn run(loaded: Loaded, source: Source, log: LogControl) -> io::Result<
     if let Some(listener) = http {
         info!("serving HTTP on {}", listener.local_addr()?);
         recurring.spawn(admin::http::serve(listener, Arc::clone(&admin)));
+        recurring.spawn(admin::keep_recent(Arc::clone(&admin)));
     }
     info!("process up: Carpool {}", env!("CARGO_PKG_VERSION"));
     traces::follow(&context);

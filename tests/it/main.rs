@@ -16,6 +16,7 @@ mod auth_query;
 mod basics;
 mod cancel;
 mod console;
+mod dashboard;
 mod differential;
 mod documents;
 mod door;
