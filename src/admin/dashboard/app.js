@@ -3,7 +3,7 @@
 import { knowMe, login, logout, Lost, Refused, session } from './api.js';
 import { askLogin, showHelp, toast, words } from './dialog.js';
 import { h, setText } from './dom.js';
-import { clock } from './format.js';
+import { clock, seconds } from './format.js';
 import { Config } from './config.js';
 import { Advisor, Holders, Statements, Waits } from './insight.js';
 import { Clients, Servers } from './lists.js';
@@ -27,6 +27,7 @@ let timer = null;
 let asking = null;
 let held = false;
 let lastAnswer = null;
+let started = null;
 
 const may = (level) => LEVELS.indexOf(session.level) >= LEVELS.indexOf(level);
 
@@ -55,6 +56,7 @@ function go() {
   if (!views.has(id)) {
     const view = new View();
     view.onError = failed;
+    view.onStart = (at) => { started = at; };
     views.set(id, view);
   }
   current = views.get(id);
@@ -105,9 +107,8 @@ async function refresh() {
 }
 
 function showLink() {
-  const up = views.get('overview')?.uptime;
   if (held) say('idle', `Paused at ${clock(lastAnswer ?? Date.now())}`);
-  else say('', up ? `Live · up ${up}` : 'Live');
+  else say('', started ? `Live · up ${seconds((Date.now() - started) / 1000)}` : 'Live');
 }
 
 function toggleHold() {
@@ -166,7 +167,7 @@ function chosenTheme() {
 
 function applyTheme(choice = chosenTheme()) {
   document.documentElement.dataset.theme = choice === 'auto' ? (isDark.matches ? 'dark' : 'light') : choice;
-  setText(theme, { auto: 'Auto', light: 'Light', dark: 'Dark' }[choice]);
+  setText(theme, { auto: '◐ Auto', light: '☀ Light', dark: '☾ Dark' }[choice]);
   theme.setAttribute('aria-label', `Colours: ${choice}`);
 }
 

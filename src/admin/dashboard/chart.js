@@ -72,9 +72,11 @@ export class Chart {
     for (const chart of charts) chart.others = charts.filter((other) => other !== chart);
   }
 
-  /** `at` and a list for each key. `marks`: upright lines [{at, label}]. */
-  update(data, marks = []) {
+  /** `at` and a list for each key. `marks`: upright lines [{at, label}]. `rest`: whose values show while nothing is pointed at; else
+   *  the last ones. */
+  update(data, marks = [], rest = null) {
     this.data = data;
+    this.rest = rest;
     this.marks = marks;
     if (this.index !== null) this.index = Math.min(this.index, data.at.length - 1);
     this.draw();
@@ -107,7 +109,7 @@ export class Chart {
 
   step(event) {
     const last = this.data.at.length - 1;
-    const from = this.index ?? last;
+    const from = this.index ?? this.rest ?? last;
     const to = { ArrowLeft: from - 1, ArrowRight: from + 1, Home: 0, End: last }[event.key];
     if (to === undefined || last < 0) return;
     event.preventDefault();
@@ -202,7 +204,7 @@ export class Chart {
 
   drawHair() {
     const { at } = this.data;
-    const index = this.index ?? at.length - 1;
+    const index = this.index ?? this.rest ?? at.length - 1;
     const shown = this.index !== null && this.scale && at.length > 0;
     if (this.hair) {
       this.hair.style.display = shown ? '' : 'none';

@@ -3,7 +3,7 @@
 import { get, isAdmin, post } from './api.js';
 import { toast, words } from './dialog.js';
 import { h, setText } from './dom.js';
-import { number } from './format.js';
+import { count } from './format.js';
 import { Table } from './grid.js';
 
 export class Config {
@@ -62,7 +62,7 @@ export class Config {
     const wanted = this.search.value.toLowerCase().split(/\s+/);
     const only = this.only.getAttribute('aria-pressed') === 'true';
     const shown = (this.rows ?? []).filter((row) => (!only || row.changed) && wanted.every((word) => `${row.name} ${row.section} ${row.value} ${row.meaning}`.toLowerCase().includes(word)));
-    setText(this.count, `${number(shown.length)} settings`);
+    setText(this.count, count(shown.length, 'setting'));
     this.table.update(shown.slice(0, 1000));
   }
 
@@ -83,14 +83,14 @@ export class Config {
       return;
     }
     const list = h('ul', { class: 'plan' }, changes.map(({ key, what }) => h('li', {}, h('code', { text: key }), ' ', what)));
-    const now = h('button', { type: 'button', class: 'main', text: `Reload: ${changes.length} ${changes.length === 1 ? 'change' : 'changes'}`, onclick: () => this.reload() });
+    const now = h('button', { type: 'button', class: 'main', text: `Reload: ${count(changes.length, 'change')}`, onclick: () => this.reload() });
     this.result.replaceChildren(list, h('div', { class: 'row' }, now));
   }
 
   async reload() {
     try {
       const { changes } = await post('/api/reload');
-      toast(`Reloaded, ${changes.length} ${changes.length === 1 ? 'change' : 'changes'}`);
+      toast(`Reloaded, ${count(changes.length, 'change')}`);
       this.result.replaceChildren(h('p', { class: 'notice', text: 'Reloaded.' }));
       this.rows = null;
       await this.refresh();

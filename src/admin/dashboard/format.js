@@ -40,6 +40,9 @@ export function seconds(s) {
   return `${Math.floor(n / 86_400)}d ${Math.floor((n % 86_400) / 3600)}h`;
 }
 
+/** 1 change, 2 changes. */
+export const count = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one : many}`;
+
 export const percent = (share) => `${Math.round(share * 100)} %`;
 
 const two = (n) => String(n).padStart(2, '0');

@@ -3,8 +3,9 @@
 import { get, Refused } from './api.js';
 import { Chart } from './chart.js';
 import { h, keyed, keys, setMeter, setText } from './dom.js';
-import { brief, micros, number, percent } from './format.js';
+import { brief, count, micros, number, percent, seconds } from './format.js';
 import { Table } from './grid.js';
+import { actsCell } from './lists.js';
 
 /** The parts of a transaction's time, in their order. */
 const PARTS = [['queue', 'orange', 'waiting for a server'], ['replay', 'purple', 'replay of state'], ['server', 'blue', 'server'], ['client', 'green', 'client'], ['backpressure', 'grey', 'backpressure']];
@@ -44,6 +45,8 @@ function frame(view, ...content) {
 const totals = (row) => PARTS.map(([part]) => row.parts[part] ?? 0);
 const sum = (row) => totals(row).reduce((all, part) => all + part, 0);
 
+const each = (row) => sum(row) / Math.max(1, row.transactions);
+
 function splitCell(cell, row) {
   if (!cell.firstChild) cell.append(h('div', { class: 'meter' }));
   const all = sum(row) || 1;
@@ -54,12 +57,13 @@ export class Waits {
   constructor() {
     this.by = 'pool';
     const p99 = (part, label, priority) => ({ key: part, label, num: true, priority, value: (row) => row[part]?.p99_us, text: (row) => micros(row[part]?.p99_us) });
-    this.table = new Table({ name: 'Where the time of transactions goes', sort: 'time', descending: true, keyOf: (row) => `${row.database}\n${row.name}`, columns: [
+    this.table = new Table({ name: 'Where the time of transactions goes', sort: 'total', descending: true, keyOf: (row) => `${row.database}\n${row.name}`, columns: [
       { key: 'name', label: 'Name', value: (row) => row.name, text: (row) => row.name || '(none)' },
       { key: 'database', label: 'Database', value: (row) => row.database, text: (row) => row.database, priority: 2 },
       { key: 'transactions', label: 'Transactions', num: true, value: (row) => row.transactions, text: (row) => brief(row.transactions) },
       { key: 'split', label: 'Split of all time', cell: splitCell },
-      { key: 'time', label: 'Each', num: true, value: sum, text: (row) => micros(sum(row) / Math.max(1, row.transactions)) },
+      { key: 'total', label: 'Total', num: true, priority: 3, value: sum, text: (row) => micros(sum(row)) },
+      { key: 'each', label: 'Each', num: true, value: each, text: (row) => micros(each(row)) },
       p99('queue', 'Wait p99'), p99('replay', 'Replay p99', 3), p99('server', 'Server p99', 2), p99('client', 'Client p99', 2), p99('backpressure', 'Backpr. p99', 3),
     ] });
     this.choice = h('div', { class: 'choice', role: 'group', 'aria-label': 'Grouped by' }, ['pool', 'user', 'application'].map((by) =>
@@ -81,7 +85,7 @@ export class Waits {
 
   draw() {
     const groups = (this.data?.groups ?? []).filter((group) => group.by === this.by);
-    setText(this.since, this.data?.since_s ? `over the last ${number(this.data.since_s)} s` : '');
+    setText(this.since, this.data?.since_s ? `over the last ${seconds(this.data.since_s)}` : '');
     this.table.update(groups.map((group) => ({ ...group, parts: Object.fromEntries(PARTS.map(([part]) => [part, group[part]?.total_us])) })));
   }
 }
@@ -127,7 +131,7 @@ export class Statements {
     const wanted = this.search.value.toLowerCase();
     const all = this.data?.statements ?? [];
     const rows = all.filter((row) => `${row.query} ${row.database} ${row.user}`.toLowerCase().includes(wanted));
-    setText(this.count, `${number(rows.length)} statements${this.data?.left_out ? `, ${number(this.data.left_out)} left out` : ''}`);
+    setText(this.count, `${count(rows.length, 'statement')}${this.data?.left_out ? `, ${number(this.data.left_out)} left out` : ''}`);
     this.table.update(rows.slice(0, 200).map((row) => ({ ...row, parts: row.total_us })));
   }
 }
@@ -165,11 +169,12 @@ export class Advisor {
     const list = (key) => sizes.map((size) => size[key] ?? null);
     const marks = [{ at: pool.size, label: `now ${pool.size}` }];
     if (pool.recommended) marks.push({ at: pool.recommended, label: `recommended ${pool.recommended}`, row: 1 });
-    chart.update({ at: list('size'), p99: list('wait_p99_us'), p50: list('wait_p50_us'), low: list('wait_p99_low_us'), high: list('wait_p99_high_us') }, sizes.length ? marks : []);
+    chart.update({ at: list('size'), p99: list('wait_p99_us'), p50: list('wait_p50_us'), low: list('wait_p99_low_us'), high: list('wait_p99_high_us') }, sizes.length ? marks : [], Math.max(0, sizes.findIndex(({ size }) => size >= pool.size)));
+    chart.element.hidden = !sizes.length;
     const { measured = {}, trace = {}, contention } = pool;
     const entries = [
       ['Size now', number(pool.size)], ['Recommended', pool.recommended ? `${pool.recommended} (${pool.low} to ${pool.high})` : '–'], ['Measured wait', `p50 ${micros(measured.wait_p50_us)}, p99 ${micros(measured.wait_p99_us)}`],
-      ['Utilization', measured.utilization === undefined ? '–' : percent(measured.utilization)], ['Throughput', `${brief(measured.throughput)} / s`], ['Trace', `${brief(trace.transactions)} transactions, ${number(trace.seconds)} s`],
+      ['Utilization', measured.utilization === undefined ? '–' : percent(measured.utilization)], ['Throughput', `${brief(measured.throughput)} / s`], ['Trace', `${brief(trace.transactions)} transactions, ${seconds(trace.seconds)}`],
       ['Contention', contention ? Object.entries(contention).map(([name, value]) => `${name} ${typeof value === 'number' ? +value.toPrecision(3) : value}`).join(', ') : '–'],
     ];
     keyed(facts, entries.flatMap(([label, value]) => [{ id: `t ${label}`, tag: 'dt', text: label }, { id: `d ${label}`, tag: 'dd', text: value }]), ({ id }) => id, ({ tag }) => h(tag), (element, { text }) => setText(element, text));
@@ -206,6 +211,7 @@ export class Holders {
         }
         setText(cell.firstChild, row.query ?? '');
       } },
+      { key: 'acts', label: '', priority: 2, cell: actsCell(() => {}) },
     ] });
     const waiting = h('span', { class: 'soft' });
     const starved = h('p', { class: 'notice bad' });
@@ -215,9 +221,13 @@ export class Holders {
 
   fill(pool) {
     const { table, waiting, starved } = this.tables.get(pool.database);
-    setText(waiting, pool.waiting ? `${number(pool.waiting)} wait, the first for ${micros(pool.max_wait_us)}` : 'nobody waits');
+    const held = pool.holders?.length ? '' : 'no server is held, ';
+    setText(waiting, pool.waiting ? `${held}${number(pool.waiting)} wait, the first for ${micros(pool.max_wait_us)}` : `${held}nobody waits`);
     starved.parentElement.hidden = !pool.starved_by;
     setText(starved, pool.starved_by ?? '');
-    table.update(pool.holders ?? []);
+    const holders = pool.holders ?? [];
+    table.element.hidden = !holders.length;
+    // The console's numbers are these in hexadecimal.
+    table.update(holders.map((row) => ({ ...row, client_id: row.client ? parseInt(row.client.slice(2), 16) : null })));
   }
 }

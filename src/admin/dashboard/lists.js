@@ -35,7 +35,7 @@ function buttons(id, about, after, small = 'small') {
   return [button('cancel', 'Cancel', false), button('kill', 'Kill', true)];
 }
 
-function actsCell(refresh) {
+export function actsCell(refresh) {
   return (cell, row) => {
     const id = row.client_id === undefined ? row.id : row.client_id;
     const wanted = isAdmin() && id ? String(id) : '';
@@ -90,7 +90,7 @@ export class Clients extends List {
         { key: 'state_us', label: 'For', width: '5.5rem', num: true, text: (row) => micros(row.state_us) },
         { key: 'held_us', label: 'Has server', width: '6rem', num: true, priority: 3, text: (row) => (row.held_us === null ? '' : micros(row.held_us)) },
         { key: 'server', label: 'Server', width: '6.5rem', priority: 3, text: (row) => row.server ?? '' },
-        { key: 'address', label: 'Address', priority: 2, text: (row) => row.address },
+        { key: 'address', label: 'Address', width: '9.5rem', priority: 2, text: (row) => row.address },
         { key: 'connected_s', label: 'Connected', width: '6.5rem', num: true, priority: 3, text: (row) => seconds(row.connected_s) },
         { key: 'acts', label: '', width: '8rem', sort: false, priority: 2, cell: actsCell(again) },
       ],
@@ -119,7 +119,7 @@ export class Servers extends List {
         { key: 'state_us', label: 'For', width: '5.5rem', num: true, text: (row) => (row.state_us === null ? '' : micros(row.state_us)) },
         { key: 'client', label: 'Client', width: '7rem', text: (row) => row.client ?? '', priority: 2 },
         { key: 'application', label: 'Application', text: (row) => row.application, priority: 3 },
-        { key: 'address', label: 'Address', text: (row) => row.address, priority: 3 },
+        { key: 'address', label: 'Address', width: '9.5rem', text: (row) => row.address, priority: 3 },
         { key: 'connected_s', label: 'Connected', width: '6.5rem', num: true, text: (row) => seconds(row.connected_s), priority: 3 },
         { key: 'acts', label: '', width: '8rem', sort: false, priority: 2, cell: actsCell(again) },
       ],
