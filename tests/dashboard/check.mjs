@@ -1,6 +1,8 @@
 // The dashboard in headless Chromium, with real load through Carpool: `make dashboard-check`.
 //
-//   node tests/dashboard/check.mjs [--carpool BINARY] [--clients N] [--chromium BINARY]
+//   node tests/dashboard/check.mjs [--carpool BINARY] [--clients N] [--chromium BINARY] [--page DIRECTORY]
+//
+// With --page the parts of the page come from there, so that they can be worked on without a build.
 
 import fs from 'node:fs';
 import path from 'node:path';
@@ -15,6 +17,7 @@ const { values: options } = parseArgs({ options: {
   carpool: { type: 'string', default: path.join(root, 'target/debug/carpool') },
   chromium: { type: 'string', default: '/usr/bin/chromium' },
   clients: { type: 'string', default: '10000' },
+  page: { type: 'string' },
 } });
 const shots = path.join(root, 'target/dashboard');
 const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
@@ -58,6 +61,7 @@ fs.mkdirSync(shots, { recursive: true });
 const world = await World.start(options.carpool);
 const browser = await chromium.launch({ executablePath: options.chromium, args: FLAGS });
 const context = await browser.newContext({ viewport: { width: 1280, height: 860 }, colorScheme: 'light' });
+if (options.page) await context.route('**/dashboard/*', (route) => route.fulfill({ path: path.join(options.page, path.basename(route.request().url())) }));
 let page = await context.newPage();
 const complaints = [];
 page.on('console', (message) => message.type() === 'error' && !/status of (401|404|409|429|403)/.test(message.text()) && complaints.push(message.text()));
@@ -135,6 +139,7 @@ try {
     const victim = await world.client('shop', 'reports', 'victim');
     const query = victim.query('select pg_sleep(60)').catch((error) => error);
     await search('victim');
+    await eventually('it is found', async () => await page.locator('main tbody tr[data-id]').count() === 1);
     await shows('main tbody tr[data-id]', 'active');
     await page.getByRole('button', { name: /^Cancel C-/ }).click();
     await page.getByRole('button', { name: 'Cancel query' }).click();
@@ -154,6 +159,7 @@ try {
   await step('servers show who has them', async () => {
     await open('servers');
     await search('left-open');
+    await eventually('it is found', async () => await page.locator('main tbody tr[data-id]').count() === 1);
     await shows('main tbody', 'left-open');
     await search('');
     await shot('servers');

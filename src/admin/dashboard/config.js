@@ -18,11 +18,11 @@ export class Config {
       { key: 'section', label: 'Section', value: (row) => row.section, text: (row) => row.section, priority: 2 },
       { key: 'value', label: 'Value', value: (row) => row.value, cell: (cell, row) => {
         cell.className = `wrap mono${row.changed ? ' changed' : ''}`;
-        setText(cell, row.value === '' ? '(none)' : row.value);
+        setText(cell, row.value === '' ? '–' : row.value);
       } },
       { key: 'default', label: 'Default', value: (row) => row.default, priority: 2, cell: (cell, row) => {
         cell.className = 'wrap mono soft p2';
-        setText(cell, row.default === '' ? '(none)' : row.default);
+        setText(cell, row.default === '' ? '–' : row.default);
       } },
       { key: 'reloadable', label: 'Changed by', value: (row) => Number(row.reloadable), cell: (cell, row) => {
         if (cell.firstChild) return;

@@ -89,8 +89,21 @@ export class Grid {
     return { offset: first, limit: Math.min(500, Math.ceil((this.scroller.clientHeight || 600) / ROW) + 2 * AROUND) };
   }
 
-  /** Fetches the rows in sight anew. */
+  /** Fetches the rows in sight anew: one question at a time, so that Carpool isn't asked for what was passed by. */
   async load(signal) {
+    this.loading = (this.loading ?? 0) + 1;
+    try {
+      await this.fetchRows(signal);
+    } finally {
+      this.loading -= 1;
+    }
+    if (this.missed && !this.loading) {
+      this.missed = false;
+      this.scrolled();
+    }
+  }
+
+  async fetchRows(signal) {
     const { offset, limit } = this.window();
     const query = new URLSearchParams({ sort: this.sort, dir: this.descending ? 'desc' : 'asc', search: this.search.value, offset, limit });
     const turn = (this.turn = (this.turn ?? 0) + 1);
@@ -106,7 +119,8 @@ export class Grid {
       const visible = Math.floor(this.scroller.scrollTop / ROW);
       const end = Math.min(this.matched, visible + Math.ceil(this.scroller.clientHeight / ROW));
       if (visible >= this.offset && end <= this.offset + this.rows.length) return;
-      this.load().catch((error) => this.onError?.(error));
+      if (this.loading) this.missed = true;
+      else this.load().catch((error) => this.onError?.(error));
     });
   }
 

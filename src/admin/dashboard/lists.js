@@ -82,12 +82,12 @@ export class Clients extends List {
     const again = () => this.again();
     super({
       name: 'Clients', noun: 'clients', path: '/api/clients', sort: 'id', columns: [
-        { key: 'id', label: 'Client', width: '7rem', text: (row) => row.client },
+        { key: 'id', label: 'Client', width: '6.25rem', text: (row) => row.client },
         { key: 'user', label: 'User', text: (row) => row.user },
         { key: 'database', label: 'Database', text: (row) => row.database, priority: 3 },
         { key: 'application', label: 'Application', text: (row) => row.application, priority: 2 },
-        { key: 'state', label: 'State', width: '10.5rem', cell: stateCell },
-        { key: 'state_us', label: 'For', width: '5.5rem', num: true, text: (row) => micros(row.state_us) },
+        { key: 'state', label: 'State', width: '9.5rem', cell: stateCell },
+        { key: 'state_us', label: 'For', width: '5.25rem', num: true, priority: 2, text: (row) => micros(row.state_us) },
         { key: 'held_us', label: 'Has server', width: '6rem', num: true, priority: 3, text: (row) => (row.held_us === null ? '' : micros(row.held_us)) },
         { key: 'server', label: 'Server', width: '6.5rem', priority: 3, text: (row) => row.server ?? '' },
         { key: 'address', label: 'Address', width: '9.5rem', priority: 2, text: (row) => row.address },
@@ -111,12 +111,12 @@ export class Servers extends List {
     const again = () => this.again();
     super({
       name: 'Servers', noun: 'servers', path: '/api/servers', sort: 'id', columns: [
-        { key: 'id', label: 'Server', width: '7rem', text: (row) => row.server },
+        { key: 'id', label: 'Server', width: '6.25rem', text: (row) => row.server },
         { key: 'database', label: 'Database', text: (row) => row.database },
         { key: 'user', label: 'User', text: (row) => row.user, priority: 3 },
         { key: 'pid', label: 'Process', width: '5.5rem', num: true, text: (row) => row.pid, priority: 2 },
-        { key: 'state', label: 'State', width: '10.5rem', cell: stateCell },
-        { key: 'state_us', label: 'For', width: '5.5rem', num: true, text: (row) => (row.state_us === null ? '' : micros(row.state_us)) },
+        { key: 'state', label: 'State', width: '9.5rem', cell: stateCell },
+        { key: 'state_us', label: 'For', width: '5.25rem', num: true, priority: 2, text: (row) => (row.state_us === null ? '' : micros(row.state_us)) },
         { key: 'client', label: 'Client', width: '7rem', text: (row) => row.client ?? '', priority: 2 },
         { key: 'application', label: 'Application', text: (row) => row.application, priority: 3 },
         { key: 'address', label: 'Address', width: '9.5rem', text: (row) => row.address, priority: 3 },

@@ -71,7 +71,7 @@ export class Overview {
       new Chart({ title: 'Servers', format: number, series: [{ key: 'pinned', label: 'pinned', colour: 'orange', kind: 'area' }, { key: 'busy', label: 'used', colour: 'blue', kind: 'area' }, { key: 'idle', label: 'idle', colour: 'sky', kind: 'area' }] }),
       new Chart({ title: 'Clients waiting for a server', format: number, series: [{ key: 'waiting', label: 'waiting', colour: 'orange', kind: 'line' }] }),
       new Chart({ title: 'Throughput', note: 'per second', format: brief, series: [{ key: 'transactions', label: 'transactions', colour: 'blue', kind: 'line' }, { key: 'queries', label: 'queries', colour: 'orange', kind: 'dashed' }] }),
-      new Chart({ title: 'Latency', note: 'within buckets of the histograms', format: micros, logarithmic: true, series: [{ key: 'transaction_p50_us', label: 'transaction p50', colour: 'sky', kind: 'line' }, { key: 'transaction_p99_us', label: 'transaction p99', colour: 'blue', kind: 'line' }, { key: 'wait_p50_us', label: 'wait p50', colour: 'purple', kind: 'dashed' }, { key: 'wait_p99_us', label: 'wait p99', colour: 'orange', kind: 'line' }] }),
+      new Chart({ title: 'Latency', note: 'within buckets of the histograms', format: micros, logarithmic: true, series: [{ key: 'transaction_p50_us', label: 'transaction p50', colour: 'green', kind: 'line' }, { key: 'transaction_p99_us', label: 'transaction p99', colour: 'blue', kind: 'line' }, { key: 'wait_p50_us', label: 'wait p50', colour: 'purple', kind: 'dashed' }, { key: 'wait_p99_us', label: 'wait p99', colour: 'orange', kind: 'line' }] }),
     ];
     Chart.link(this.charts);
     this.pins = h('div', { class: 'body' });
