@@ -349,6 +349,7 @@ try {
     await search('web-1');
     await eventually('found', async () => (await texts('main .bar-line [role=status]'))[0].includes(' of '));
     await search('');
+    await eventually('all again', async () => !(await texts('main .bar-line [role=status]'))[0].includes(' of '));
     await page.getByRole('button', { name: 'State', exact: true }).click();
     await eventually('sorted by state', async () => (await texts('main tbody tr[data-id] td:nth-child(5)'))[0] === 'active');
     await page.locator('main tbody tr[data-id]').nth(3).click();

@@ -12,7 +12,7 @@ import { Overview } from './overview.js';
 /** Each with the level that it needs. */
 const SECTIONS = [
   ['overview', 'Overview', Overview, 'status'], ['clients', 'Clients', Clients, 'read'], ['servers', 'Servers', Servers, 'read'], ['waits', 'Waits', Waits, 'status'],
-  ['statements', 'Statements', Statements, 'read'], ['advisor', 'Advisor', Advisor, 'status'], ['holders', 'Holders', Holders, 'read'], ['config', 'Config', Config, 'read'],
+  ['statements', 'Statements', Statements, 'status'], ['advisor', 'Advisor', Advisor, 'status'], ['holders', 'Holders', Holders, 'read'], ['config', 'Config', Config, 'read'],
 ];
 const LEVELS = ['none', 'status', 'read', 'admin'];
 const EVERY = 2000;

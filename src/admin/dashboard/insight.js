@@ -94,7 +94,7 @@ export class Statements {
   constructor() {
     this.search = h('input', { type: 'search', class: 'grow', placeholder: 'Search statements …', 'aria-label': 'Search statements', oninput: () => this.draw() });
     this.count = h('span', { class: 'soft', role: 'status' });
-    this.table = new Table({ name: 'Statements', sort: 'total', descending: true, keyOf: (row) => `${row.database}\n${row.user}\n${row.query}`, onOpen: (row) => this.toggle(row), columns: [
+    this.table = new Table({ name: 'Statements', sort: 'total', descending: true, keyOf: (row) => row.id, onOpen: (row) => this.toggle(row), columns: [
       { key: 'query', label: 'Statement', value: (row) => row.query, cell: (cell, row) => this.text(cell, row) },
       { key: 'database', label: 'Database', value: (row) => row.database, text: (row) => row.database, priority: 3 },
       { key: 'user', label: 'User', value: (row) => row.user, text: (row) => row.user, priority: 3 },
@@ -132,7 +132,14 @@ export class Statements {
     const all = this.data?.statements ?? [];
     const rows = all.filter((row) => `${row.query} ${row.database} ${row.user}`.toLowerCase().includes(wanted));
     setText(this.count, `${count(rows.length, 'statement')}${this.data?.left_out ? `, ${number(this.data.left_out)} left out` : ''}`);
-    this.table.update(rows.slice(0, 200).map((row) => ({ ...row, parts: row.total_us })));
+    // Texts may be hidden, and then many are alike.
+    const seen = new Map();
+    const idOf = ({ database, user, query }) => {
+      const name = [database, user, query].join('\n');
+      seen.set(name, (seen.get(name) ?? 0) + 1);
+      return `${name}\n${seen.get(name)}`;
+    };
+    this.table.update(rows.slice(0, 200).map((row) => ({ ...row, id: idOf(row), parts: row.total_us })));
   }
 }
 

@@ -131,9 +131,16 @@ pub(super) fn cookie<'h>(config: &Config, headers: &'h HeaderMap) -> Option<&'h 
 pub(super) fn need(path: &str) -> Level {
     match path {
         "/api/pools" | "/api/history" | "/api/audit" | "/api/waits" | "/api/advice" => Level::Status,
+        // The texts are only for those who may read everything, and for those on this host.
+        "/api/statements" => Level::Status,
         _ if path.starts_with("/api/") => Level::Read,
         _ => Level::Nothing,
     }
+}
+
+/// What programs on this host read without a login, as they may ask for a reload.
+pub(super) fn is_for_this_host(path: &str) -> bool {
+    matches!(path, "/api/trace" | "/api/blockers")
 }
 
 #[cfg(test)]
@@ -144,7 +151,7 @@ mod tests {
     fn what_isnt_named_needs_a_login() {
         assert_eq!(need("/metrics"), Level::Nothing);
         assert_eq!(need("/api/pools"), Level::Status);
-        for path in ["/api/statements", "/api/clients", "/api/blockers", "/api/whatever"] {
+        for path in ["/api/clients", "/api/blockers", "/api/whatever"] {
             assert_eq!(need(path), Level::Read, "{path}");
         }
     }
