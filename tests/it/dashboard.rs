@@ -347,6 +347,20 @@ fn the_configuration_is_shown_without_secrets_and_a_reload_before_it_is_done() {
 }
 
 #[test]
+fn only_those_on_this_host_reload() {
+    let stand = Stand::new("");
+    for from in [("X-Forwarded-For", "127.0.0.1"), ("Origin", "http://evil.example"), ("Host", "10.0.0.1")] {
+        for path in ["/api/reload", "/api/reload?check"] {
+            assert_eq!(request(stand.port, "POST", path, &[from], "").status, 403, "{from:?} {path}");
+        }
+    }
+    assert!(!stand.carpool.log().contains("POST /api/reload"));
+    assert_eq!(http(stand.port, "POST", "/api/reload?check"), (200, "nothing changes\n".into()));
+    assert_eq!(http(stand.port, "POST", "/api/reload"), (200, "nothing changes\n".into()));
+    assert_eq!(http(stand.port, "GET", "/api/reload").0, 405);
+}
+
+#[test]
 fn the_last_minutes_are_remembered() {
     let stand = Stand::new("");
     let mut client = stand.carpool.client();
