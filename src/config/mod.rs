@@ -428,6 +428,8 @@ pub struct Pooler {
     pub audit: bool,
     /// Clients get a notice when they begin to keep a server (Carpool's own).
     pub pin_notice: bool,
+    /// Connections are accepted when their first bytes are there (`TCP_DEFER_ACCEPT`; Linux).
+    pub tcp_defer_accept: bool,
     /// TCP keepalive on both sides: on, and its timings in seconds (0: system's).
     pub tcp_keepalive: bool,
     /// See `tcp_keepalive`.
@@ -665,6 +667,7 @@ impl Default for Pooler {
             so_reuseport: false,
             pin_notice: false,
             audit: false,
+            tcp_defer_accept: true,
             tcp_keepalive: true,
             tcp_keepidle: 0,
             tcp_keepintvl: 0,

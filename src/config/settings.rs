@@ -444,6 +444,11 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         "Facility in the system's log: daemon, user, auth, authpriv, local0 to local7."
     ),
     pooler!(core_dumps, Kind::Flag, "Let the system write core dumps, which hold passwords.").fixed(),
+    pooler!(
+        tcp_defer_accept,
+        Kind::Flag,
+        "Leave connections to the system until their first bytes are there, for a second or two (TCP_DEFER_ACCEPT; Linux)."
+    ),
     pooler!(tcp_keepalive, Kind::Flag, "TCP keepalive, for clients and servers."),
     pooler!(tcp_keepidle, Kind::ANY_NUMBER, "Seconds of silence before the first probe. 0: the system's."),
     pooler!(tcp_keepintvl, Kind::ANY_NUMBER, "Seconds between probes. 0: the system's."),
