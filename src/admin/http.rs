@@ -20,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info, warn};
 
+use super::collect::View;
 use super::crowd::{Asked, Crowd};
 use super::{Admin, Failure, Order, audit, local, metrics};
 use crate::net::timer;
@@ -144,7 +145,8 @@ fn not_allowed(allowed: &'static str) -> Response {
 
 /// The answer to a request. That to HEAD gets its body taken off on the way out.
 fn respond(admin: &Admin, method: &Method, path: &str, is_local: bool) -> Response {
-    let known = matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit");
+    let known =
+        matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit" | "/api/blockers");
     if !known {
         return response(StatusCode::NOT_FOUND, TEXT, "not found\n");
     }
@@ -158,6 +160,7 @@ fn respond(admin: &Admin, method: &Method, path: &str, is_local: bool) -> Respon
         "/metrics" => response(StatusCode::OK, prometheus::CONTENT_TYPE, metrics::prometheus(admin)),
         "/api/pools" => json(metrics::overview(admin, is_local)),
         "/api/audit" => json(audit::report(admin)),
+        "/api/blockers" => json(serde_json::to_string(&View::new(admin).blockers_json())),
         _ => {
             let mut page = response(StatusCode::OK, "text/html; charset=utf-8", PAGE);
             let policy = HeaderValue::from_static(PAGE_POLICY);

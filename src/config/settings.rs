@@ -362,6 +362,16 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         Kind::Flag,
         "Ask for session state after every transaction that may change it out of sight (triggers, views, …)."
     ),
+    pooler!(
+        diagnostic_connection,
+        Kind::Flag,
+        "Keep one server connection of each pool, within pool_size, to ask who blocks whom while clients wait."
+    ),
+    pooler!(
+        show_query_text,
+        Kind::Flag,
+        "Show the texts of statements in SHOW BLOCKERS and on the dashboard, where they are known."
+    ),
     pooler!(query_wait_timeout, Kind::Time, "How long a client may wait for a server. 0: no limit."),
     pooler!(query_wait_notify, Kind::Time, "Send clients a notice when they have waited for so long. 0: never."),
     pooler!(query_timeout, Kind::Time, "How long a query may run. 0: no limit."),
