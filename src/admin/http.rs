@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info, warn};
 
+use super::collect::View;
 use super::crowd::{Asked, Crowd};
 use super::{Admin, Failure, Order, audit, metrics, web};
 use crate::net::timer;
@@ -119,9 +120,10 @@ pub(super) fn not_allowed(allowed: &'static str) -> Response {
     refused
 }
 
-/// The answer to a request for what only reads, of one who may see it: with `is_told`, all of it. That to HEAD gets its body taken off on the way out.
+/// The answer to a request for what only reads, of one who may see it: with `is_told`, all of it. That to HEAD gets its
+/// body taken off on the way out.
 pub(super) fn respond(admin: &Admin, method: &Method, path: &str, is_told: bool) -> Response {
-    let known = matches!(path, "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit");
+    let known = matches!(path, "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit" | "/api/blockers");
     if !known {
         return response(StatusCode::NOT_FOUND, TEXT, "not found\n");
     }
@@ -134,7 +136,8 @@ pub(super) fn respond(admin: &Admin, method: &Method, path: &str, is_told: bool)
         "/readyz" => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping"),
         "/metrics" => response(StatusCode::OK, prometheus::CONTENT_TYPE, metrics::prometheus(admin)),
         "/api/pools" => json(metrics::overview(admin, is_told)),
-        _ => json(audit::report(admin)),
+        "/api/audit" => json(audit::report(admin)),
+        _ => json(serde_json::to_string(&View::new(admin).blockers_json())),
     }
 }
 
