@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info, warn};
 
 use super::crowd::{Asked, Crowd};
-use super::{Admin, Failure, Order, audit, local, metrics};
+use super::{Admin, Failure, Order, audit, local, metrics, waits};
 use crate::net::timer;
 use crate::stats::prometheus;
 
@@ -144,7 +144,8 @@ fn not_allowed(allowed: &'static str) -> Response {
 
 /// The answer to a request. That to HEAD gets its body taken off on the way out.
 fn respond(admin: &Admin, method: &Method, path: &str, is_local: bool) -> Response {
-    let known = matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit");
+    let known = matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit")
+        || matches!(path, "/api/waits" | "/api/statements");
     if !known {
         return response(StatusCode::NOT_FOUND, TEXT, "not found\n");
     }
@@ -158,6 +159,8 @@ fn respond(admin: &Admin, method: &Method, path: &str, is_local: bool) -> Respon
         "/metrics" => response(StatusCode::OK, prometheus::CONTENT_TYPE, metrics::prometheus(admin)),
         "/api/pools" => json(metrics::overview(admin, is_local)),
         "/api/audit" => json(audit::report(admin)),
+        "/api/waits" => json(waits::report(admin)),
+        "/api/statements" => json(waits::statements(admin, is_local)),
         _ => {
             let mut page = response(StatusCode::OK, "text/html; charset=utf-8", PAGE);
             let policy = HeaderValue::from_static(PAGE_POLICY);
@@ -199,7 +202,9 @@ mod tests {
     #[test]
     fn paths_and_methods() {
         let stand = Stand::new(&["app"]);
-        for path in ["/", "/healthz", "/readyz", "/metrics", "/api/pools", "/api/audit"] {
+        for path in
+            ["/", "/healthz", "/readyz", "/metrics", "/api/pools", "/api/audit", "/api/waits", "/api/statements"]
+        {
             assert_eq!(status(&stand, Method::GET, path), 200, "{path}");
             assert_eq!(status(&stand, Method::HEAD, path), 200, "{path}");
             assert_eq!(status(&stand, Method::POST, path), 405, "{path}");

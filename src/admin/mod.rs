@@ -23,6 +23,7 @@ mod shares;
 pub mod show;
 mod sockets;
 mod suspend;
+pub mod waits;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

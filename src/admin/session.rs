@@ -12,7 +12,8 @@ use tracing::info;
 use super::command::{self, Command, Shutdown};
 use super::encode::{self, Formats};
 use super::portal::{self, Portal};
-use super::{Admin, Failure, Order};
+use super::show::Show;
+use super::{Admin, Failure, Order, waits};
 use crate::client::registry::{ClientShared, order};
 use crate::config::Plan;
 use crate::error::{ClientError, Severity, SqlState};
@@ -29,13 +30,14 @@ const INVALID_CURSOR_NAME: SqlState = SqlState("34000");
 
 const HELP: &str = "
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
-\tSHOW PINS|SHARES|PAUSED|AUDIT
+\tSHOW PINS|SHARES|PAUSED|AUDIT|WAITS|STATEMENTS
 \tSHOW PEERS|PEER_POOLS
 \tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 \tSHOW DNS_HOSTS|DNS_ZONES
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 \tSET key = arg
 \tRELOAD
+\tRESET_WAITS
 \tPAUSE [<db>] [TIMEOUT <time>]
 \tRESUME [<db>]
 \tDISABLE <db>
@@ -244,7 +246,7 @@ impl Session {
                 return Ok(());
             }
             &Command::Show(show) => {
-                portal.fetch(show, limit, || show.rows(&self.admin), out);
+                self.show(show, portal, limit, out);
                 return Ok(());
             }
             Command::Help => {
@@ -292,9 +294,25 @@ impl Session {
                 operation.name()
             }
             Command::KillClient(id) => self.kill_client(id)?,
+            Command::ResetWaits => {
+                waits::reset(&self.admin);
+                "RESET_WAITS"
+            }
         };
         backend::put_command_complete(out, done);
         Ok(())
+    }
+
+    /// Appends rows that this user may see.
+    fn show(&self, show: Show, portal: &mut Portal, limit: usize, out: &mut Vec<u8>) {
+        if let Some(text) = waits::remark(show, &self.admin) {
+            encode::put_notice(out, &text, None);
+        }
+        let rows = || match self.is_admin {
+            true => show.rows(&self.admin),
+            false => waits::hide(show, show.rows(&self.admin), self.client.user.as_str()),
+        };
+        portal.fetch(show, limit, rows, out);
     }
 
     fn deallocate(&mut self, name: Option<&str>) -> Result<&'static str, ClientError> {

@@ -8,8 +8,10 @@
 mod audit;
 mod finished;
 mod listen;
+mod meter;
 mod numbers;
 mod pins;
+mod statements;
 mod survive;
 mod wait;
 mod watch;
@@ -302,6 +304,9 @@ impl Relay {
 
     /// Sends what the client's socket takes of what waits for it.
     fn flush(&mut self, cx: &mut TaskContext<'_>) -> std::io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
         while !self.out.is_empty() {
             match self.stream.poll_write_from(cx, self.out.pending()) {
                 Poll::Ready(Ok(n)) => self.out.advance(n),
@@ -309,6 +314,7 @@ impl Relay {
                 Poll::Pending => return Ok(()),
             }
         }
+        self.meter_flows();
         Ok(())
     }
 
@@ -385,6 +391,9 @@ impl Relay {
                 let (_, now) = self.now();
                 self.begin_query(now);
             }
+            if self.watch.is_some() {
+                self.meter_sent();
+            }
         }
         taken
     }
@@ -397,6 +406,9 @@ impl Relay {
                 self.registered.shared.begin_transaction(now);
             }
             self.set_phase(Phase::Active, now);
+            if self.watch.is_some() {
+                self.meter_resume(now);
+            }
         }
     }
 
@@ -428,10 +440,11 @@ impl Relay {
                 max_packet_size: self.pool.max_packet_size(),
                 to_server: &mut out.to_server,
                 to_client: &mut out.own,
+                flushes_own: self.watch.as_ref().is_some_and(|watch| watch.meter.is_some()),
             };
-            let step = match self.watch {
-                None => path.messages(input, &mut at, MOST_REQUESTS),
-                Some(_) => path.message(input, at),
+            let step = match &self.watch {
+                Some(watch) if watch.reads_messages() => path.message(input, at),
+                _ => path.messages(input, &mut at, MOST_REQUESTS),
             };
             match step? {
                 request::Step::Taken { consumed, remaining, forward } => {
@@ -573,6 +586,10 @@ impl Relay {
         self.set_phase(Phase::Active, now);
         self.shared().begin_transaction(now);
         let since = NonZero::new(now);
+        if self.watch.is_some() {
+            let waited = lease.server().map_or(0, |server| server.timing.waited());
+            self.meter_lent(now, waited);
+        }
         self.work = Work::Active(Active { lease, since, query_since: since, broken: false });
     }
 
@@ -726,6 +743,9 @@ impl Relay {
             active.send(cx, &out.own);
         }
         let last_words = events.last_words.take();
+        if self.watch.is_some() {
+            self.meter_replied(&events.skipped_runs);
+        }
         self.note(events);
         if let Some(body) = last_words {
             self.out.push(out.to_client.bytes(input));
@@ -829,6 +849,10 @@ impl Relay {
     fn ask(&mut self, cx: &mut TaskContext<'_>, messages: &[u8]) {
         let Work::Active(active) = &mut self.work else { return };
         let Some(server) = active.lease.server().map(|s| Arc::clone(&s.shared)) else { return };
+        if self.watch.is_some() {
+            self.meter_asks();
+        }
+        let Work::Active(active) = &mut self.work else { return };
         *self.registered.shared.cancel.lock() = CancelSlot::Replaying { server, wanted: false };
         active.send(cx, messages);
     }
@@ -842,6 +866,9 @@ impl Relay {
             return;
         }
         let finished = active.answered(now, in_block, bound);
+        if self.watch.is_some() {
+            self.meter_answered(now, in_block);
+        }
         let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
         self.set_phase(phase, now);
         if let Some(finished) = finished {
@@ -854,6 +881,9 @@ impl Relay {
         let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return };
         let (instant, now) = self.now();
         let finished = active.answered(now, false, self.pool.tells_from());
+        if self.watch.is_some() {
+            self.meter_answered(now, false);
+        }
         if !self.waits_for_pin() {
             self.pin = None;
         }
@@ -880,6 +910,7 @@ impl Relay {
         }
         if sent < bytes.len() {
             self.out.push(&bytes[sent..]);
+            self.meter_stalls();
         }
         Ok(())
     }

@@ -426,6 +426,10 @@ pub struct Pooler {
     pub so_reuseport: bool,
     /// Record what session state clients use (Carpool's own).
     pub audit: bool,
+    /// Keep where the time of transactions goes (Carpool's own).
+    pub track_waits: bool,
+    /// And of statements (Carpool's own).
+    pub track_statements: bool,
     /// Clients get a notice when they begin to keep a server (Carpool's own).
     pub pin_notice: bool,
     /// TCP keepalive on both sides: on, and its timings in seconds (0: system's).
@@ -665,6 +669,8 @@ impl Default for Pooler {
             so_reuseport: false,
             pin_notice: false,
             audit: false,
+            track_waits: false,
+            track_statements: false,
             tcp_keepalive: true,
             tcp_keepidle: 0,
             tcp_keepintvl: 0,

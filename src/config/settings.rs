@@ -409,6 +409,16 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         Kind::Flag,
         "Record what session state clients use, for SHOW AUDIT: is an app ready for transaction mode?"
     ),
+    pooler!(
+        track_waits,
+        Kind::Flag,
+        "Keep where the time of transactions goes, by database, user and application, for SHOW WAITS."
+    ),
+    pooler!(
+        track_statements,
+        Kind::Flag,
+        "Keep it by normalized statement, too, for SHOW STATEMENTS; implies track_waits."
+    ),
     pooler!(log_connections, Kind::Flag, "Log logins."),
     pooler!(log_disconnections, Kind::Flag, "Log disconnections, with the reason."),
     pooler!(log_pooler_errors, Kind::Flag, "Log errors that clients are told."),

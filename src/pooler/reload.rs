@@ -104,7 +104,10 @@ fn apply(context: &Arc<Context>, config: Config) {
     context.pools.apply(&config);
     context.secrets.forget_all();
     traces::follow(context);
-    let watches = |config: &Config| (config.pooler.audit, config.pooler.otlp_endpoint.is_some());
+    let watches = |config: &Config| {
+        let pooler = &config.pooler;
+        (pooler.audit, pooler.otlp_endpoint.is_some(), pooler.track_waits, pooler.track_statements)
+    };
     let watch_changed = watches(&before) != watches(&config);
     context.registry.for_each(|client| {
         if watch_changed && client.kind == ClientKind::Pooled {

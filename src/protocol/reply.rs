@@ -82,6 +82,9 @@ pub struct Events {
     pub marker: Option<MarkerEnd>,
     /// The classes of the errors that the client is told.
     pub errors: Vec<&'static str>,
+    /// For each error how many of the client's requests that would have run something were skipped, and how many were in
+    /// flight behind them.
+    pub skipped_runs: Vec<(usize, usize)>,
 }
 
 /// What became of a marker, see [`super::listen`].
@@ -365,6 +368,12 @@ impl ServerPath<'_> {
             return Err(ServerFault::Copy);
         }
         let failed_at = failure.undone.len();
+        if !again {
+            let skipped = failure.undone.iter().rev().skip(1).filter(|r| r.fate == Fate::Forward && r.runs()).count();
+            if skipped > 0 {
+                self.events.skipped_runs.push((skipped, self.server.pipeline.client_runs()));
+            }
+        }
         for (i, request) in failure.undone.into_iter().enumerate() {
             self.undo(request, i + 1 == failed_at);
         }

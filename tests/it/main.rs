@@ -54,3 +54,4 @@ mod top;
 mod traces;
 mod unix;
 mod versions;
+mod waits;
