@@ -52,6 +52,8 @@ pub enum Command {
     KillClient(String),
     /// Begin anew to count where time goes.
     ResetWaits,
+    /// Write a client's flight record.
+    Record(String),
     /// Something about the servers of one database or, without a name, of all.
     Operate(Operation, Option<String>),
 }
@@ -130,6 +132,7 @@ impl Command {
             | Self::Shutdown(_)
             | Self::KillClient(_)
             | Self::ResetWaits
+            | Self::Record(_)
             | Self::Operate(..)
             | Self::Set(..) => true,
             _ => false,
@@ -227,6 +230,7 @@ pub fn parse(text: &str) -> Result<Command, ClientError> {
         ("shutdown", Some("wait_for_servers")) => Ok(Command::Shutdown(Shutdown::WaitForServers)),
         ("shutdown", Some("wait_for_clients")) => Ok(Command::Shutdown(Shutdown::WaitForClients)),
         ("reset_waits", None) => Ok(Command::ResetWaits),
+        ("record", _) => Ok(Command::Record(argument.unwrap_or_default().to_owned())),
         ("kill_client", _) => Ok(Command::KillClient(argument.unwrap_or_default().to_owned())),
         ("suspend", Some(_)) => Err(invalid(text)),
         (word, _) => {
@@ -368,6 +372,7 @@ mod tests {
         for text in [
             "RELOAD",
             "RESET_WAITS",
+            "RECORD 7",
             "SHUTDOWN",
             "SHUTDOWN WAIT_FOR_SERVERS",
             "KILL_CLIENT 7",

@@ -18,6 +18,7 @@ mod operate;
 mod peers;
 mod pins;
 mod portal;
+mod record;
 pub mod session;
 mod shares;
 pub mod show;

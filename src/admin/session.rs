@@ -13,7 +13,7 @@ use super::command::{self, Command, Shutdown};
 use super::encode::{self, Formats};
 use super::portal::{self, Portal};
 use super::show::Show;
-use super::{Admin, Failure, Order, waits};
+use super::{Admin, Failure, Order, record, waits};
 use crate::client::registry::{ClientShared, order};
 use crate::config::Plan;
 use crate::error::{ClientError, Severity, SqlState};
@@ -38,6 +38,7 @@ const HELP: &str = "
 \tSET key = arg
 \tRELOAD
 \tRESET_WAITS
+\tRECORD <client_id>
 \tPAUSE [<db>] [TIMEOUT <time>]
 \tRESUME [<db>]
 \tDISABLE <db>
@@ -294,6 +295,12 @@ impl Session {
                 operation.name()
             }
             Command::KillClient(id) => self.kill_client(id)?,
+            Command::Record(id) => {
+                let path = record::record(&self.admin, id).await?;
+                info!(client = %self.client.id, user = %self.client.user, "RECORD {id} command issued");
+                encode::put_notice(out, &format!("written to {path}"), None);
+                "RECORD"
+            }
             Command::ResetWaits => {
                 waits::reset(&self.admin);
                 "RESET_WAITS"

@@ -56,6 +56,8 @@ pub struct Context {
     pub waits: Waits,
     /// And by statement, see `track_statements`.
     pub statements: Statements,
+    /// Records of the flight recorder that admins wait for.
+    pub wanted_records: relay::recorder::Wanted,
     /// Cancel requests on their way to other Carpools.
     pub peers: peers::Peers,
     /// Logins that failed, by reason.
@@ -83,6 +85,7 @@ impl Context {
             verifiers: Verifiers::new(&mut rand::rng()),
             audit: Audit::default(),
             waits: Waits::default(),
+            wanted_records: relay::recorder::Wanted::default(),
             statements: Statements::default(),
             peers: peers::Peers::default(),
             refusals: Tally::default(),

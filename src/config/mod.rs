@@ -430,6 +430,10 @@ pub struct Pooler {
     pub track_waits: bool,
     /// And of statements (Carpool's own).
     pub track_statements: bool,
+    /// Events that the flight recorder keeps of each connection; 0: none (Carpool's own).
+    pub flight_recorder: u32,
+    /// Where it writes them to (Carpool's own).
+    pub flight_recorder_dir: Option<PathBuf>,
     /// Clients get a notice when they begin to keep a server (Carpool's own).
     pub pin_notice: bool,
     /// TCP keepalive on both sides: on, and its timings in seconds (0: system's).
@@ -671,6 +675,8 @@ impl Default for Pooler {
             audit: false,
             track_waits: false,
             track_statements: false,
+            flight_recorder: 0,
+            flight_recorder_dir: None,
             tcp_keepalive: true,
             tcp_keepidle: 0,
             tcp_keepintvl: 0,

@@ -106,7 +106,8 @@ fn apply(context: &Arc<Context>, config: Config) {
     traces::follow(context);
     let watches = |config: &Config| {
         let pooler = &config.pooler;
-        (pooler.audit, pooler.otlp_endpoint.is_some(), pooler.track_waits, pooler.track_statements)
+        let tracks = (pooler.track_waits, pooler.track_statements);
+        (pooler.audit, pooler.otlp_endpoint.is_some(), tracks, pooler.flight_recorder)
     };
     let watch_changed = watches(&before) != watches(&config);
     context.registry.for_each(|client| {

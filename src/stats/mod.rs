@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod counters;
 pub mod fine;
+pub mod flight;
 pub mod histogram;
 pub mod history;
 pub mod prometheus;

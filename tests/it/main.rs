@@ -21,6 +21,7 @@ mod documents;
 mod door;
 mod drivers;
 mod faults;
+mod flight;
 mod functions;
 mod harness;
 mod hba;

@@ -69,9 +69,11 @@ impl Relay {
         active.lease.server().is_some_and(|server| server.state.pipeline.leads_own())
     }
 
-    /// The client has got a server, after so long a wait.
-    #[cold]
-    pub(super) fn meter_lent(&mut self, now: Moment, waited: u64) {
+    /// The client has got a server.
+    #[inline(never)]
+    pub(super) fn meter_lent(&mut self, now: Moment) {
+        let Work::Active(active) = &mut self.work else { return };
+        let waited = active.lease.server().map_or(0, |server| server.timing.waited());
         if let Some(statements) = self.meter().and_then(|metered| metered.statements.as_mut()) {
             statements.clear();
         }
@@ -79,25 +81,23 @@ impl Relay {
     }
 
     fn meter_begin(&mut self, now: Moment, waited: u64) {
-        let settings = Arc::clone(&self.state.settings);
-        let Some(watch) = &mut self.watch else { return };
-        let Some(metered) = &mut watch.meter else { return };
+        let Some(metered) = self.watch.as_mut().and_then(|watch| watch.meter.as_mut()) else { return };
+        let settings = &self.state.settings;
         metered.meter.begin(now, waited);
         metered.asked = false;
-        if let Some(statements) = &mut metered.statements {
-            statements.begin(settings.get("standard_conforming_strings") == Some("off"));
-        }
-        if !Arc::ptr_eq(&metered.settings, &settings) {
+        if !Arc::ptr_eq(&metered.settings, settings) {
             if metered.settings.application_name() != settings.application_name() {
-                let registered = &self.registered;
-                metered.group = group(&registered.context().waits, &registered.shared, &settings);
+                metered.group = group(&self.registered.context().waits, &self.registered.shared, settings);
             }
-            metered.settings = settings;
+            metered.settings = Arc::clone(settings);
+        }
+        if let Some(statements) = &mut metered.statements {
+            statements.begin(settings);
         }
     }
 
     /// The client goes on in its transaction, or begins another on the server that it has.
-    #[cold]
+    #[inline(never)]
     pub(super) fn meter_resume(&mut self, now: Moment) {
         if self.meter().is_some_and(|metered| metered.meter.now().is_none()) {
             self.meter_begin(now, 0);
@@ -107,7 +107,7 @@ impl Relay {
     }
 
     /// Messages were sent. Where something of Carpool's own stands in front, it is that which takes time first.
-    #[cold]
+    #[inline(never)]
     pub(super) fn meter_sent(&mut self) {
         let own = self.leads_own();
         if self.meter().is_some_and(|metered| metered.asked) {
@@ -149,22 +149,21 @@ impl Relay {
     }
 
     /// Replies were taken.
-    #[cold]
+    #[inline(never)]
     pub(super) fn meter_replied(&mut self, skipped: &[(usize, usize)]) {
         let Work::Active(active) = &mut self.work else { return };
         let Some(server) = active.lease.server() else { return };
         let pipeline = &server.state.pipeline;
-        let (own, answered) = (pipeline.leads_own(), pipeline.is_answered());
         let Some(metered) = self.watch.as_mut().and_then(|watch| watch.meter.as_mut()) else { return };
-        let mut left = 0;
         if let Some(statements) = &mut metered.statements {
-            left = pipeline.client_runs();
             skipped.iter().for_each(|&skipped| statements.skip(skipped));
         }
-        if answered {
+        if pipeline.is_answered() {
             // The time is taken when it is seen what that means.
             return;
         }
+        let own = pipeline.leads_own();
+        let left = if metered.statements.is_some() { pipeline.client_runs() } else { 0 };
         let replayed = metered.meter.now() == Some(Part::Replay) && !own;
         let asks = metered.meter.now() == Some(Part::Server) && own;
         let ended = metered.statements.as_ref().is_some_and(|statements| statements.running() > left);
@@ -186,7 +185,7 @@ impl Relay {
     }
 
     /// The server is about to be asked about the session, when the client has its answer.
-    #[cold]
+    #[inline(never)]
     pub(super) fn meter_asks(&mut self) {
         let now = self.now().1;
         let Some(metered) = self.meter() else { return };
@@ -197,7 +196,7 @@ impl Relay {
     }
 
     /// All is answered, and the transaction has ended unless `in_block`.
-    #[cold]
+    #[inline(never)]
     pub(super) fn meter_answered(&mut self, now: Moment, in_block: bool) {
         let Some(metered) = self.meter().filter(|metered| metered.meter.now().is_some()) else { return };
         metered.meter.split(now);
@@ -212,7 +211,7 @@ impl Relay {
     }
 
     /// The client doesn't take what has come, so that no more is read from the server.
-    #[cold]
+    #[inline(never)]
     pub(super) fn meter_stalls(&mut self) {
         let now = self.watch.as_ref().map(|_| self.now().1);
         if let (Some(now), Some(metered)) = (now, self.meter()) {
@@ -223,7 +222,7 @@ impl Relay {
     }
 
     /// The client has taken all that had come.
-    #[cold]
+    #[inline(never)]
     pub(super) fn meter_flows(&mut self) {
         let own = self.leads_own();
         let now = self.watch.as_ref().map(|_| self.now().1);

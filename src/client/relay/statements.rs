@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::client::registry::ClientShared;
 use crate::protocol::ClientState;
+use crate::protocol::settings::Settings;
 use crate::protocol::sql::normal;
 use crate::protocol::statements::significant;
 use crate::stats::statements::{Data, Entry, Statements, TEXT_LIMIT};
@@ -33,6 +34,8 @@ pub(super) struct Tracker {
     user: Box<str>,
     /// Stands for both.
     seed: u64,
+    /// When the last transaction began.
+    settings: Arc<Settings>,
     backslashes: bool,
     by_text: Kept,
     by_form: Kept,
@@ -62,6 +65,7 @@ impl Tracker {
             seed: HASH.hash_one((database, user)),
             database: database.into(),
             user: user.into(),
+            settings: Arc::default(),
             backslashes: false,
             by_text: Kept::default(),
             by_form: Kept::default(),
@@ -78,8 +82,13 @@ impl Tracker {
     }
 
     /// A transaction begins.
-    pub(super) fn begin(&mut self, backslashes: bool) {
+    pub(super) fn begin(&mut self, settings: &Arc<Settings>) {
         self.named.clear();
+        if Arc::ptr_eq(&self.settings, settings) {
+            return;
+        }
+        self.settings = Arc::clone(settings);
+        let backslashes = settings.get("standard_conforming_strings") == Some("off");
         if backslashes != self.backslashes {
             // The same texts are others now.
             (self.backslashes, self.by_text) = (backslashes, Kept::default());
