@@ -21,7 +21,7 @@ use crate::config::{Config, Database, Host, PoolMode, User};
 use crate::names::{ClientId, ServerId};
 use crate::net::Peer;
 use crate::pool::control::Pauser;
-use crate::pool::{Pool, PoolUser, directory, listening, lookup};
+use crate::pool::{Pool, PoolUser, diagnosis, directory, listening, lookup};
 use crate::server::{Server, ServerShared};
 use crate::stats::rows::{End, PoolRow, SocketRow};
 use crate::stats::table::{Row, Value, row};
@@ -245,6 +245,7 @@ impl<'a> View<'a> {
                 let name = match state.holder {
                     Some((ClientId::LISTENER, _)) => listening::NAME,
                     Some((ClientId::LOOKUP, _)) => lookup::NAME,
+                    Some((ClientId::DIAGNOSIS, _)) => diagnosis::NAME,
                     _ => settings.and_then(|s| s.get("application_name")).unwrap_or_default(),
                 };
                 rows.push(SocketRow {

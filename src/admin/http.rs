@@ -20,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info, warn};
 
+use super::collect::View;
 use super::crowd::{Asked, Crowd};
 use super::{Admin, Failure, Order, audit, local, metrics, waits};
 use crate::net::timer;
@@ -145,7 +146,7 @@ fn not_allowed(allowed: &'static str) -> Response {
 /// The answer to a request. That to HEAD gets its body taken off on the way out.
 fn respond(admin: &Admin, method: &Method, path: &str, is_local: bool) -> Response {
     let known = matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit")
-        || matches!(path, "/api/waits" | "/api/statements");
+        || matches!(path, "/api/blockers" | "/api/waits" | "/api/statements");
     if !known {
         return response(StatusCode::NOT_FOUND, TEXT, "not found\n");
     }
@@ -161,6 +162,7 @@ fn respond(admin: &Admin, method: &Method, path: &str, is_local: bool) -> Respon
         "/api/audit" => json(audit::report(admin)),
         "/api/waits" => json(waits::report(admin)),
         "/api/statements" => json(waits::statements(admin, is_local)),
+        "/api/blockers" => json(serde_json::to_string(&View::new(admin).blockers_json())),
         _ => {
             let mut page = response(StatusCode::OK, "text/html; charset=utf-8", PAGE);
             let policy = HeaderValue::from_static(PAGE_POLICY);

@@ -34,6 +34,8 @@ struct Sums {
     pinned: BTreeMap<&'static str, u32>,
     pin_waits: PinWaits,
     most_pinned: u32,
+    starves: bool,
+    starvations: u64,
     paused: bool,
     disabled: bool,
 }
@@ -47,6 +49,7 @@ pub fn prometheus(admin: &Admin) -> String {
     process(admin, &view, &mut text);
     states(&sums, &mut text);
     pins(&sums, &mut text);
+    starvation(&sums, &mut text);
     view.share_metrics(|name| label(&view, name).to_owned(), &mut text);
     counters(&sums, &mut text);
     durations(&sums, &mut text);
@@ -82,6 +85,8 @@ fn sums(admin: &Admin, view: &View<'_>) -> BTreeMap<String, Sums> {
         for (reason, n) in pool.pinned_by_reason() {
             *sum.pinned.entry(reason).or_default() += n;
         }
+        sum.starves |= pool.starvation().is_starving();
+        sum.starvations += pool.starvation().count();
         let PinWaits { waits, micros } = pool.pin_waits();
         sum.pin_waits.waits += waits;
         sum.pin_waits.micros += micros;
@@ -196,6 +201,19 @@ fn pins(sums: &BTreeMap<String, Sums>, text: &mut Exposition) {
     let mut waited = text.family("carpool_pin_wait_seconds_total", Type::Counter, help);
     for (database, sum) in sums {
         waited.sample(&[("database", database)], seconds(sum.pin_waits.micros));
+    }
+}
+
+fn starvation(sums: &BTreeMap<String, Sums>, text: &mut Exposition) {
+    let help =
+        "1 while all servers are held in transactions that do nothing while their own application waits for another.";
+    let mut starves = text.family("carpool_starving", Type::Gauge, help);
+    for (database, sum) in sums {
+        starves.sample(&[("database", database)], u8::from(sum.starves));
+    }
+    let mut spells = text.family("carpool_starvations_total", Type::Counter, "How often that has begun.");
+    for (database, sum) in sums {
+        spells.sample(&[("database", database)], sum.starvations);
     }
 }
 

@@ -6,6 +6,7 @@
 //! through [`Control`].
 
 pub mod audit;
+mod blockers;
 pub mod collect;
 pub mod command;
 pub mod console;

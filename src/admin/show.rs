@@ -11,6 +11,7 @@ use crate::stats::table::{Column, Row, row};
 pub enum Show {
     ActiveSockets,
     Audit,
+    Blockers,
     Clients,
     Config,
     Databases,
@@ -66,6 +67,7 @@ impl Show {
         Some(match name {
             "active_sockets" => Self::ActiveSockets,
             "audit" => Self::Audit,
+            "blockers" => Self::Blockers,
             "clients" => Self::Clients,
             "config" => Self::Config,
             "databases" => Self::Databases,
@@ -101,6 +103,7 @@ impl Show {
         match self {
             Self::ActiveSockets | Self::Sockets => rows::ALL_SOCKETS,
             Self::Audit => rows::AUDIT,
+            Self::Blockers => rows::BLOCKERS,
             Self::Clients | Self::Servers => rows::SOCKETS,
             Self::Config => rows::CONFIG,
             Self::Databases => rows::DATABASES,
@@ -149,6 +152,7 @@ impl Show {
             Self::Fds => view.descriptors(),
             Self::Paused => admin.paused(),
             Self::Audit => view.audit(),
+            Self::Blockers => view.blockers(),
             Self::Clients => view.clients().into_iter().map(rows::SocketRow::row).collect(),
             Self::Servers => view.servers().into_iter().map(rows::SocketRow::row).collect(),
             Self::Config => config(&view),
@@ -214,7 +218,7 @@ mod tests {
     #[test]
     fn every_row_fills_its_columns() {
         let stand = crate::admin::tests::Stand::new(&["app"]);
-        let names = "active_sockets audit clients config databases dns_hosts dns_zones fds lists mem paused peers peer_pools pins pools servers sockets \
+        let names = "active_sockets audit blockers clients config databases dns_hosts dns_zones fds lists mem paused peers peer_pools pins pools servers sockets \
             state statements stats stats_averages stats_totals totals users version waits timezone";
         for name in names.split_whitespace() {
             let show = Show::named(name).unwrap();

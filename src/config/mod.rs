@@ -356,6 +356,10 @@ pub struct Pooler {
     pub server_fast_close: bool,
     /// Ask for session state after every transaction that may have changed it out of sight (Carpool's own).
     pub strict_session_state: bool,
+    /// Keep one server connection of each pool to ask who blocks whom (Carpool's own).
+    pub diagnostic_connection: bool,
+    /// Texts of statements may be shown (Carpool's own).
+    pub show_query_text: bool,
     /// What makes clients a group, which gets servers in turn with others (Carpool's own).
     pub share_by: ShareBy,
     /// What groups may have, in relation to others (Carpool's own).
@@ -436,6 +440,8 @@ pub struct Pooler {
     pub flight_recorder_dir: Option<PathBuf>,
     /// Clients get a notice when they begin to keep a server (Carpool's own).
     pub pin_notice: bool,
+    /// Connections are accepted when their first bytes are there (`TCP_DEFER_ACCEPT`; Linux).
+    pub tcp_defer_accept: bool,
     /// TCP keepalive on both sides: on, and its timings in seconds (0: system's).
     pub tcp_keepalive: bool,
     /// See `tcp_keepalive`.
@@ -505,6 +511,8 @@ pub struct Database {
     pub share_weights: Option<Weights>,
     /// Overrides `strict_session_state` (Carpool's own).
     pub strict_session_state: Option<bool>,
+    /// Overrides `diagnostic_connection` (Carpool's own).
+    pub diagnostic_connection: Option<bool>,
     /// Overrides the global mode.
     pub pool_mode: Option<PoolMode>,
     /// Client connections to this database; 0: no limit.
@@ -637,6 +645,8 @@ impl Default for Pooler {
             server_round_robin: false,
             server_fast_close: false,
             strict_session_state: false,
+            diagnostic_connection: false,
+            show_query_text: false,
             share_by: ShareBy::None,
             share_weights: Weights::new(),
             query_wait_timeout: seconds(120),
@@ -677,6 +687,7 @@ impl Default for Pooler {
             track_statements: false,
             flight_recorder: 0,
             flight_recorder_dir: None,
+            tcp_defer_accept: true,
             tcp_keepalive: true,
             tcp_keepidle: 0,
             tcp_keepintvl: 0,
@@ -712,6 +723,7 @@ impl Default for Database {
             share_by: None,
             share_weights: None,
             strict_session_state: None,
+            diagnostic_connection: None,
             pool_mode: None,
             max_client_connections: 0,
             server_lifetime: None,

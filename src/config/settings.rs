@@ -362,6 +362,16 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         Kind::Flag,
         "Ask for session state after every transaction that may change it out of sight (triggers, views, …)."
     ),
+    pooler!(
+        diagnostic_connection,
+        Kind::Flag,
+        "Keep one server connection of each pool, within pool_size, to ask who blocks whom while clients wait."
+    ),
+    pooler!(
+        show_query_text,
+        Kind::Flag,
+        "Show the texts of statements in SHOW BLOCKERS and on the dashboard, where they are known."
+    ),
     pooler!(query_wait_timeout, Kind::Time, "How long a client may wait for a server. 0: no limit."),
     pooler!(query_wait_notify, Kind::Time, "Send clients a notice when they have waited for so long. 0: never."),
     pooler!(query_timeout, Kind::Time, "How long a query may run. 0: no limit."),
@@ -465,6 +475,11 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         "Facility in the system's log: daemon, user, auth, authpriv, local0 to local7."
     ),
     pooler!(core_dumps, Kind::Flag, "Let the system write core dumps, which hold passwords.").fixed(),
+    pooler!(
+        tcp_defer_accept,
+        Kind::Flag,
+        "Leave connections to the system until their first bytes are there, for a second or two (TCP_DEFER_ACCEPT; Linux)."
+    ),
     pooler!(tcp_keepalive, Kind::Flag, "TCP keepalive, for clients and servers."),
     pooler!(tcp_keepidle, Kind::ANY_NUMBER, "Seconds of silence before the first probe. 0: the system's."),
     pooler!(tcp_keepintvl, Kind::ANY_NUMBER, "Seconds between probes. 0: the system's."),

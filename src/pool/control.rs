@@ -100,6 +100,7 @@ impl Pool {
             *self.control.paused_since.lock() = None;
         }
         self.listening.look();
+        self.diagnosis.look();
         self.pump();
         before & by as u8 != 0
     }
@@ -188,6 +189,7 @@ impl Pool {
             background::close(pooled, background::Slot::Closing);
         }
         self.listening.look();
+        self.diagnosis.look();
         self.pump();
     }
 

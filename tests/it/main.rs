@@ -14,6 +14,7 @@ mod asking;
 mod audit;
 mod auth_query;
 mod basics;
+mod blockers;
 mod cancel;
 mod console;
 mod differential;
