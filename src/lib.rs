@@ -12,7 +12,7 @@
 //! | 5 pool | [`pool`] | the servers of a database, lent to clients |
 //! | 7 client | [`client`] | login, registry, and the relay that sees both sides |
 //! | 8 operations | [`admin`] | the admin console, HTTP: health, metrics, dashboard |
-//! | 9 composition | [`pooler`], [`top`], [`ready`] | accepting, recurring work, signals, reload, stopping; `carpool top` and `ready` |
+//! | 9 composition | [`pooler`], [`top`], [`ready`], [`replay`] | accepting, recurring work, signals, reload, stopping; `carpool top`, `ready`, `replay` |
 
 pub mod admin;
 pub mod auth;
@@ -27,6 +27,7 @@ pub mod pool;
 pub mod pooler;
 pub mod protocol;
 pub mod ready;
+pub mod replay;
 pub mod server;
 pub mod stats;
 pub mod tls;

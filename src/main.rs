@@ -75,6 +75,11 @@ enum Command {
         #[arg(default_value = "carpool.toml")]
         target: String,
     },
+    /// Print a record of the flight recorder as a timeline.
+    Replay {
+        /// The record.
+        file: PathBuf,
+    },
     /// Show databases, pools and clients of a running Carpool, in the style of top.
     Top {
         /// A URL of the console, or the configuration of the Carpool that runs. Passwords: `PGPASSWORD`.
@@ -112,6 +117,16 @@ fn main() -> ExitCode {
         Some(Command::Convert { file }) => convert(file),
         Some(Command::Ready { target }) => match carpool::ready::ask(target) {
             Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        },
+        Some(Command::Replay { file }) => match carpool::replay::read(file) {
+            Ok(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
             Err(error) => {
                 eprintln!("{error}");
                 ExitCode::FAILURE

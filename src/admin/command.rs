@@ -50,6 +50,10 @@ pub enum Command {
     Shutdown(Shutdown),
     /// End a client.
     KillClient(String),
+    /// Begin anew to count where time goes.
+    ResetWaits,
+    /// Write a client's flight record.
+    Record(String),
     /// Something about the servers of one database or, without a name, of all.
     Operate(Operation, Option<String>),
 }
@@ -124,7 +128,13 @@ impl Command {
         match self {
             // It would show what clients' sockets are good for.
             Self::Show(show) => matches!(show, Show::Fds),
-            Self::Reload | Self::Shutdown(_) | Self::KillClient(_) | Self::Operate(..) | Self::Set(..) => true,
+            Self::Reload
+            | Self::Shutdown(_)
+            | Self::KillClient(_)
+            | Self::ResetWaits
+            | Self::Record(_)
+            | Self::Operate(..)
+            | Self::Set(..) => true,
             _ => false,
         }
     }
@@ -219,6 +229,8 @@ pub fn parse(text: &str) -> Result<Command, ClientError> {
         ("shutdown", None) => Ok(Command::Shutdown(Shutdown::Now)),
         ("shutdown", Some("wait_for_servers")) => Ok(Command::Shutdown(Shutdown::WaitForServers)),
         ("shutdown", Some("wait_for_clients")) => Ok(Command::Shutdown(Shutdown::WaitForClients)),
+        ("reset_waits", None) => Ok(Command::ResetWaits),
+        ("record", _) => Ok(Command::Record(argument.unwrap_or_default().to_owned())),
         ("kill_client", _) => Ok(Command::KillClient(argument.unwrap_or_default().to_owned())),
         ("suspend", Some(_)) => Err(invalid(text)),
         (word, _) => {
@@ -357,8 +369,16 @@ mod tests {
 
     #[test]
     fn changing_commands_are_for_admins() {
-        for text in ["RELOAD", "SHUTDOWN", "SHUTDOWN WAIT_FOR_SERVERS", "KILL_CLIENT 7", "PAUSE db", "SET verbose = 1"]
-        {
+        for text in [
+            "RELOAD",
+            "RESET_WAITS",
+            "RECORD 7",
+            "SHUTDOWN",
+            "SHUTDOWN WAIT_FOR_SERVERS",
+            "KILL_CLIENT 7",
+            "PAUSE db",
+            "SET verbose = 1",
+        ] {
             assert!(parse(text).unwrap().is_for_admins(), "{text}");
         }
         assert_eq!(parse("kill_client 7").unwrap(), Command::KillClient("7".into()));

@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 
 use super::collect::View;
 use super::crowd::{Asked, Crowd};
-use super::{Admin, Failure, Order, audit, metrics, web};
+use super::{Admin, Failure, Order, audit, metrics, waits, web};
 use crate::net::timer;
 use crate::stats::prometheus;
 
@@ -123,7 +123,8 @@ pub(super) fn not_allowed(allowed: &'static str) -> Response {
 /// The answer to a request for what only reads, of one who may see it: with `is_told`, all of it. That to HEAD gets its
 /// body taken off on the way out.
 pub(super) fn respond(admin: &Admin, method: &Method, path: &str, is_told: bool) -> Response {
-    let known = matches!(path, "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit" | "/api/blockers");
+    let known = matches!(path, "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit")
+        || matches!(path, "/api/blockers" | "/api/waits" | "/api/statements");
     if !known {
         return response(StatusCode::NOT_FOUND, TEXT, "not found\n");
     }
@@ -137,6 +138,8 @@ pub(super) fn respond(admin: &Admin, method: &Method, path: &str, is_told: bool)
         "/metrics" => response(StatusCode::OK, prometheus::CONTENT_TYPE, metrics::prometheus(admin)),
         "/api/pools" => json(metrics::overview(admin, is_told)),
         "/api/audit" => json(audit::report(admin)),
+        "/api/waits" => json(waits::report(admin)),
+        "/api/statements" => json(waits::statements(admin, is_told)),
         _ => json(serde_json::to_string(&View::new(admin).blockers_json())),
     }
 }
@@ -173,7 +176,16 @@ mod tests {
     #[test]
     fn paths_and_methods() {
         let stand = Stand::new(&["app"]);
-        for path in ["/healthz", "/readyz", "/metrics", "/api/pools", "/api/audit"] {
+        for path in [
+            "/healthz",
+            "/readyz",
+            "/metrics",
+            "/api/pools",
+            "/api/audit",
+            "/api/waits",
+            "/api/statements",
+            "/api/blockers",
+        ] {
             assert_eq!(status(&stand, Method::GET, path), 200, "{path}");
             assert_eq!(status(&stand, Method::HEAD, path), 200, "{path}");
             assert_eq!(status(&stand, Method::POST, path), 405, "{path}");

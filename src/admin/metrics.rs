@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::Admin;
 use super::collect::{CONSOLE, View};
+use super::{Admin, waits};
 use crate::pool::pins::PinWaits;
 use crate::protocol::session::{Taint, Taints};
 use crate::stats::Totals;
@@ -54,6 +54,7 @@ pub fn prometheus(admin: &Admin) -> String {
     counters(&sums, &mut text);
     durations(&sums, &mut text);
     happenings(admin, &sums, &mut text);
+    waits::metrics(admin, |name| label(&view, name).to_owned(), &mut text);
     text.finish()
 }
 

@@ -20,11 +20,13 @@ mod operator;
 mod peers;
 mod pins;
 mod portal;
+mod record;
 pub mod session;
 mod shares;
 pub mod show;
 mod sockets;
 mod suspend;
+pub mod waits;
 mod web;
 
 use std::sync::Arc;

@@ -13,7 +13,8 @@ use super::command::{self, Command, Shutdown};
 use super::encode::{self, Formats};
 use super::operator::Operator;
 use super::portal::{self, Portal};
-use super::{Admin, Failure, Order};
+use super::show::Show;
+use super::{Admin, Failure, Order, record, waits};
 use crate::client::registry::ClientShared;
 use crate::config::Plan;
 use crate::error::{ClientError, Severity, SqlState};
@@ -30,13 +31,15 @@ const INVALID_CURSOR_NAME: SqlState = SqlState("34000");
 
 const HELP: &str = "
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
-\tSHOW PINS|SHARES|BLOCKERS|PAUSED|AUDIT
+\tSHOW PINS|SHARES|BLOCKERS|PAUSED|AUDIT|WAITS|STATEMENTS
 \tSHOW PEERS|PEER_POOLS
 \tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 \tSHOW DNS_HOSTS|DNS_ZONES
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 \tSET key = arg
 \tRELOAD
+\tRESET_WAITS
+\tRECORD <client_id>
 \tPAUSE [<db>] [TIMEOUT <time>]
 \tRESUME [<db>]
 \tDISABLE <db>
@@ -245,7 +248,7 @@ impl Session {
                 return Ok(());
             }
             &Command::Show(show) => {
-                portal.fetch(show, limit, || show.rows(&self.admin), out);
+                self.show(show, portal, limit, out);
                 return Ok(());
             }
             Command::Help => {
@@ -293,9 +296,31 @@ impl Session {
                 operation.name()
             }
             Command::KillClient(id) => self.kill_client(id)?,
+            Command::Record(id) => {
+                let path = record::record(&self.admin, id).await?;
+                info!(client = %self.client.id, user = %self.client.user, "RECORD {id} command issued");
+                encode::put_notice(out, &format!("written to {path}"), None);
+                "RECORD"
+            }
+            Command::ResetWaits => {
+                waits::reset(&self.admin);
+                "RESET_WAITS"
+            }
         };
         backend::put_command_complete(out, done);
         Ok(())
+    }
+
+    /// Appends rows that this user may see.
+    fn show(&self, show: Show, portal: &mut Portal, limit: usize, out: &mut Vec<u8>) {
+        if let Some(text) = waits::remark(show, &self.admin) {
+            encode::put_notice(out, &text, None);
+        }
+        let rows = || match self.is_admin {
+            true => show.rows(&self.admin),
+            false => waits::hide(show, show.rows(&self.admin), self.client.user.as_str()),
+        };
+        portal.fetch(show, limit, rows, out);
     }
 
     fn deallocate(&mut self, name: Option<&str>) -> Result<&'static str, ClientError> {

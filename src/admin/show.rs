@@ -29,12 +29,14 @@ pub enum Show {
     Shares,
     Sockets,
     State,
+    Statements,
     Stats,
     StatsAverages,
     StatsTotals,
     Totals,
     Users,
     Version,
+    Waits,
     /// A parameter of the session that drivers ask for: its place in [`PARAMETERS`].
     Parameter(usize),
     /// `SELECT 1`.
@@ -83,12 +85,14 @@ impl Show {
             "shares" => Self::Shares,
             "sockets" => Self::Sockets,
             "state" => Self::State,
+            "statements" => Self::Statements,
             "stats" => Self::Stats,
             "stats_averages" => Self::StatsAverages,
             "stats_totals" => Self::StatsTotals,
             "totals" => Self::Totals,
             "users" => Self::Users,
             "version" => Self::Version,
+            "waits" => Self::Waits,
             _ => return None,
         })
     }
@@ -115,12 +119,14 @@ impl Show {
             Self::Pools => rows::POOLS,
             Self::Shares => rows::SHARES,
             Self::State => rows::STATE,
+            Self::Statements => rows::STATEMENTS,
             Self::Stats => rows::STATS,
             Self::StatsAverages => rows::STATS_AVERAGES,
             Self::StatsTotals => rows::STATS_TOTALS,
             Self::Totals => rows::TOTALS,
             Self::Users => rows::USERS,
             Self::Version => rows::VERSION,
+            Self::Waits => rows::WAITS,
             Self::Parameter(at) => &PARAMETERS[at].0,
             Self::One => ONE,
             Self::UnlockAll => UNLOCK_ALL,
@@ -161,6 +167,8 @@ impl Show {
                 let states = [("active", !paused && !suspended), ("paused", paused), ("suspended", suspended)];
                 states.into_iter().map(|(name, is)| row![name, collect::yes_no(is)]).collect()
             }
+            Self::Statements => view.statements(),
+            Self::Waits => view.waits(),
             Self::Stats => stats(admin, &view, &[false, true]),
             Self::StatsTotals => stats(admin, &view, &[false]),
             Self::StatsAverages => stats(admin, &view, &[true]),
@@ -211,7 +219,7 @@ mod tests {
     fn every_row_fills_its_columns() {
         let stand = crate::admin::tests::Stand::new(&["app"]);
         let names = "active_sockets audit blockers clients config databases dns_hosts dns_zones fds lists mem paused peers peer_pools pins pools servers sockets \
-            state stats stats_averages stats_totals totals users version timezone";
+            state statements stats stats_averages stats_totals totals users version waits timezone";
         for name in names.split_whitespace() {
             let show = Show::named(name).unwrap();
             for row in show.rows(&stand.admin) {

@@ -25,8 +25,10 @@ use crate::names::{DatabaseName, UserName};
 use crate::pool::directory::Directory;
 use crate::stats::audit::Audit;
 use crate::stats::spans;
+use crate::stats::statements::Statements;
 use crate::stats::tally::Tally;
 use crate::stats::throttle::Throttle;
+use crate::stats::waits::Waits;
 use registry::Registry;
 
 /// How long a slow transaction keeps others of its kind out of the log.
@@ -51,6 +53,12 @@ pub struct Context {
     pub verifiers: Verifiers,
     /// What session state clients use, see `audit`.
     pub audit: Audit,
+    /// Where the time of transactions goes, see `track_waits`.
+    pub waits: Waits,
+    /// And by statement, see `track_statements`.
+    pub statements: Statements,
+    /// Records of the flight recorder that admins wait for.
+    pub wanted_records: relay::recorder::Wanted,
     /// Cancel requests on their way to other Carpools.
     pub peers: peers::Peers,
     /// Logins that failed, by reason.
@@ -77,6 +85,9 @@ impl Context {
             secrets: secrets::Secrets::default(),
             verifiers: Verifiers::new(&mut rand::rng()),
             audit: Audit::default(),
+            waits: Waits::default(),
+            wanted_records: relay::recorder::Wanted::default(),
+            statements: Statements::default(),
             peers: peers::Peers::default(),
             refusals: Tally::default(),
             spans: spans::Queue::default(),

@@ -8,8 +8,11 @@
 mod audit;
 mod finished;
 mod listen;
+mod meter;
 mod numbers;
 mod pins;
+pub mod recorder;
+mod statements;
 mod survive;
 mod wait;
 mod watch;
@@ -39,6 +42,7 @@ use crate::protocol::request::{self, ClientPath, Local, Output};
 use crate::protocol::session::Taint;
 use crate::protocol::{ClientState, Keeping, Parting};
 use crate::server::{Outbox, Remainder, Server};
+use crate::stats::flight::What;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frame, frontend};
 use pins::Pin;
@@ -302,6 +306,9 @@ impl Relay {
 
     /// Sends what the client's socket takes of what waits for it.
     fn flush(&mut self, cx: &mut TaskContext<'_>) -> std::io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
         while !self.out.is_empty() {
             match self.stream.poll_write_from(cx, self.out.pending()) {
                 Poll::Ready(Ok(n)) => self.out.advance(n),
@@ -309,6 +316,7 @@ impl Relay {
                 Poll::Pending => return Ok(()),
             }
         }
+        self.meter_flows();
         Ok(())
     }
 
@@ -375,7 +383,11 @@ impl Relay {
     fn take_bytes(&mut self, cx: &mut TaskContext<'_>, input: &[u8], out: &mut Outputs) -> Result<usize, End> {
         out.clear();
         (self.starved, self.blocked, self.expects) = (false, false, false);
-        let taken = self.take_messages(input, out);
+        let mut at = 0;
+        let taken = self.take_messages(input, &mut at, out);
+        if let (Err(End::Error(_)), true) = (&taken, self.watch.is_some()) {
+            self.record_message(What::Refused, &input[at..]);
+        }
         self.out.push(&out.own);
         if let Work::Active(active) = &mut self.work {
             let bytes = out.to_server.bytes(input);
@@ -385,8 +397,11 @@ impl Relay {
                 let (_, now) = self.now();
                 self.begin_query(now);
             }
+            if self.watch.is_some() {
+                self.meter_sent();
+            }
         }
-        taken
+        taken.map(|()| at)
     }
 
     fn begin_query(&mut self, now: Moment) {
@@ -397,29 +412,32 @@ impl Relay {
                 self.registered.shared.begin_transaction(now);
             }
             self.set_phase(Phase::Active, now);
+            if self.watch.is_some() {
+                self.meter_resume(now);
+            }
         }
     }
 
-    fn take_messages(&mut self, input: &[u8], out: &mut Outputs) -> Result<usize, End> {
-        let mut at = self.remainder.bytes.min(input.len());
-        if at > 0 {
+    fn take_messages(&mut self, input: &[u8], at: &mut usize, out: &mut Outputs) -> Result<(), End> {
+        *at = self.remainder.bytes.min(input.len());
+        if *at > 0 {
             if self.remainder.forward {
-                out.to_server.forward(input, 0..at);
+                out.to_server.forward(input, 0..*at);
             }
-            self.remainder.bytes -= at;
+            self.remainder.bytes -= *at;
         }
-        while at < input.len() {
+        while *at < input.len() {
             if matches!(self.work, Work::Idle) {
-                if self.take_local(input, &mut at, out)? {
+                if self.take_local(input, at, out)? {
                     continue;
                 }
-                return Ok(at);
+                return Ok(());
             }
-            let Work::Active(active) = &mut self.work else { return Ok(at) };
-            let Some(server) = active.lease.server() else { return Ok(at) };
+            let Work::Active(active) = &mut self.work else { return Ok(()) };
+            let Some(server) = active.lease.server() else { return Ok(()) };
             if server.state.pipeline.len() >= MOST_REQUESTS && is_crowded(server, input, out) {
                 self.blocked = true;
-                return Ok(at);
+                return Ok(());
             }
             let mut path = ClientPath {
                 client: &mut self.state,
@@ -428,25 +446,26 @@ impl Relay {
                 max_packet_size: self.pool.max_packet_size(),
                 to_server: &mut out.to_server,
                 to_client: &mut out.own,
+                flushes_own: self.watch.as_ref().is_some_and(|watch| watch.meter.is_some()),
             };
-            let step = match self.watch {
-                None => path.messages(input, &mut at, MOST_REQUESTS),
-                Some(_) => path.message(input, at),
+            let step = match &self.watch {
+                Some(watch) if watch.reads_messages() => path.message(input, *at),
+                _ => path.messages(input, at, MOST_REQUESTS),
             };
             match step? {
                 request::Step::Taken { consumed, remaining, forward } => {
-                    self.watch_message(&input[at..at + consumed]);
-                    at += consumed;
+                    self.watch_message(&input[*at..*at + consumed]);
+                    *at += consumed;
                     self.remainder = Remainder { bytes: remaining, forward };
                 }
                 request::Step::More => {
                     self.starved = true;
-                    return Ok(at);
+                    return Ok(());
                 }
                 request::Step::Blocked => {
                     self.expects = server.state.pipeline.is_own();
                     self.blocked = true;
-                    return Ok(at);
+                    return Ok(());
                 }
                 step @ (request::Step::Pins
                 | request::Step::PinsToListen
@@ -454,19 +473,23 @@ impl Relay {
                 | request::Step::Numbers
                 | request::Step::Listens) => {
                     if !self.may_go_on(step, input, out) {
-                        return Ok(at);
+                        return Ok(());
                     }
                 }
-                request::Step::Terminate => return self.leave().map(|()| input.len()),
+                request::Step::Terminate => {
+                    *at = input.len();
+                    return self.leave();
+                }
             }
         }
-        Ok(at)
+        Ok(())
     }
 
     /// Takes a message without a server, or gets one. Says whether to go on.
     fn take_local(&mut self, input: &[u8], at: &mut usize, out: &mut Outputs) -> Result<bool, End> {
         match request::local(&mut self.state, input, *at, &mut out.own)? {
             Local::Taken { consumed, remaining } => {
+                self.record_message(What::Client, &input[*at..]);
                 *at += consumed;
                 self.remainder = Remainder { bytes: remaining, forward: false };
             }
@@ -522,6 +545,7 @@ impl Relay {
                 *self.shared().cancel.lock() = CancelSlot::Waiting;
                 self.set_phase(Phase::Waiting, now);
                 self.work = Work::Waiting(Waiting { granted, since: now });
+                self.record(What::Waits);
             }
         }
         Ok(())
@@ -574,6 +598,10 @@ impl Relay {
         self.shared().begin_transaction(now);
         let since = NonZero::new(now);
         self.work = Work::Active(Active { lease, since, query_since: since, broken: false });
+        if self.watch.is_some() {
+            self.meter_lent(now);
+            self.record(What::Lent);
+        }
     }
 
     fn poll_waiting(&mut self, cx: &mut TaskContext<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
@@ -710,6 +738,7 @@ impl Relay {
         let Work::Active(active) = &mut self.work else { return Ok(()) };
         let Some(server) = active.lease.server() else { return Ok(()) };
         let mut events = Events::default();
+        let before = server.remainder.bytes;
         let taken = take_server_messages(server, &mut self.state, &self.pool, input, out, &mut events);
         let at = match taken {
             Ok(at) => at,
@@ -718,6 +747,8 @@ impl Relay {
                 active.broken = true;
                 // What came before goes out, in front of the reason for the end.
                 self.out.push(out.to_client.bytes(input));
+                self.record_replies(input, before, false);
+                self.record_doubt();
                 return Err(error.into());
             }
         };
@@ -726,6 +757,10 @@ impl Relay {
             active.send(cx, &out.own);
         }
         let last_words = events.last_words.take();
+        if self.watch.is_some() {
+            self.meter_replied(&events.skipped_runs);
+            self.record_replies(&input[..at], before, events.violates);
+        }
         self.note(events);
         if let Some(body) = last_words {
             self.out.push(out.to_client.bytes(input));
@@ -829,6 +864,11 @@ impl Relay {
     fn ask(&mut self, cx: &mut TaskContext<'_>, messages: &[u8]) {
         let Work::Active(active) = &mut self.work else { return };
         let Some(server) = active.lease.server().map(|s| Arc::clone(&s.shared)) else { return };
+        if self.watch.is_some() {
+            self.meter_asks();
+            self.record(What::Asks);
+        }
+        let Work::Active(active) = &mut self.work else { return };
         *self.registered.shared.cancel.lock() = CancelSlot::Replaying { server, wanted: false };
         active.send(cx, messages);
     }
@@ -842,6 +882,9 @@ impl Relay {
             return;
         }
         let finished = active.answered(now, in_block, bound);
+        if self.watch.is_some() {
+            self.meter_answered(now, in_block);
+        }
         let phase = if in_block { Phase::IdleInTransaction } else { Phase::Idle };
         self.set_phase(phase, now);
         if let Some(finished) = finished {
@@ -851,9 +894,16 @@ impl Relay {
 
     /// The client needs its server no more.
     fn give_back(&mut self) {
+        let watched = self.watch.is_some();
+        if watched {
+            self.record(What::Returned);
+        }
         let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return };
         let (instant, now) = self.now();
         let finished = active.answered(now, false, self.pool.tells_from());
+        if watched {
+            self.meter_answered(now, false);
+        }
         if !self.waits_for_pin() {
             self.pin = None;
         }
@@ -880,6 +930,7 @@ impl Relay {
         }
         if sent < bytes.len() {
             self.out.push(&bytes[sent..]);
+            self.meter_stalls();
         }
         Ok(())
     }
@@ -903,6 +954,7 @@ impl Relay {
         if orders & order::WATCH != 0 {
             self.shared().clear_order(order::WATCH);
             self.set_watch();
+            self.record_wanted();
         }
         if orders & order::NOTIFY_WAIT != 0 {
             self.shared().clear_order(order::NOTIFY_WAIT);
@@ -985,6 +1037,9 @@ impl Relay {
             End::Left(reason) => (reason.to_owned(), None),
             End::ServerFatal => ("server connection ended".to_owned(), None),
             End::Error(error) => {
+                if error.code == SqlState::PROTOCOL_VIOLATION {
+                    self.make_due("the client broke the protocol");
+                }
                 self.pool.happenings().ended.count(error.code.0);
                 (error.to_string(), Some(error))
             }
@@ -1006,6 +1061,7 @@ impl Relay {
     /// client has got only a part of a message.
     fn part_from_server(&mut self) -> bool {
         *self.shared().cancel.lock() = CancelSlot::Idle;
+        self.record(What::Closed);
         let Work::Active(mut active) = std::mem::replace(&mut self.work, Work::Idle) else { return false };
         let Some(server) = active.lease.server() else { return false };
         let mid_message = server.remainder.bytes > 0 && server.remainder.forward;

@@ -12,6 +12,9 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     listening(config, report);
     pooler_sizes(config, report);
     traces(config, report);
+    if config.pooler.flight_recorder > 0 && config.pooler.flight_recorder_dir.is_none() {
+        report.error(&config.format.pooler_path().join("flight_recorder"), "needs flight_recorder_dir");
+    }
     for (name, database) in databases_of(config) {
         check_database(config, name, database, report);
     }

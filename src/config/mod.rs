@@ -436,6 +436,14 @@ pub struct Pooler {
     pub so_reuseport: bool,
     /// Record what session state clients use (Carpool's own).
     pub audit: bool,
+    /// Keep where the time of transactions goes (Carpool's own).
+    pub track_waits: bool,
+    /// And of statements (Carpool's own).
+    pub track_statements: bool,
+    /// Events that the flight recorder keeps of each connection; 0: none (Carpool's own).
+    pub flight_recorder: u32,
+    /// Where it writes them to (Carpool's own).
+    pub flight_recorder_dir: Option<PathBuf>,
     /// Clients get a notice when they begin to keep a server (Carpool's own).
     pub pin_notice: bool,
     /// Connections are accepted when their first bytes are there (`TCP_DEFER_ACCEPT`; Linux).
@@ -683,6 +691,10 @@ impl Default for Pooler {
             so_reuseport: false,
             pin_notice: false,
             audit: false,
+            track_waits: false,
+            track_statements: false,
+            flight_recorder: 0,
+            flight_recorder_dir: None,
             tcp_defer_accept: true,
             tcp_keepalive: true,
             tcp_keepidle: 0,

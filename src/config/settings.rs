@@ -429,6 +429,27 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         Kind::Flag,
         "Record what session state clients use, for SHOW AUDIT: is an app ready for transaction mode?"
     ),
+    pooler!(
+        track_waits,
+        Kind::Flag,
+        "Keep where the time of transactions goes, by database, user and application, for SHOW WAITS."
+    ),
+    pooler!(
+        track_statements,
+        Kind::Flag,
+        "Keep it by normalized statement, too, for SHOW STATEMENTS; implies track_waits."
+    ),
+    pooler!(
+        flight_recorder,
+        Kind::Number(0, 65_536),
+        "Keep the last so many protocol events of each connection, without contents, for carpool replay. 0: none."
+    ),
+    pooler!(
+        flight_recorder_dir,
+        Kind::Path,
+        "Where they are written to when the protocol is broken, or by RECORD on the console."
+    )
+    .unset(""),
     pooler!(log_connections, Kind::Flag, "Log logins."),
     pooler!(log_disconnections, Kind::Flag, "Log disconnections, with the reason."),
     pooler!(log_pooler_errors, Kind::Flag, "Log errors that clients are told."),

@@ -120,7 +120,11 @@ fn apply(context: &Arc<Context>, config: Config) {
     context.pools.apply(&config);
     context.secrets.forget_all();
     traces::follow(context);
-    let watches = |config: &Config| (config.pooler.audit, config.pooler.otlp_endpoint.is_some());
+    let watches = |config: &Config| {
+        let pooler = &config.pooler;
+        let tracks = (pooler.track_waits, pooler.track_statements);
+        (pooler.audit, pooler.otlp_endpoint.is_some(), tracks, pooler.flight_recorder)
+    };
     let watch_changed = watches(&before) != watches(&config);
     context.registry.for_each(|client| {
         if watch_changed && client.kind == ClientKind::Pooled {

@@ -234,6 +234,12 @@ impl Request {
         }
     }
 
+    /// Whether it runs something.
+    #[must_use]
+    pub const fn runs(&self) -> bool {
+        matches!(self.kind, Kind::Execute | Kind::Query | Kind::FunctionCall)
+    }
+
     const fn ends_in_ready(&self) -> bool {
         matches!(self.kind, Kind::Sync | Kind::Query | Kind::FunctionCall)
     }
@@ -488,6 +494,21 @@ impl Pipeline {
     #[must_use]
     pub fn is_own(&self) -> bool {
         !self.requests.is_empty() && self.requests.iter().all(|r| r.fate == Fate::Skip)
+    }
+
+    /// The replies that come next are to a request of Carpool's own.
+    #[must_use]
+    pub fn leads_own(&self) -> bool {
+        self.requests.front().is_some_and(|r| r.fate == Fate::Skip)
+    }
+
+    /// The number of the client's requests in flight that run something.
+    #[must_use]
+    pub fn client_runs(&self) -> usize {
+        if !self.runs() {
+            return 0;
+        }
+        self.requests.iter().filter(|r| r.fate == Fate::Forward && r.runs()).count()
     }
 
     /// As many requests are in flight as may be.

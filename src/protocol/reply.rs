@@ -82,6 +82,11 @@ pub struct Events {
     pub marker: Option<MarkerEnd>,
     /// The classes of the errors that the client is told.
     pub errors: Vec<&'static str>,
+    /// For each error how many of the client's requests that would have run something were skipped, and how many were in
+    /// flight behind them.
+    pub skipped_runs: Vec<(usize, usize)>,
+    /// The server says that the protocol was broken.
+    pub violates: bool,
 }
 
 /// What became of a marker, see [`super::listen`].
@@ -336,6 +341,7 @@ impl ServerPath<'_> {
 
     fn error(&mut self, input: &[u8], header: Header, body: &[u8]) -> Result<bool, ServerFault> {
         let code = backend::error_field(body, b'C').unwrap_or(b"XX000");
+        self.events.violates |= code == SqlState::PROTOCOL_VIOLATION.0.as_bytes();
         if backend::is_fatal(body) && header.body_len == body.len() {
             // The server's last words: what they mean for the session is not decided here.
             self.events.last_words = Some(body.into());
@@ -365,6 +371,12 @@ impl ServerPath<'_> {
             return Err(ServerFault::Copy);
         }
         let failed_at = failure.undone.len();
+        if !again {
+            let skipped = failure.undone.iter().rev().skip(1).filter(|r| r.fate == Fate::Forward && r.runs()).count();
+            if skipped > 0 {
+                self.events.skipped_runs.push((skipped, self.server.pipeline.client_runs()));
+            }
+        }
         for (i, request) in failure.undone.into_iter().enumerate() {
             self.undo(request, i + 1 == failed_at);
         }

@@ -138,6 +138,8 @@ pub struct ClientPath<'a> {
     pub to_server: &'a mut Output,
     /// What Carpool answers itself.
     pub to_client: &'a mut Vec<u8>,
+    /// The server is to answer at once what is put in front of a request, so that its time is known.
+    pub flushes_own: bool,
 }
 
 impl From<FrameError> for ClientError {

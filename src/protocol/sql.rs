@@ -5,6 +5,7 @@
 mod blocks;
 mod calls;
 mod functions;
+pub mod normal;
 mod process;
 
 use std::ops::Range;

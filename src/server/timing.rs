@@ -31,6 +31,14 @@ impl Split {
     }
 }
 
+impl Timing {
+    /// How long the client waited for the server, if this is its first transaction on it.
+    #[must_use]
+    pub const fn waited(&self) -> u64 {
+        self.waited
+    }
+}
+
 impl Server {
     /// A client has waited for it.
     pub fn note_wait(&mut self, micros: u64) {

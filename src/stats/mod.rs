@@ -7,14 +7,18 @@
 
 pub mod audit;
 pub mod counters;
+pub mod fine;
+pub mod flight;
 pub mod histogram;
 pub mod history;
 pub mod prometheus;
 pub mod recent;
 pub mod rows;
 pub mod spans;
+pub mod statements;
 pub mod table;
 pub mod tally;
 pub mod throttle;
+pub mod waits;
 
 pub use counters::{Counter, Counters, StatementCounts, Totals};

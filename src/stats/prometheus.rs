@@ -65,6 +65,17 @@ impl Family<'_> {
         self.line("_count", &[label], buckets.count())
     }
 
+    /// Adds the samples of a histogram in seconds: how many there are `below` bounds in microseconds, and in all, of
+    /// durations whose sum is `micros`.
+    pub fn buckets(&mut self, labels: &[(&str, &str)], below: Vec<(u64, u64)>, count: u64, micros: u64) -> &mut Self {
+        let below = below.into_iter().map(|(bound, count)| (seconds(bound).to_string(), count));
+        for (bound, count) in below.chain([("+Inf".to_owned(), count)]) {
+            self.line("_bucket", &[labels, &[("le", &*bound)]].concat(), count);
+        }
+        self.line("_sum", labels, seconds(micros));
+        self.line("_count", labels, count)
+    }
+
     fn line(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
         self.out.push_str(self.name);
         self.out.push_str(suffix);

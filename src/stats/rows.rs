@@ -380,6 +380,45 @@ pub const AUDIT: &[Column] = &[
     text("advice"),
 ];
 
+/// SHOW WAITS, Carpool's own: all of the time, the median and the 99th percentile of a transaction, microseconds.
+pub const WAITS: &[Column] = &[
+    text("by"),
+    text("database"),
+    text("name"),
+    Column::long("transactions"),
+    Column::long("queue_time"),
+    Column::long("queue_p50"),
+    Column::long("queue_p99"),
+    Column::long("replay_time"),
+    Column::long("replay_p50"),
+    Column::long("replay_p99"),
+    Column::long("server_time"),
+    Column::long("server_p50"),
+    Column::long("server_p99"),
+    Column::long("client_time"),
+    Column::long("client_p50"),
+    Column::long("client_p99"),
+    Column::long("backpressure_time"),
+    Column::long("backpressure_p50"),
+    Column::long("backpressure_p99"),
+];
+
+/// SHOW STATEMENTS, Carpool's own. Times in microseconds.
+pub const STATEMENTS: &[Column] = &[
+    text("database"),
+    text("user"),
+    text("query"),
+    Column::long("calls"),
+    Column::long("total_time"),
+    Column::long("mean_time"),
+    Column::long("p99_time"),
+    Column::long("queue_time"),
+    Column::long("replay_time"),
+    Column::long("server_time"),
+    Column::long("client_time"),
+    Column::long("backpressure_time"),
+];
+
 /// SHOW LISTS.
 pub const LISTS: &[Column] = &[text("list"), int("items")];
 /// SHOW CONFIG.

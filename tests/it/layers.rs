@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 10] = [
     &["cluster"],
     &["client"],
     &["admin"],
-    &["pooler", "fuzzing", "top", "ready"],
+    &["pooler", "fuzzing", "top", "ready", "replay"],
 ];
 
 /// The roots see everything.

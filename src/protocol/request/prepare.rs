@@ -131,6 +131,7 @@ impl ClientPath<'_> {
         frontend::put_parse(self.to_server.own(input), b"", &rest);
         let old = self.server.statements.unnamed.replace(statement.id);
         self.server.pipeline.push(Request::skip(Kind::Parse, ServerUndo::unnamed(old)));
+        self.flush_own(input);
         self.client.statements.unnamed = Some(statement);
     }
 
@@ -145,7 +146,15 @@ impl ClientPath<'_> {
         }
         let rest = self.rest_for_server(statement).into_owned();
         self.prepare(input, statement, &rest, Fate::Skip, ClientUndo::None);
+        self.flush_own(input);
         true
+    }
+
+    /// Has the server answer what was put in front at once, where it is to be known how long that takes.
+    fn flush_own(&mut self, input: &[u8]) {
+        if self.flushes_own {
+            frontend::put_empty(self.to_server.own(input), tag::FLUSH);
+        }
     }
 
     /// As [`Self::ensure_named`], for an execution by a client that was told what the rows look like: it isn't

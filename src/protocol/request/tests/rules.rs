@@ -69,6 +69,7 @@ impl Hand {
             max_packet_size: 1 << 20,
             to_server: &mut out,
             to_client: &mut own,
+            flushes_own: false,
         };
         let step = path.message(input, 0).unwrap();
         (step, out.bytes(input).to_vec(), own)
@@ -293,6 +294,7 @@ fn what_must_be_held_whole_is_bounded() {
             max_packet_size: 1 << 20,
             to_server: &mut out,
             to_client: &mut own,
+            flushes_own: false,
         };
         assert!(path.message(&bytes, 0).is_err(), "{tag}");
     }
@@ -577,6 +579,7 @@ fn arbitrary_bytes() {
             max_packet_size: 1 << 20,
             to_server: &mut out,
             to_client: &mut own,
+            flushes_own: false,
         };
         let _ = path.message(&bytes, 0);
         let (mut out, mut events) = (Output::default(), Events::default());

@@ -243,6 +243,7 @@ impl World {
                 max_packet_size: 1 << 20,
                 to_server: &mut out,
                 to_client: &mut own,
+                flushes_own: i % 2 == 1,
             };
             match path.message(&input, at).unwrap() {
                 request::Step::Taken { consumed, remaining, forward } => {
