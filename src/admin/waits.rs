@@ -160,11 +160,11 @@ pub fn report(admin: &Admin) -> serde_json::Result<String> {
     })
 }
 
-/// The JSON of `/api/statements`. Texts, though without constants, are for those on this host.
+/// The JSON of `/api/statements`. Texts, though without constants, are for admins and those on this host.
 ///
 /// # Errors
 /// None that is known.
-pub fn statements(admin: &Admin, is_local: bool) -> serde_json::Result<String> {
+pub fn statements(admin: &Admin, is_told: bool) -> serde_json::Result<String> {
     let by_part = |parts: &Parts| Part::ALL.into_iter().map(|part| (part.name(), parts.get(part))).collect();
     let statement = |data: Data| Statement {
         calls: data.calls,
@@ -173,7 +173,7 @@ pub fn statements(admin: &Admin, is_local: bool) -> serde_json::Result<String> {
         total_us: by_part(&data.total),
         database: data.database.to_string(),
         user: data.user.to_string(),
-        query: if is_local { data.query.into() } else { HIDDEN.into() },
+        query: if is_told { data.query.into() } else { HIDDEN.into() },
     };
     serde_json::to_string(&StatementsReport {
         tracking: admin.context.config.load().pooler.track_statements,
