@@ -40,6 +40,7 @@ mod secret;
 mod sections;
 mod settings;
 mod sharing;
+mod target;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -62,6 +63,7 @@ pub use plan::{Change, Plan};
 pub use report::{ConfigError, ConfigErrors};
 pub use secret::Secret;
 pub use sharing::{ShareBy, Weights};
+pub use target::Target;
 pub use tls::ServerTls;
 
 /// A length of time as settings spell it: seconds, or a number with its unit.
