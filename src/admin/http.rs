@@ -34,6 +34,9 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause after a failure to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// Advice on the size of pools, and what it is drawn from.
+const ADVICE: &str = "/api/advice";
+const TRACE: &str = "/api/trace";
 /// Where a reload is asked for.
 const RELOAD: &str = "/api/reload";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -103,6 +106,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, admin: Arc<Admin>, aske
             let (method, path) = (request.method(), request.uri().path());
             Ok::<_, Infallible>(match path {
                 RELOAD => reload(&admin, method, is_local).await,
+                ADVICE | TRACE => advice(&admin, method, path, is_local).await,
                 path => respond(&admin, method, path, is_local),
             })
         }
@@ -136,6 +140,24 @@ async fn reload(admin: &Admin, method: &Method, is_local: bool) -> Response {
     }
 }
 
+/// Advice, which may have to be worked out first. What it is drawn from is for those on this host: it says who did
+/// what when.
+async fn advice(admin: &Admin, method: &Method, path: &str, is_local: bool) -> Response {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return not_allowed("GET, HEAD");
+    }
+    if path == ADVICE {
+        admin.advice().await;
+        return json(admin.advice_json());
+    }
+    match is_local {
+        true => response(StatusCode::OK, TEXT, admin.trace_text().await),
+        false => {
+            response(StatusCode::FORBIDDEN, TEXT, "only from this host, directly, and not by another site's page\n")
+        }
+    }
+}
+
 fn not_allowed(allowed: &'static str) -> Response {
     let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed\n");
     refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
@@ -143,7 +165,7 @@ fn not_allowed(allowed: &'static str) -> Response {
 }
 
 /// The answer to a request. That to HEAD gets its body taken off on the way out.
-fn respond(admin: &Admin, method: &Method, path: &str, is_local: bool) -> Response {
+fn respond(admin: &Arc<Admin>, method: &Method, path: &str, is_local: bool) -> Response {
     let known = matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit");
     if !known {
         return response(StatusCode::NOT_FOUND, TEXT, "not found\n");
@@ -225,6 +247,21 @@ mod tests {
                 request.outcome.send(outcome).unwrap();
             });
             assert_eq!(asked.status().as_u16(), status);
+        }
+    }
+
+    #[tokio::test]
+    async fn advice_is_for_all_and_traces_for_those_on_this_host() {
+        let stand = Stand::new(&["app"]);
+        for (method, path, is_local, status) in [
+            (Method::GET, ADVICE, false, 200),
+            (Method::POST, ADVICE, true, 405),
+            (Method::GET, TRACE, true, 200),
+            (Method::GET, TRACE, false, 403),
+            (Method::PUT, TRACE, true, 405),
+        ] {
+            let response = advice(&stand.admin, &method, path, is_local).await;
+            assert_eq!(response.status().as_u16(), status, "{method} {path}");
         }
     }
 

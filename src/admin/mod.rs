@@ -5,6 +5,7 @@
 //! page from the same rows. What changes the running whole (reload, stop) is asked of the composition above
 //! through [`Control`].
 
+pub mod advice;
 pub mod audit;
 pub mod collect;
 pub mod command;
@@ -115,6 +116,7 @@ pub struct Admin {
     /// To reload and stop.
     pub control: Control,
     stopping: watch::Receiver<bool>,
+    advisor: advice::Advisor,
     console_logins: AtomicU64,
     console_commands: AtomicU64,
 }
@@ -125,7 +127,8 @@ impl Admin {
     pub fn new(context: Arc<Context>, control: Control, stopping: watch::Receiver<bool>) -> Self {
         let history = History::new(context.started);
         let (console_logins, console_commands) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { context, history, control, stopping, console_logins, console_commands }
+        let advisor = advice::Advisor::default();
+        Self { context, history, control, stopping, advisor, console_logins, console_commands }
     }
 
     /// Counts a command on the console.

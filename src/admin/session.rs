@@ -12,6 +12,7 @@ use tracing::info;
 use super::command::{self, Command, Shutdown};
 use super::encode::{self, Formats};
 use super::portal::{self, Portal};
+use super::show::Show;
 use super::{Admin, Failure, Order};
 use crate::client::registry::{ClientShared, order};
 use crate::config::Plan;
@@ -29,7 +30,7 @@ const INVALID_CURSOR_NAME: SqlState = SqlState("34000");
 
 const HELP: &str = "
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
-\tSHOW PINS|SHARES|PAUSED|AUDIT
+\tSHOW PINS|SHARES|PAUSED|AUDIT|ADVICE
 \tSHOW PEERS|PEER_POOLS
 \tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 \tSHOW DNS_HOSTS|DNS_ZONES
@@ -244,6 +245,9 @@ impl Session {
                 return Ok(());
             }
             &Command::Show(show) => {
+                if show == Show::Advice {
+                    self.admin.advice().await;
+                }
                 portal.fetch(show, limit, || show.rows(&self.admin), out);
                 return Ok(());
             }

@@ -10,6 +10,7 @@ use crate::stats::table::{Column, Row, row};
 #[expect(missing_docs, reason = "named as the commands are")]
 pub enum Show {
     ActiveSockets,
+    Advice,
     Audit,
     Clients,
     Config,
@@ -63,6 +64,7 @@ impl Show {
         }
         Some(match name {
             "active_sockets" => Self::ActiveSockets,
+            "advice" => Self::Advice,
             "audit" => Self::Audit,
             "clients" => Self::Clients,
             "config" => Self::Config,
@@ -96,6 +98,7 @@ impl Show {
     pub fn columns(self) -> &'static [Column] {
         match self {
             Self::ActiveSockets | Self::Sockets => rows::ALL_SOCKETS,
+            Self::Advice => rows::ADVICE,
             Self::Audit => rows::AUDIT,
             Self::Clients | Self::Servers => rows::SOCKETS,
             Self::Config => rows::CONFIG,
@@ -142,6 +145,7 @@ impl Show {
             Self::Sockets => view.sockets(false),
             Self::Fds => view.descriptors(),
             Self::Paused => admin.paused(),
+            Self::Advice => admin.advice_rows(),
             Self::Audit => view.audit(),
             Self::Clients => view.clients().into_iter().map(rows::SocketRow::row).collect(),
             Self::Servers => view.servers().into_iter().map(rows::SocketRow::row).collect(),
@@ -206,7 +210,7 @@ mod tests {
     #[test]
     fn every_row_fills_its_columns() {
         let stand = crate::admin::tests::Stand::new(&["app"]);
-        let names = "active_sockets audit clients config databases dns_hosts dns_zones fds lists mem paused peers peer_pools pins pools servers sockets \
+        let names = "active_sockets advice audit clients config databases dns_hosts dns_zones fds lists mem paused peers peer_pools pins pools servers sockets \
             state stats stats_averages stats_totals totals users version timezone";
         for name in names.split_whitespace() {
             let show = Show::named(name).unwrap();

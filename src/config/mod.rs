@@ -12,6 +12,7 @@
 //! | `tls` | the files of TLS |
 //! | `settings`, `sections` | the table of every setting: name, kind, default, meaning |
 //! | `foreign` | PgBouncer's settings that have no effect here, or are refused |
+//! | `sharing`, `target` | values with a grammar of their own |
 //! | `secret` | secrets, and where they come from |
 //! | `kind`, `field`, `time` | values: from a file, to a typed field, and back to text |
 //! | `draft` | a configuration as it was read, for SET |
@@ -428,6 +429,14 @@ pub struct Pooler {
     pub so_reuseport: bool,
     /// Record what session state clients use (Carpool's own).
     pub audit: bool,
+    /// Record the demand on pools, for advice on their size (Carpool's own).
+    pub advisor: bool,
+    /// What a size has to fulfil (Carpool's own).
+    pub advisor_target: Target,
+    /// How far back the record goes (Carpool's own).
+    pub advisor_window: Duration,
+    /// A pool that sizes itself shrinks when that was advised for so long (Carpool's own).
+    pub auto_pool_size_delay: Duration,
     /// Clients get a notice when they begin to keep a server (Carpool's own).
     pub pin_notice: bool,
     /// TCP keepalive on both sides: on, and its timings in seconds (0: system's).
@@ -480,8 +489,14 @@ pub struct Database {
     pub sslnegotiation: SslNegotiation,
     /// Whether logins to the server are bound to the TLS connection (libpq's).
     pub channel_binding: BindingMode,
-    /// Hard total of server connections, logins included.
+    /// Hard total of server connections, logins included. With `auto_pool_size` it is `max_auto_pool_size`.
     pub pool_size: u32,
+    /// `pool_size = "auto"`: the pool sizes itself (Carpool's own).
+    pub auto_pool_size: bool,
+    /// It has this size at least (Carpool's own).
+    pub min_auto_pool_size: u32,
+    /// And at most (Carpool's own).
+    pub max_auto_pool_size: u32,
     /// Servers kept open even when idle.
     pub min_pool_size: u32,
     /// Servers on top of `pool_size`, for clients that have waited for `reserve_pool_timeout`.
@@ -667,6 +682,10 @@ impl Default for Pooler {
             so_reuseport: false,
             pin_notice: false,
             audit: false,
+            advisor: false,
+            advisor_target: Target::default(),
+            advisor_window: seconds(900),
+            auto_pool_size_delay: seconds(300),
             tcp_keepalive: true,
             tcp_keepidle: 0,
             tcp_keepintvl: 0,
@@ -694,6 +713,9 @@ impl Default for Database {
             sslnegotiation: SslNegotiation::Postgres,
             channel_binding: BindingMode::Prefer,
             pool_size: 25,
+            auto_pool_size: false,
+            min_auto_pool_size: 5,
+            max_auto_pool_size: 100,
             min_pool_size: 0,
             reserve_pool_size: 0,
             user_pool_size: None,

@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 10] = [
     &["cluster"],
     &["client"],
     &["admin"],
-    &["pooler", "fuzzing", "top", "ready"],
+    &["pooler", "fuzzing", "top", "ready", "advise"],
 ];
 
 /// The roots see everything.

@@ -212,7 +212,9 @@ fn basis(trace: &Trace) -> Basis {
     }
 }
 
-fn measured(trace: &Trace) -> Measured {
+/// What was measured when a trace was recorded.
+#[must_use]
+pub fn measured(trace: &Trace) -> Measured {
     let time = trace.recorded().max(1) as f64;
     let held: f64 = trace.loans().map(|loan| f64::from(loan.hold)).sum();
     Measured {
@@ -383,12 +385,13 @@ fn draws(pieces: usize) -> Vec<Vec<usize>> {
     (0..DRAWS).map(|_| (0..pieces).map(|_| next()).collect()).collect()
 }
 
-/// The size beyond which responses get no faster.
+/// The size beyond which responses get no faster, neither their mean nor the slowest ones.
 fn enough(sizes: &[SizeAdvice]) -> Option<u32> {
-    let least = |of: fn(&SizeAdvice) -> u64| sizes.iter().map(of).min().unwrap_or_default() as f64 * NO_BETTER;
+    let least = |of: fn(&SizeAdvice) -> u64| sizes.iter().map(of).min().unwrap_or_default().max(1) as f64;
     let (mean, p99) = (least(|s| s.response_mean_us), least(|s| s.response_p99_us));
-    let serves = |s: &&SizeAdvice| s.response_mean_us as f64 <= mean && s.response_p99_us as f64 <= p99;
-    sizes.iter().find(serves).map(|s| s.size)
+    let worse = |s: &SizeAdvice| f64::max(s.response_mean_us as f64 / mean, s.response_p99_us as f64 / p99);
+    let best = sizes.iter().map(worse).min_by(f64::total_cmp)?;
+    sizes.iter().find(|s| worse(s) <= best * NO_BETTER).map(|s| s.size)
 }
 
 fn time(micros: u64) -> String {

@@ -11,8 +11,6 @@ use super::Advice;
 
 /// After a change nothing changes for so long.
 pub const REST: Duration = Duration::from_secs(30);
-/// A smaller size has to be advised for so long.
-pub const PATIENCE: Duration = Duration::from_secs(300);
 /// A pool that is larger than needed by less than this part stays.
 const SLACK: f64 = 0.15;
 
@@ -34,15 +32,15 @@ pub struct Memory {
     less: Option<(Duration, u32)>,
 }
 
-/// Looks at advice at `now`, after a moment of the caller's choice. `size`: what the pool has. Sizes are from `least` to
-/// `most`. The times of the rules are divided by `haste`, which is for tests.
+/// Looks at advice at `now`, after a moment of the caller's choice. `size`: what the pool has. `bounds`: the smallest and the
+/// largest size. `patience`: for how long a smaller size has to be advised.
 pub fn decide(
     memory: &mut Memory,
     advice: &Advice,
     size: u32,
     bounds: (u32, u32),
     now: Duration,
-    haste: u32,
+    patience: Duration,
 ) -> Option<Change> {
     let (least, most) = (bounds.0.max(1), bounds.1.max(bounds.0).max(1));
     let change = |memory: &mut Memory, size, reason| {
@@ -57,7 +55,7 @@ pub fn decide(
     if wanted >= size {
         memory.less = None;
     }
-    if memory.changed.is_some_and(|changed| now < changed + REST / haste.max(1)) {
+    if memory.changed.is_some_and(|changed| now < changed + REST) {
         return None;
     }
     let seen = format!(
@@ -76,7 +74,7 @@ pub fn decide(
     }
     let (since, highest) = memory.less.map_or((now, wanted), |(since, highest)| (since, highest.max(wanted)));
     memory.less = Some((since, highest));
-    if now < since + PATIENCE / haste.max(1) {
+    if now < since + patience {
         return None;
     }
     let next = highest.max(size - (size / 4).max(1));
@@ -88,6 +86,8 @@ mod tests {
     use super::*;
     use crate::stats::advisor::tests::advice_of;
 
+    const PATIENCE: Duration = Duration::from_secs(300);
+
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
@@ -96,30 +96,38 @@ mod tests {
     fn it_grows_at_once_but_by_half_at_most() {
         let mut memory = Memory::default();
         let advice = advice_of(30);
-        let change = decide(&mut memory, &advice, 8, (1, 100), at(0), 1).unwrap();
+        let change = decide(&mut memory, &advice, 8, (1, 100), at(0), PATIENCE).unwrap();
         assert_eq!(change.size, 12);
         assert!(change.reason.contains("30 advised"), "{}", change.reason);
-        assert_eq!(decide(&mut memory, &advice, 12, (1, 100), at(29), 1), None, "it rests");
-        assert_eq!(decide(&mut memory, &advice, 12, (1, 100), at(30), 1).unwrap().size, 18);
-        assert_eq!(decide(&mut memory, &advice, 18, (1, 20), at(60), 1).unwrap().size, 20, "never over its bound");
-        assert_eq!(decide(&mut memory, &advice, 20, (1, 20), at(90), 1), None);
+        assert_eq!(decide(&mut memory, &advice, 12, (1, 100), at(29), PATIENCE), None, "it rests");
+        assert_eq!(decide(&mut memory, &advice, 12, (1, 100), at(30), PATIENCE).unwrap().size, 18);
+        assert_eq!(
+            decide(&mut memory, &advice, 18, (1, 20), at(60), PATIENCE).unwrap().size,
+            20,
+            "never over its bound"
+        );
+        assert_eq!(decide(&mut memory, &advice, 20, (1, 20), at(90), PATIENCE), None);
     }
 
     #[test]
     fn it_shrinks_when_that_was_advised_for_long_and_to_the_most_of_it() {
         let mut memory = Memory::default();
-        assert_eq!(decide(&mut memory, &advice_of(4), 40, (2, 100), at(0), 1), None);
-        assert_eq!(decide(&mut memory, &advice_of(33), 40, (2, 100), at(100), 1), None);
-        assert_eq!(decide(&mut memory, &advice_of(4), 40, (2, 100), at(299), 1), None);
-        assert_eq!(decide(&mut memory, &advice_of(4), 40, (2, 100), at(300), 1).unwrap().size, 33);
-        assert_eq!(decide(&mut memory, &advice_of(4), 33, (2, 100), at(340), 1), None);
+        assert_eq!(decide(&mut memory, &advice_of(4), 40, (2, 100), at(0), PATIENCE), None);
+        assert_eq!(decide(&mut memory, &advice_of(33), 40, (2, 100), at(100), PATIENCE), None);
+        assert_eq!(decide(&mut memory, &advice_of(4), 40, (2, 100), at(299), PATIENCE), None);
+        assert_eq!(decide(&mut memory, &advice_of(4), 40, (2, 100), at(300), PATIENCE).unwrap().size, 33);
+        assert_eq!(decide(&mut memory, &advice_of(4), 33, (2, 100), at(340), PATIENCE), None);
         // A busy moment, and it begins anew.
-        assert_eq!(decide(&mut memory, &advice_of(33), 33, (2, 100), at(400), 1), None);
-        assert_eq!(decide(&mut memory, &advice_of(4), 33, (2, 100), at(700), 1), None);
-        assert_eq!(decide(&mut memory, &advice_of(4), 33, (2, 100), at(1000), 1).unwrap().size, 25, "by a quarter");
-        assert_eq!(decide(&mut memory, &advice_of(1), 3, (2, 100), at(2000), 1), None);
+        assert_eq!(decide(&mut memory, &advice_of(33), 33, (2, 100), at(400), PATIENCE), None);
+        assert_eq!(decide(&mut memory, &advice_of(4), 33, (2, 100), at(700), PATIENCE), None);
         assert_eq!(
-            decide(&mut memory, &advice_of(1), 3, (2, 100), at(2300), 1).unwrap().size,
+            decide(&mut memory, &advice_of(4), 33, (2, 100), at(1000), PATIENCE).unwrap().size,
+            25,
+            "by a quarter"
+        );
+        assert_eq!(decide(&mut memory, &advice_of(1), 3, (2, 100), at(2000), PATIENCE), None);
+        assert_eq!(
+            decide(&mut memory, &advice_of(1), 3, (2, 100), at(2300), PATIENCE).unwrap().size,
             2,
             "never under its bound"
         );
@@ -128,17 +136,17 @@ mod tests {
     #[test]
     fn bounds_hold_whatever_is_advised() {
         let mut memory = Memory::default();
-        assert_eq!(decide(&mut memory, &advice_of(4), 40, (2, 30), at(0), 1).unwrap().size, 30);
+        assert_eq!(decide(&mut memory, &advice_of(4), 40, (2, 30), at(0), PATIENCE).unwrap().size, 30);
         let mut advice = advice_of(4);
         (advice.recommended, advice.enough) = (None, None);
-        assert_eq!(decide(&mut memory, &advice, 30, (2, 30), at(100), 1), None, "too little data");
+        assert_eq!(decide(&mut memory, &advice, 30, (2, 30), at(100), PATIENCE), None, "too little data");
     }
 
     #[test]
     fn a_little_too_large_is_right() {
         let mut memory = Memory::default();
         for second in 0..1000 {
-            assert_eq!(decide(&mut memory, &advice_of(35), 40, (2, 100), at(second), 1), None);
+            assert_eq!(decide(&mut memory, &advice_of(35), 40, (2, 100), at(second), PATIENCE), None);
         }
     }
 
@@ -154,7 +162,7 @@ mod tests {
             let (mut memory, mut size, mut now, mut last) = (Memory::default(), begin, 0, None);
             for (step, advised) in looks {
                 now += step;
-                if let Some(change) = decide(&mut memory, &advice_of(advised), size, (least, least + more), at(now), 1) {
+                if let Some(change) = decide(&mut memory, &advice_of(advised), size, (least, least + more), at(now), PATIENCE) {
                     proptest::prop_assert!((least..=least + more).contains(&change.size));
                     proptest::prop_assert!(change.size != size);
                     proptest::prop_assert!(last.is_none_or(|last| now - last >= 30));

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::advise::measured;
 use super::contention::{Course, Curve, Evidence, fit};
 use super::pieces::{Summary, cut};
 use super::simulate::{Scenario, simulate};
@@ -204,7 +205,7 @@ fn sizes_that_were_not_seen_are_predicted() {
             |size, seconds| World { clients: 40, think: 40_000.0, work: 5_000.0, varies: true, curve, size, seconds };
         let advice = advise(&world(seen, 60.0).trace(3), &target(), 200);
         for size in [3usize, 6, 10, 20] {
-            let real = advise(&world(size, 60.0).trace(5), &target(), 200).measured;
+            let real = measured(&world(size, 60.0).trace(5));
             let got = &advice.sizes[size - 1];
             let (want, p99) = (real.wait_p99_us as f64, got.wait_p99_us as f64);
             let near = (p99 - want).abs() < 0.35 * want + 2_500.0;

@@ -65,6 +65,16 @@ pub struct Trace {
 }
 
 impl Trace {
+    /// Forgets what ended more than `last` microseconds before the end.
+    pub fn keep_last(&mut self, last: u64) {
+        let from = self.windows.last().map_or(0, |window| window.end.saturating_sub(last));
+        self.windows.retain(|window| window.end > from);
+        if let Some(window) = self.windows.first_mut().filter(|window| window.begin < from) {
+            window.loans.retain(|loan| loan.end >= from);
+            window.begin = from;
+        }
+    }
+
     /// The number of loans.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -251,6 +261,20 @@ mod tests {
             );
             assert_eq!(window.end, window.loans.last().unwrap().end + 1);
         }
+    }
+
+    #[test]
+    fn the_last_part_of_a_trace_is_whole() {
+        let mut recorder = Recorder::new(32 * SECOND, 0);
+        (0..30u64).for_each(|n| recorder.record(loan(n * SECOND, 1)));
+        let mut trace = Trace { database: "app".into(), size: 1, windows: recorder.windows(30 * SECOND) };
+        trace.keep_last(100 * SECOND);
+        assert_eq!((trace.len(), trace.recorded()), (30, 30 * SECOND));
+        trace.keep_last(10 * SECOND);
+        assert_eq!((trace.len(), trace.recorded(), trace.windows[0].begin), (10, 10 * SECOND, 20 * SECOND));
+        trace.windows.clear();
+        trace.keep_last(1);
+        assert!(trace.is_empty());
     }
 
     #[test]
