@@ -1,25 +1,35 @@
 //! How much longer a loan takes when more servers are at work: told from a trace.
 //!
-//! For each number of servers in use the time spent there, server by server, over the loans that ended there is the mean
-//! time that a loan takes at that number. This holds whatever the distribution of the times, also for a mix of short and
-//! long ones, where pairs of (servers at the grant, time) would mislead: a long loan sees the number of servers go back
-//! to the usual, a short one doesn't. Groups of clients have means of their own and the curve in common, so that a nightly
-//! batch of long transactions isn't taken for contention.
+//! Each loan met some numbers of servers at work, which follow from the other loans. By a curve its time comes to some work: what it
+//! takes alone. Under the right curve work has the same distribution whatever a loan met. So the likelihood of a curve is that of the
+//! work under the distribution that all work has by that curve, whichever that is, with what the change of variables brings:
+//! the curve's factor at the end of each loan. (Without that, long loans would seem to suffer from the others whom they hold up.
+//! Counting ends over time spent at each number, which is the same for exponential times, goes wrong for those that take all the
+//! same time: they end together, one after the other as the number falls. For that reason, too, the end is the last twentieth of a loan.)
+//! Groups of clients have distributions of their own and the curve in common, so that a nightly batch of long transactions isn't
+//! taken for contention.
 //!
 //! Curves: none; the Universal Scalability Law, 1 + σ(N-1) + κN(N-1) (<https://doi.org/10.48550/arXiv.0808.1431>); and what
 //! a server with m cores does (or m rows that all lock): nothing up to m, then in proportion, with a more or less sharp
-//! knee. The likelihood is Poisson's for the loans that end at each number. The simplest curve that isn't worse than the
-//! best one by more than the error of the difference, as the pieces of the trace differ in it, is taken. Those that can't be
-//! told from it bound what is predicted: where the number of servers in use hardly varied, these are all.
+//! knee. The simplest curve that isn't worse than the best one by more than the error of the difference, as the pieces of the
+//! trace differ in it, is taken. Those that can't be told from it bound what is predicted: where the number of servers at
+//! work hardly varied, these are all.
 
 use std::collections::HashMap;
 
 use super::pieces::{Piece, Summary};
+use super::trace::Loan;
 
 /// More servers in use count as so many.
 pub const LEVELS: usize = 512;
 /// Groups with a mean of their own.
 const CLASSES: usize = 8;
+/// Loans that are compared, at most: evenly from all.
+const MOST_POINTS: usize = 5_000;
+/// Numbers of servers at work are told apart so finely.
+const FINE: f64 = 8.0;
+/// The part of a loan that is its end.
+const LAST: u64 = 20;
 
 /// How the time that a loan takes grows with the number of servers at work; 1 for one server.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -109,11 +119,11 @@ pub struct Course {
 }
 
 impl Course {
-    /// In a piece, as its loans have it.
+    /// In a piece.
     #[must_use]
-    pub fn new(piece: &Piece, summary: &Summary) -> Self {
-        let mut events: Vec<(u64, i32)> = Vec::with_capacity(piece.loans.len() * 2);
-        for loan in piece.loans.iter().filter(|loan| u64::from(loan.hold) <= summary.idler) {
+    pub fn new(piece: &Piece) -> Self {
+        let mut events: Vec<(u64, i32)> = Vec::with_capacity(piece.around.len() * 2);
+        for loan in &piece.around {
             events.extend([(loan.granted(), 1), (loan.end.max(loan.granted() + 1), -1)]);
         }
         events.sort_unstable();
@@ -132,6 +142,32 @@ impl Course {
             }
         }
         course
+    }
+
+    /// For how long there was which number of servers at work, in a time in which one was.
+    fn met(&self, from: u64, until: u64) -> Vec<(u16, f64)> {
+        let mut met: Vec<(u16, f64)> = Vec::new();
+        let mut at = self.times.partition_point(|time| *time <= from);
+        let mut before = from;
+        while before < until {
+            let next = self.times.get(at).copied().unwrap_or(until).min(until);
+            let count = at.checked_sub(1).map_or(1, |i| self.counts[i].max(1));
+            let time = (next - before) as f64;
+            match met.iter_mut().find(|(n, _)| *n == count) {
+                Some((_, sum)) => *sum += time,
+                None => met.push((count, time)),
+            }
+            before = next;
+            at += 1;
+        }
+        met
+    }
+
+    /// The mean of these numbers.
+    fn average(&self, from: u64, until: u64) -> f64 {
+        let met = self.met(from, until);
+        let sum = |of: fn(&(u16, f64)) -> f64| met.iter().map(of).sum::<f64>();
+        (sum(|(n, time)| f64::from(*n) * time) / sum(|(_, time)| *time).max(1.0)).clamp(1.0, LEVELS as f64)
     }
 
     /// For each loan of the piece how long it would have taken alone, microseconds.
@@ -156,21 +192,23 @@ impl Course {
     }
 }
 
-/// Of one piece and one class at one number of servers at work.
-#[derive(Clone, Copy, Debug)]
-struct Cell {
+/// A loan, and the numbers of servers at work that it met.
+#[derive(Clone, Debug)]
+struct Point {
+    piece: usize,
     class: usize,
-    level: usize,
-    /// Microseconds times servers.
-    exposure: f64,
-    /// Loans that ended.
-    ended: f64,
+    /// Its time at each number.
+    met: Vec<(u16, f64)>,
+    /// The mean number towards its end, in parts of [`FINE`].
+    last: usize,
 }
 
 /// What the pieces say.
 #[derive(Debug, Default)]
 pub struct Evidence {
-    pieces: Vec<Vec<Cell>>,
+    pieces: usize,
+    points: Vec<Point>,
+    observed: Vec<Observed>,
 }
 
 /// At one number of servers at work.
@@ -180,7 +218,7 @@ pub struct Observed {
     pub servers: usize,
     /// The mean time that a loan took, microseconds.
     pub hold: f64,
-    /// Loans that ended.
+    /// Loans.
     pub loans: f64,
 }
 
@@ -189,42 +227,109 @@ impl Evidence {
     #[must_use]
     pub fn new(pieces: &[Piece], summary: &Summary) -> Self {
         let classes = classes(pieces);
-        Self { pieces: pieces.iter().map(|piece| cells(piece, summary, &classes)).collect() }
+        let every = pieces.iter().map(|piece| piece.loans.len()).sum::<usize>() / MOST_POINTS + 1;
+        let mut evidence = Self { pieces: pieces.len(), ..Self::default() };
+        let mut sums = vec![(0.0, 0.0); LEVELS + 1];
+        for (at, piece) in pieces.iter().enumerate() {
+            let course = Course::new(piece);
+            // Of loans that ended before anything was recorded, or haven't yet, nothing is known.
+            let (begin, end) = piece.known;
+            let tail = super::pieces::quantile(piece.loans.iter().map(|loan| loan.hold), 0.9);
+            let until = end.saturating_sub(tail.min((end - begin) / 4));
+            let whole = |loan: &Loan| loan.granted() >= begin && loan.end < until;
+            let fit = |loan: &&Loan| whole(loan) && u64::from(loan.hold) <= summary.idler && loan.hold > 0;
+            for (nth, loan) in piece.loans.iter().filter(fit).enumerate() {
+                let (from, to) = (loan.granted(), loan.end.max(loan.granted() + 1));
+                let met = course.average(from, to);
+                let last = course.average(to - ((to - from) / LAST).max(1), to);
+                let sum: &mut (f64, f64) = &mut sums[met.round() as usize];
+                *sum = (sum.0 + f64::from(loan.hold), sum.1 + 1.0);
+                if nth % every == 0 {
+                    let class = classes.get(&loan.group).copied().unwrap_or(CLASSES - 1);
+                    let (met, last) = (course.met(from, to), (last * FINE).round() as usize);
+                    evidence.points.push(Point { piece: at, class, met, last });
+                }
+            }
+        }
+        let seen = |(servers, (hold, loans)): (usize, (f64, f64))| {
+            (loans > 0.0).then(|| Observed { servers, hold: hold / loans, loans })
+        };
+        evidence.observed = sums.into_iter().enumerate().filter_map(seen).collect();
+        evidence
     }
 
     /// What was seen at each number of servers at work.
     #[must_use]
     pub fn observed(&self) -> Vec<Observed> {
-        let mut sums = vec![(0.0, 0.0); LEVELS + 1];
-        for cell in self.pieces.iter().flatten() {
-            sums[cell.level].0 += cell.exposure;
-            sums[cell.level].1 += cell.ended;
-        }
-        let seen = |(servers, (exposure, loans)): (usize, (f64, f64))| {
-            (loans > 0.0).then(|| Observed { servers, hold: exposure / loans, loans })
-        };
-        sums.into_iter().enumerate().filter_map(seen).collect()
+        self.observed.clone()
     }
 
     /// The logarithm of the likelihood of a curve, piece by piece, but for what is the same for all curves.
     fn likelihood(&self, curve: Curve) -> Vec<f64> {
-        let factors = curve.table();
-        let mut work = [0.0; CLASSES];
-        let mut ended = [0.0; CLASSES];
-        for cell in self.pieces.iter().flatten() {
-            work[cell.class] += cell.exposure / factors[cell.level];
-            ended[cell.class] += cell.ended;
+        let speeds: Vec<f64> = curve.table().into_iter().map(f64::recip).collect();
+        let top = self.points.iter().map(|point| point.last).max().unwrap_or_default();
+        let factors: Vec<f64> = (0..=top).map(|level| curve.factor(level as f64 / FINE).ln()).collect();
+        let work = |point: &Point| point.met.iter().map(|(n, time)| time * speeds[usize::from(*n)]).sum::<f64>().ln();
+        let works: Vec<f64> = self.points.iter().map(work).collect();
+        let mut classes = vec![Density::default(); CLASSES];
+        self.points.iter().zip(&works).for_each(|(point, work)| classes[point.class].count(*work));
+        self.points.iter().zip(&works).for_each(|(point, work)| classes[point.class].add(*work));
+        classes.iter_mut().for_each(Density::smooth);
+        let mut parts = vec![0.0; self.pieces];
+        for (point, work) in self.points.iter().zip(&works) {
+            parts[point.piece] += classes[point.class].of(*work).max(1e-9).ln() - work - factors[point.last];
         }
-        // The mean work of a class, as its loans have it.
-        let mean: Vec<f64> = work.iter().zip(ended).map(|(work, ended)| work / f64::max(ended, 0.5)).collect();
-        let of_piece = |cells: &Vec<Cell>| {
-            let of_cell = |cell: &Cell| {
-                let time = mean[cell.class].max(1e-9) * factors[cell.level];
-                -cell.ended * time.ln() - cell.exposure / time
-            };
-            cells.iter().map(of_cell).sum()
-        };
-        self.pieces.iter().map(of_piece).collect()
+        parts
+    }
+}
+
+/// The distribution of logarithms.
+#[derive(Clone, Debug)]
+struct Density {
+    /// Around the mean: where in a bin a value falls must not depend on the curve.
+    bins: Vec<f64>,
+    count: f64,
+    sum: f64,
+}
+
+impl Default for Density {
+    fn default() -> Self {
+        Self { bins: vec![0.0; 400], count: 0.0, sum: 0.0 }
+    }
+}
+
+impl Density {
+    /// A time differs by that much for no reason.
+    const WIDTH: f64 = 0.1;
+
+    fn count(&mut self, value: f64) {
+        self.count += 1.0;
+        self.sum += value;
+    }
+
+    fn place(&self, value: f64) -> (usize, f64) {
+        let middle = self.bins.len() as f64 / 2.0;
+        let at = ((value - self.sum / self.count) / Self::WIDTH + middle).clamp(2.0, self.bins.len() as f64 - 4.0);
+        (at as usize, at.fract())
+    }
+
+    fn add(&mut self, value: f64) {
+        let (at, part) = self.place(value);
+        self.bins[at] += 1.0 - part;
+        self.bins[at + 1] += part;
+    }
+
+    fn smooth(&mut self) {
+        for _ in 0..2 {
+            let smooth = |three: &[f64]| three[0] / 4.0 + three[1] / 2.0 + three[2] / 4.0;
+            let inner: Vec<f64> = self.bins.windows(3).map(smooth).collect();
+            self.bins[1..=inner.len()].copy_from_slice(&inner);
+        }
+    }
+
+    fn of(&self, value: f64) -> f64 {
+        let (at, part) = self.place(value);
+        (self.bins[at] * (1.0 - part) + self.bins[at + 1] * part) / (self.count * Self::WIDTH)
     }
 }
 
@@ -235,46 +340,6 @@ fn classes(pieces: &[Piece]) -> HashMap<u16, usize> {
     let mut groups: Vec<_> = counts.into_iter().collect();
     groups.sort_by_key(|&(group, count)| (std::cmp::Reverse(count), group));
     groups.into_iter().take(CLASSES - 1).enumerate().map(|(class, (group, _))| (group, class)).collect()
-}
-
-fn cells(piece: &Piece, summary: &Summary, classes: &HashMap<u16, usize>) -> Vec<Cell> {
-    let mut events: Vec<(u64, bool, usize)> = Vec::with_capacity(piece.loans.len() * 2);
-    for loan in piece.loans.iter().filter(|loan| u64::from(loan.hold) <= summary.idler) {
-        let class = classes.get(&loan.group).copied().unwrap_or(CLASSES - 1);
-        events.extend([(loan.granted(), true, class), (loan.end.max(loan.granted() + 1), false, class)]);
-    }
-    events.sort_unstable();
-    // Of loans that end after the piece nothing is known here: towards its end servers are missing.
-    let tail = super::pieces::quantile(piece.loans.iter().map(|loan| loan.hold), 0.9);
-    let (from, until) = (piece.begin, piece.end.saturating_sub(tail.min((piece.end - piece.begin) / 4)));
-    let mut sums: HashMap<(usize, usize), (f64, f64)> = HashMap::new();
-    let mut at_work = [0u32; CLASSES];
-    // What ends at the same moment ends at the number of servers of the moment before.
-    let (mut before, mut moment, mut level) = (from, None, 0);
-    for (time, begins, class) in events {
-        if moment.replace(time) != Some(time) {
-            level = (at_work.iter().sum::<u32>() as usize).min(LEVELS);
-        }
-        let passed = time.clamp(from, until).saturating_sub(before);
-        if passed > 0 {
-            for (class, n) in at_work.iter().enumerate().filter(|(_, n)| **n > 0) {
-                sums.entry((class, level)).or_default().0 += f64::from(*n) * passed as f64;
-            }
-            before = time.clamp(from, until);
-        }
-        if begins {
-            at_work[class] += 1;
-        } else {
-            at_work[class] = at_work[class].saturating_sub(1);
-            if (from..until).contains(&time) {
-                sums.entry((class, level)).or_default().1 += 1.0;
-            }
-        }
-    }
-    let cell = |((class, level), (exposure, ended))| Cell { class, level, exposure, ended };
-    let mut cells: Vec<Cell> = sums.into_iter().map(cell).collect();
-    cells.sort_by_key(|cell| (cell.class, cell.level));
-    cells
 }
 
 /// What a trace says about contention.

@@ -28,6 +28,10 @@ pub struct Piece {
     pub end: u64,
     /// In the order of their end.
     pub loans: Vec<Loan>,
+    /// All loans that lasted while one of these did and load their server, these among them.
+    pub around: Vec<Loan>,
+    /// From when to when all loans are known that ended.
+    pub known: (u64, u64),
 }
 
 /// What is said of a trace as a whole.
@@ -131,34 +135,42 @@ pub fn cut(trace: &Trace, summary: &Summary) -> Vec<Piece> {
     let total: usize = windows.iter().map(|w| w.loans.len()).sum();
     let visited = summary.visits.len() * VISITS;
     let wanted = (total / 24).max(visited).clamp(LEAST, MOST);
-    let mut pieces = Vec::new();
+    let mut spans = Vec::new();
     for window in windows {
         let length = window.end - window.begin;
         let by_time = length / (TURNS * usual).max(1);
         let count = (window.loans.len() as u64 / wanted as u64).min(by_time).max(1);
-        let mut rest = window.loans.as_slice();
+        let mut from = 0;
         for i in 0..count {
             let (begin, end) = (window.begin + length * i / count, window.begin + length * (i + 1) / count);
-            let here = if i + 1 == count { rest.len() } else { rest.partition_point(|loan| loan.end < end) };
-            let (loans, others) = rest.split_at(here);
-            rest = others;
-            if !loans.is_empty() {
-                pieces.push(Piece { begin, end, loans: loans.to_vec() });
+            let last = i + 1 == count;
+            let to = if last { window.loans.len() } else { window.loans.partition_point(|loan| loan.end < end) };
+            if to > from {
+                spans.push((window, from..to, begin, end));
             }
+            from = to;
         }
     }
-    spread(pieces, MOST_PIECES)
+    let piece = |(window, range, begin, end): (&Window, std::ops::Range<usize>, u64, u64)| {
+        let loans = window.loans[range].to_vec();
+        let loads = |loan: &&Loan| u64::from(loan.hold) <= summary.idler;
+        let first = loans.iter().filter(loads).map(Loan::granted).min().unwrap_or(begin);
+        let around = &window.loans[window.loans.partition_point(|loan| loan.end <= first)..];
+        let around = around.iter().filter(|loan| loads(loan) && loan.granted() < end).copied().collect();
+        Piece { begin, end, loans, around, known: (window.begin, window.end) }
+    };
+    spread(spans, MOST_PIECES).into_iter().map(piece).collect()
 }
 
 /// So many of them at most, from all over.
 #[must_use]
-pub fn spread(pieces: Vec<Piece>, most: usize) -> Vec<Piece> {
+pub fn spread<T>(pieces: Vec<T>, most: usize) -> Vec<T> {
     let all = pieces.len();
     if all <= most.max(1) {
         return pieces;
     }
     let mut taken = 0;
-    let wanted = |(i, _): &(usize, Piece)| {
+    let wanted = |(i, _): &(usize, T)| {
         let take = i * most / all >= taken;
         taken += usize::from(take);
         take

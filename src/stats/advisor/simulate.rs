@@ -99,7 +99,7 @@ impl Scenario {
     /// Of a piece; `factors`: a curve's table.
     #[must_use]
     pub fn new(piece: &Piece, summary: &Summary, factors: &[f64]) -> Self {
-        let work = Course::new(piece, summary).work(piece, factors);
+        let work = Course::new(piece).work(piece, factors);
         let duration = (piece.end - piece.begin) as f64;
         let mut by_client: HashMap<u32, Vec<usize>> = HashMap::new();
         for (i, loan) in piece.loans.iter().enumerate() {

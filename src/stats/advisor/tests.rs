@@ -244,7 +244,7 @@ fn a_starving_pool_is_told_to_grow_and_an_idle_one_to_shrink() {
 #[test]
 fn beyond_the_cores_more_servers_are_not_advised() {
     let curve = Curve::Knee { room: 2.0, sharpness: 16.0 };
-    let world = World { clients: 50, think: 20_000.0, work: 4_000.0, varies: true, curve, size: 25, seconds: 60.0 };
+    let world = World { clients: 50, think: 90_000.0, work: 4_000.0, varies: true, curve, size: 25, seconds: 60.0 };
     let advice = advise(&world.trace(9), &target(), 200);
     let best = advice.best().unwrap();
     assert!(best <= 8, "{best}: {} {:?}", advice.verdict, advice.contention);
@@ -329,7 +329,7 @@ fn the_work_of_loans_is_what_they_take_alone() {
     let summary = Summary::new(&trace);
     let (mut all, mut near) = (0.0, 0.0);
     for piece in cut(&trace, &summary) {
-        for work in Course::new(&piece, &summary).work(&piece, &curve.table()) {
+        for work in Course::new(&piece).work(&piece, &curve.table()) {
             all += 1.0;
             near += f64::from(u8::from((work - 3_000.0).abs() < 60.0));
         }
