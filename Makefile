@@ -6,7 +6,7 @@ AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 
 PGO := target/pgo/carpool-pgo
 
-.PHONY: run test dashboard-check bench bench-check conformance chaos deny fuzz showdown compose-test build pgo deb axum clean
+.PHONY: run test dashboard-check bench bench-check advisor-check conformance chaos deny fuzz showdown compose-test build pgo deb axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -30,6 +30,10 @@ bench: setup build $(PGO)
 # with valgrind and strace, where they are there. Options: make bench-check CHECK="--update"
 bench-check: setup build
 	$(PYTHON) tests/bench/check.py --carpool target/release/carpool $(CHECK)
+
+# What the pool-size advisor predicts against what is measured, in less than six minutes. Options: make advisor-check ADVISOR="--write"
+advisor-check: setup build
+	$(PYTHON) tests/advisor --carpool target/release/carpool $(ADVISOR)
 
 # PostgreSQL's and drivers' own test suites, directly and through Carpool. Options: make conformance CONFORMANCE="--help"
 conformance: setup build

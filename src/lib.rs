@@ -12,9 +12,10 @@
 //! | 5 pool | [`pool`] | the servers of a database, lent to clients |
 //! | 7 client | [`client`] | login, registry, and the relay that sees both sides |
 //! | 8 operations | [`admin`] | the admin console, HTTP: health, metrics, dashboard |
-//! | 9 composition | [`pooler`], [`top`], [`ready`], [`replay`] | accepting, recurring work, signals, reload, stopping; `carpool top`, `ready`, `replay` |
+//! | 9 composition | [`pooler`], [`top`], [`ready`], [`replay`], [`advise`] | accepting, recurring work, signals, reload, stopping; `carpool top`, `ready`, `replay`, `advise` |
 
 pub mod admin;
+pub mod advise;
 pub mod auth;
 pub mod client;
 pub mod config;

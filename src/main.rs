@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use carpool::config::{Config, ConfigErrors, Plan, Pooler};
+use carpool::config::{Config, ConfigErrors, Plan, Pooler, Target};
 use carpool::net::timer;
 use carpool::pooler::log::{self, LogControl, Wanted};
 use carpool::pooler::process::{self, PidFile};
@@ -98,6 +98,20 @@ enum Command {
         #[arg(short = 'o', long, value_enum, default_value = "wait")]
         sort: Sort,
     },
+    /// Say what size pools should have, from a trace that a running Carpool has recorded (advisor).
+    Advise {
+        /// The trace, as GET /api/trace gives it; - for the standard input, or the URL of Carpool's HTTP.
+        source: String,
+        /// What a size has to fulfil.
+        #[arg(long, default_value = "p99 wait < 5ms")]
+        target: Target,
+        /// Sizes to show, such as 5,10-20; without it those that matter.
+        #[arg(long)]
+        sizes: Option<String>,
+        /// All there is, as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Write the man page and the shells' completions, for packages.
     #[command(hide = true)]
     Generate {
@@ -136,6 +150,19 @@ fn main() -> ExitCode {
             let delay = Duration::try_from_secs_f64(*delay).unwrap_or_default().max(SHORTEST_DELAY);
             let (target, count) = (target.clone(), *iterations);
             top(&Options { target, delay, count, batch: *batch, sort: *sort })
+        }
+        Some(Command::Advise { source, target, sizes, json }) => {
+            let (source, target, sizes, json) = (source.clone(), target.clone(), sizes.clone(), *json);
+            match carpool::advise::run(&carpool::advise::Options { source, target, sizes, json }) {
+                Ok(text) => {
+                    print!("{text}");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    eprintln!("carpool advise: {error}");
+                    ExitCode::FAILURE
+                }
+            }
         }
         Some(Command::Generate { directory }) => match generate(directory) {
             Ok(()) => ExitCode::SUCCESS,

@@ -131,7 +131,7 @@ impl View<'_> {
         let waited = since.map_or(Duration::ZERO, |since| self.now.saturating_duration_since(since));
         PoolJson {
             database: pool.name.to_string(),
-            size: pool.spec.load().limits.size,
+            size: pool.size(),
             waiting,
             max_wait_us: micros(waited),
             starved_by: Some(starvation::sentence(&look.starving)).filter(|text| !text.is_empty()),

@@ -327,7 +327,8 @@ impl<'a> View<'a> {
             Host::Unix(dir) => dir.display().to_string(),
         };
         let lifetime = database.server_lifetime.unwrap_or(self.config.pooler.server_lifetime);
-        let size = database.user_pool_size.unwrap_or(database.pool_size).min(database.pool_size);
+        let most = pool.size();
+        let size = database.user_pool_size.unwrap_or(most).min(most);
         Some(row![
             pool.name.to_string(),
             host,
@@ -340,7 +341,7 @@ impl<'a> View<'a> {
             lifetime.as_secs(),
             database.pool_mode.map(mode_name),
             Value::Null,
-            limit(database.pool_size),
+            limit(most),
             pool.slots(),
             database.max_client_connections,
             clients,

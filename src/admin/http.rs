@@ -114,6 +114,17 @@ pub(super) async fn reload(admin: &Admin, order: Order) -> Response {
     }
 }
 
+/// Advice, which may have to be worked out first.
+pub(super) async fn advice(admin: &Arc<Admin>) -> Response {
+    admin.advice().await;
+    json(admin.advice_json())
+}
+
+/// What advice is drawn from: who did what when.
+pub(super) async fn trace(admin: &Admin) -> Response {
+    response(StatusCode::OK, TEXT, admin.trace_text().await)
+}
+
 pub(super) fn not_allowed(allowed: &'static str) -> Response {
     let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed\n");
     refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
@@ -122,7 +133,7 @@ pub(super) fn not_allowed(allowed: &'static str) -> Response {
 
 /// The answer to a request for what only reads, of one who may see it: with `is_told`, all of it. That to HEAD gets its
 /// body taken off on the way out.
-pub(super) fn respond(admin: &Admin, method: &Method, path: &str, is_told: bool) -> Response {
+pub(super) fn respond(admin: &Arc<Admin>, method: &Method, path: &str, is_told: bool) -> Response {
     let known = matches!(path, "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit")
         || matches!(path, "/api/blockers" | "/api/waits" | "/api/statements");
     if !known {

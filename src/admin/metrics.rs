@@ -1,6 +1,7 @@
 //! `/metrics` and `/api/pools`: the console's rows, for machines.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -42,7 +43,7 @@ struct Sums {
 
 /// The text of `/metrics`.
 #[must_use]
-pub fn prometheus(admin: &Admin) -> String {
+pub fn prometheus(admin: &Arc<Admin>) -> String {
     let view = View::new(admin);
     let sums = sums(admin, &view);
     let mut text = Exposition::default();
@@ -51,6 +52,7 @@ pub fn prometheus(admin: &Admin) -> String {
     pins(&sums, &mut text);
     starvation(&sums, &mut text);
     view.share_metrics(|name| label(&view, name).to_owned(), &mut text);
+    admin.advice_metrics(|name| view.config.databases.contains_key(name), &mut text);
     counters(&sums, &mut text);
     durations(&sums, &mut text);
     happenings(admin, &sums, &mut text);
@@ -78,7 +80,7 @@ fn sums(admin: &Admin, view: &View<'_>) -> BTreeMap<String, Sums> {
         add_kinds(&mut sum.server_errors, &happenings.server_errors);
         add_kinds(&mut sum.ended, &happenings.ended);
         add_kinds(&mut sum.pins, &happenings.pins);
-        sum.size = sum.size.saturating_add(pool.spec.load().limits.size);
+        sum.size = sum.size.saturating_add(pool.size());
         sum.paused |= pool.is_paused();
         sum.disabled |= pool.is_disabled();
         sum.most_pinned = sum.most_pinned.saturating_add(pool.spec.load().max_pinned);
@@ -376,7 +378,7 @@ pub fn overview(admin: &Admin, is_told: bool) -> serde_json::Result<String> {
         let average = admin.history.average(&pool.name, pool.totals(), view.now);
         DatabaseInfo {
             database: pool.name.to_string(),
-            pool_size: pool.spec.load().limits.size,
+            pool_size: pool.size(),
             servers: pool.slots(),
             max_pinned: pool.spec.load().max_pinned,
             pinned: pool.pinned_by_reason(),

@@ -5,6 +5,7 @@
 //! dashboard, from the same rows. What changes the running whole (reload, stop) is asked of the composition above
 //! through [`Control`].
 
+pub mod advice;
 pub mod audit;
 mod blockers;
 pub mod collect;
@@ -126,6 +127,7 @@ pub struct Admin {
     pub control: Control,
     stopping: watch::Receiver<bool>,
     web: web::Web,
+    advisor: advice::Advisor,
     console_logins: AtomicU64,
     console_commands: AtomicU64,
 }
@@ -137,7 +139,8 @@ impl Admin {
         let history = History::new(context.started);
         let (console_logins, console_commands) = (AtomicU64::new(0), AtomicU64::new(0));
         let (recent, web) = (Recent::default(), web::Web::default());
-        Self { context, history, recent, control, stopping, web, console_logins, console_commands }
+        let advisor = advice::Advisor::default();
+        Self { context, history, recent, control, stopping, web, advisor, console_logins, console_commands }
     }
 
     /// Counts a command on the console.

@@ -31,7 +31,7 @@ const INVALID_CURSOR_NAME: SqlState = SqlState("34000");
 
 const HELP: &str = "
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
-\tSHOW PINS|SHARES|BLOCKERS|PAUSED|AUDIT|WAITS|STATEMENTS
+	SHOW PINS|SHARES|BLOCKERS|PAUSED|AUDIT|WAITS|STATEMENTS|ADVICE
 \tSHOW PEERS|PEER_POOLS
 \tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 \tSHOW DNS_HOSTS|DNS_ZONES
@@ -248,6 +248,9 @@ impl Session {
                 return Ok(());
             }
             &Command::Show(show) => {
+                if show == Show::Advice {
+                    self.admin.advice().await;
+                }
                 self.show(show, portal, limit, out);
                 return Ok(());
             }

@@ -10,6 +10,7 @@ use crate::stats::table::{Column, Row, row};
 #[expect(missing_docs, reason = "named as the commands are")]
 pub enum Show {
     ActiveSockets,
+    Advice,
     Audit,
     Blockers,
     Clients,
@@ -66,6 +67,7 @@ impl Show {
         }
         Some(match name {
             "active_sockets" => Self::ActiveSockets,
+            "advice" => Self::Advice,
             "audit" => Self::Audit,
             "blockers" => Self::Blockers,
             "clients" => Self::Clients,
@@ -102,6 +104,7 @@ impl Show {
     pub fn columns(self) -> &'static [Column] {
         match self {
             Self::ActiveSockets | Self::Sockets => rows::ALL_SOCKETS,
+            Self::Advice => rows::ADVICE,
             Self::Audit => rows::AUDIT,
             Self::Blockers => rows::BLOCKERS,
             Self::Clients | Self::Servers => rows::SOCKETS,
@@ -151,6 +154,7 @@ impl Show {
             Self::Sockets => view.sockets(false),
             Self::Fds => view.descriptors(),
             Self::Paused => admin.paused(),
+            Self::Advice => admin.advice_rows(),
             Self::Audit => view.audit(),
             Self::Blockers => view.blockers(),
             Self::Clients => view.clients().into_iter().map(rows::SocketRow::row).collect(),
@@ -218,7 +222,7 @@ mod tests {
     #[test]
     fn every_row_fills_its_columns() {
         let stand = crate::admin::tests::Stand::new(&["app"]);
-        let names = "active_sockets audit blockers clients config databases dns_hosts dns_zones fds lists mem paused peers peer_pools pins pools servers sockets \
+        let names = "active_sockets advice audit blockers clients config databases dns_hosts dns_zones fds lists mem paused peers peer_pools pins pools servers sockets \
             state statements stats stats_averages stats_totals totals users version waits timezone";
         for name in names.split_whitespace() {
             let show = Show::named(name).unwrap();

@@ -123,7 +123,7 @@ pub fn look(context: &Context, pool: &Pool, now: Instant) -> Look {
             Some(holder(by.client, seen.remove(&by.client), held.server, now.saturating_duration_since(by.since)))
         })
         .collect();
-    let size = pool.spec.load().limits.size;
+    let size = pool.size();
     let seats: Vec<_> = holders.iter().map(Holder::seat).collect();
     let starving = starvation::starving(&seats, &waiting, size);
     Look { holders, waiting, starving, size }

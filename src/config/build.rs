@@ -113,6 +113,10 @@ impl Builder<'_> {
             self.local_host(pooler, &path, &section, &mut database);
         }
         let given = self.apply(DATABASE, foreign::DATABASE, &path, section, &mut database);
+        if database.auto_pool_size {
+            // What must hold of its size holds of the largest.
+            database.pool_size = database.max_auto_pool_size;
+        }
         let share = database.user_pool_size.unwrap_or(UNLIMITED);
         // PgBouncer caps what is kept open at the pool's size. Here that is an error where both were given.
         match self.format {

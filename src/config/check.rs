@@ -135,6 +135,10 @@ fn check_database(config: &Config, name: &str, database: &Database, report: &mut
     if config.pooler.auth_type == AuthType::Any && database.user.is_none() {
         report.error(&path.join("user"), "must be set with auth_type any, which does not know who the client is");
     }
+    if database.auto_pool_size && database.min_auto_pool_size > database.max_auto_pool_size {
+        let (least, most) = (database.min_auto_pool_size, database.max_auto_pool_size);
+        report.error(&path.join("min_auto_pool_size"), format!("{least} is more than max_auto_pool_size ({most})"));
+    }
     if database.min_pool_size > database.pool_size {
         let message = format!("{} is more than pool_size ({})", database.min_pool_size, database.pool_size);
         report.error(&path.join("min_pool_size"), message);

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use super::document::Raw;
 use super::field::Value;
-use super::{AuthType, Format, PoolMode, UNLIMITED, secret, sharing, time};
+use super::{AuthType, Format, PoolMode, Target, UNLIMITED, secret, sharing, time};
 
 /// The largest whole number that is taken, PgBouncer's `int`.
 const LARGEST: u32 = i32::MAX as u32;
+/// The size of a pool that sizes itself.
+pub(super) const AUTO: &str = "auto";
 /// What PgBouncer calls a check that is a query without text.
 const EMPTY_QUERY: &str = "<empty>";
 
@@ -18,6 +20,8 @@ pub(super) enum Kind {
     Number(u32, u32),
     /// A pool's size: a number from 1, or [`UNLIMITED`].
     Size,
+    /// A [`Kind::Size`], or in TOML [`AUTO`].
+    AutoSize,
     /// On or off.
     Flag,
     /// A length of time; `0` is "off".
@@ -46,6 +50,8 @@ pub(super) enum Kind {
     Secret,
     /// Names with a weight each.
     Weights,
+    /// A [`Target`].
+    Target,
 }
 
 impl Kind {
@@ -59,7 +65,8 @@ impl Kind {
     pub(super) fn parse(self, raw: &Raw, format: Format) -> Result<Value, String> {
         match self {
             Self::Number(least, most) => in_range(number(raw, format)?, least, most).map(Value::Number),
-            Self::Size => size(raw, format),
+            Self::AutoSize if format == Format::Toml && *raw == Raw::Text(AUTO.into()) => Ok(Value::Text(AUTO.into())),
+            Self::Size | Self::AutoSize => size(raw, format),
             Self::Flag => flag(raw, format).map(Value::Flag),
             Self::Time => duration(raw).map(Value::Time),
             Self::Bound(least) => {
@@ -77,19 +84,20 @@ impl Kind {
             Self::Word(words) => word(raw, words),
             Self::Secret => secret::read(raw).map(Value::Secret),
             Self::Weights => sharing::parse(raw).map(Value::Weights),
+            Self::Target => text(raw)?.parse().map(|target: Target| Value::Text(target.to_string())),
         }
     }
 
     /// Whether PgBouncer reads it as a number.
     pub(super) const fn is_number(self) -> bool {
-        matches!(self, Self::Number(..) | Self::Size | Self::Time | Self::Bound(_))
+        matches!(self, Self::Number(..) | Self::Size | Self::AutoSize | Self::Time | Self::Bound(_))
     }
 
     /// A value as an ini file has it.
     pub(super) fn to_text(self, value: &Value) -> String {
         match (self, value) {
             (Self::FileMode, Value::Number(mode)) => format!("{mode:04o}"),
-            (Self::Size, Value::Number(UNLIMITED)) => "0".into(),
+            (Self::Size | Self::AutoSize, Value::Number(UNLIMITED)) => "0".into(),
             (Self::CheckQuery, Value::Text(text)) if text.is_empty() => EMPTY_QUERY.into(),
             (_, Value::Number(number)) => number.to_string(),
             (_, Value::Flag(flag)) => u8::from(*flag).to_string(),
@@ -104,7 +112,7 @@ impl Kind {
     /// A value as TOML.
     pub(super) fn to_toml(self, value: &Value) -> toml::Value {
         match value {
-            Value::Number(UNLIMITED) if self == Self::Size => "unlimited".into(),
+            Value::Number(UNLIMITED) if matches!(self, Self::Size | Self::AutoSize) => "unlimited".into(),
             Value::Number(number) if self != Self::FileMode => i64::from(*number).into(),
             Value::Flag(flag) => (*flag).into(),
             Value::Time(time) => time::to_toml(*time),

@@ -12,6 +12,7 @@
 //! | `tls` | the files of TLS |
 //! | `settings`, `sections` | the table of every setting: name, kind, default, meaning |
 //! | `foreign` | PgBouncer's settings that have no effect here, or are refused |
+//! | `sharing`, `target` | values with a grammar of their own |
 //! | `secret` | secrets, and where they come from |
 //! | `kind`, `field`, `time` | values: from a file, to a typed field, and back to text |
 //! | `draft` | a configuration as it was read, for SET |
@@ -40,6 +41,7 @@ mod secret;
 mod sections;
 mod settings;
 mod sharing;
+mod target;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -63,6 +65,7 @@ pub use plan::{Change, Plan};
 pub use report::{ConfigError, ConfigErrors};
 pub use secret::Secret;
 pub use sharing::{ShareBy, Weights};
+pub use target::Target;
 pub use tls::ServerTls;
 pub use web::HttpAnonymous;
 
@@ -444,6 +447,14 @@ pub struct Pooler {
     pub flight_recorder: u32,
     /// Where it writes them to (Carpool's own).
     pub flight_recorder_dir: Option<PathBuf>,
+    /// Record the demand on pools, for advice on their size (Carpool's own).
+    pub advisor: bool,
+    /// What a size has to fulfil (Carpool's own).
+    pub advisor_target: Target,
+    /// How far back the record goes (Carpool's own).
+    pub advisor_window: Duration,
+    /// A pool that sizes itself shrinks when that was advised for so long (Carpool's own).
+    pub auto_pool_size_delay: Duration,
     /// Clients get a notice when they begin to keep a server (Carpool's own).
     pub pin_notice: bool,
     /// Connections are accepted when their first bytes are there (`TCP_DEFER_ACCEPT`; Linux).
@@ -498,8 +509,14 @@ pub struct Database {
     pub sslnegotiation: SslNegotiation,
     /// Whether logins to the server are bound to the TLS connection (libpq's).
     pub channel_binding: BindingMode,
-    /// Hard total of server connections, logins included.
+    /// Hard total of server connections, logins included. With `auto_pool_size` it is `max_auto_pool_size`.
     pub pool_size: u32,
+    /// `pool_size = "auto"`: the pool sizes itself (Carpool's own).
+    pub auto_pool_size: bool,
+    /// It has this size at least (Carpool's own).
+    pub min_auto_pool_size: u32,
+    /// And at most (Carpool's own).
+    pub max_auto_pool_size: u32,
     /// Servers kept open even when idle.
     pub min_pool_size: u32,
     /// Servers on top of `pool_size`, for clients that have waited for `reserve_pool_timeout`.
@@ -696,6 +713,10 @@ impl Default for Pooler {
             flight_recorder: 0,
             flight_recorder_dir: None,
             tcp_defer_accept: true,
+            advisor: false,
+            advisor_target: Target::default(),
+            advisor_window: seconds(900),
+            auto_pool_size_delay: seconds(300),
             tcp_keepalive: true,
             tcp_keepidle: 0,
             tcp_keepintvl: 0,
@@ -723,6 +744,9 @@ impl Default for Database {
             sslnegotiation: SslNegotiation::Postgres,
             channel_binding: BindingMode::Prefer,
             pool_size: 25,
+            auto_pool_size: false,
+            min_auto_pool_size: 5,
+            max_auto_pool_size: 100,
             min_pool_size: 0,
             reserve_pool_size: 0,
             user_pool_size: None,

@@ -4,7 +4,7 @@
 //! `user_pool_size` and `pool_size` do. So the same fields have other names in an ini file.
 
 use super::field::{Field, Value};
-use super::kind::Kind;
+use super::kind::{AUTO, Kind};
 use super::settings::{Setting, setting, write};
 use super::{Database, Peer, ShareBy, User};
 use crate::tls::{BindingMode, SslMode, SslNegotiation};
@@ -74,9 +74,26 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         Kind::Word(&BindingMode::WORDS),
         "Bind SCRAM logins to the TLS connection: disable, prefer, require."
     ),
-    database!(pool_size, Kind::Size, "Server connections at most, over all users.")
-        .ini_name(Some("max_db_connections"))
-        .ini_zero_inherits(),
+    Setting::<Database>::new(
+        ("pool_size", "Server connections at most, over all users."),
+        Kind::AutoSize,
+        |database| match database.auto_pool_size {
+            true => Value::Text(AUTO.into()),
+            false => Value::Number(database.pool_size),
+        },
+        |database, value| {
+            database.auto_pool_size = matches!(value, Value::Text(_));
+            database.auto_pool_size || write(&mut database.pool_size, value)
+        },
+    )
+    .ini_name(Some("max_db_connections"))
+    .ini_zero_inherits(),
+    database!(
+        min_auto_pool_size,
+        Kind::Number(1, 10_000),
+        "With pool_size = \"auto\" the pool has this size at least."
+    ),
+    database!(max_auto_pool_size, Kind::Number(1, 10_000), "With pool_size = \"auto\" the pool has this size at most."),
     database!(user_pool_size, Kind::ANY_NUMBER, "One user's share of them at most. 0: the whole pool.")
         .unset("0")
         .ini_name(Some("pool_size")),

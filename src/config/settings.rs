@@ -450,6 +450,18 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         "Where they are written to when the protocol is broken, or by RECORD on the console."
     )
     .unset(""),
+    pooler!(advisor, Kind::Flag, "Record the demand on pools, for SHOW ADVICE: what size should they have?"),
+    pooler!(advisor_target, Kind::Target, "What a size has to fulfil: the part of all waits for a server, and their bound."),
+    pooler!(
+        advisor_window,
+        Kind::Bound(Duration::from_secs(10)),
+        "How far back the record goes; it takes at most 1.3 MB for each database, however long it is."
+    ),
+    pooler!(
+        auto_pool_size_delay,
+        Kind::Bound(Duration::from_secs(1)),
+        "A pool that sizes itself (pool_size = \"auto\") shrinks when that was advised for so long."
+    ),
     pooler!(log_connections, Kind::Flag, "Log logins."),
     pooler!(log_disconnections, Kind::Flag, "Log disconnections, with the reason."),
     pooler!(log_pooler_errors, Kind::Flag, "Log errors that clients are told."),

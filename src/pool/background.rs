@@ -290,7 +290,7 @@ impl Pool {
             server = %shared.id, database = %self.name, user = %user.name, target = %shared.target,
             "new connection to server (from {from})"
         );
-        Box::new(Pooled { server, pool: Arc::clone(self), user, lent: Instant::now(), loan: None })
+        Box::new(Pooled { server, pool: Arc::clone(self), user, lent: Instant::now(), loan: None, waited: 0 })
     }
 
     fn login_failed(self: &Arc<Self>, user: &PoolUser, error: LoginError) {

@@ -41,6 +41,8 @@ pub(super) struct Control {
     generation: AtomicU32,
     /// The reserve is in use.
     stretched: AtomicBool,
+    /// The size of a pool that sizes itself; 0: it has none yet. Changed with the queue locked.
+    auto_size: AtomicU32,
     /// Since when there is neither a client nor a server.
     unused_since: Mutex<Option<Instant>>,
 }
@@ -54,6 +56,7 @@ impl Control {
             disabled: AtomicBool::new(self.disabled.load(Ordering::Relaxed)),
             generation: AtomicU32::new(self.generation().wrapping_add(1)),
             stretched: AtomicBool::new(false),
+            auto_size: AtomicU32::new(self.auto_size.load(Ordering::Relaxed)),
             unused_since: Mutex::default(),
         }
     }
@@ -63,6 +66,20 @@ impl Control {
         self.generation.load(Ordering::Relaxed)
     }
 
+    /// The size of a pool, without its reserve, whether or not it is paused.
+    pub(super) fn size(&self, spec: &Spec) -> u32 {
+        let most = spec.limits.size;
+        spec.auto.map_or(most, |auto| match self.auto_size.load(Ordering::Relaxed) {
+            0 => auto.first.min(most),
+            size => size.clamp(auto.least.min(most), most),
+        })
+    }
+
+    /// Has a pool that sizes itself have this size.
+    pub(super) fn set_auto_size(&self, size: u32) {
+        self.auto_size.store(size, Ordering::Relaxed);
+    }
+
     /// What a pool may have just now of what the configuration says.
     pub(super) fn limits(&self, spec: &Spec) -> Limits {
         let configured = spec.limits;
@@ -70,7 +87,7 @@ impl Control {
             return Limits { size: 0, ..configured };
         }
         let reserve = if self.stretched.load(Ordering::Relaxed) { spec.reserve.0 } else { 0 };
-        let (size, per_user) = (configured.size, configured.per_user);
+        let (size, per_user) = (self.size(spec), configured.per_user);
         Limits { size: size.saturating_add(reserve), per_user: per_user.saturating_add(reserve), ..configured }
     }
 }

@@ -135,8 +135,8 @@ impl Pool {
     }
 
     fn wants_diagnosis(&self) -> bool {
-        let spec = self.spec.load();
-        spec.diagnoses && spec.limits.size >= FEWEST_SERVERS && !self.is_retired() && !self.is_paused()
+        let diagnoses = self.spec.load().diagnoses;
+        diagnoses && self.size() >= FEWEST_SERVERS && !self.is_retired() && !self.is_paused()
     }
 
     /// Keeps a connection for it where the configuration says so and a client has been there.

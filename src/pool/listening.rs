@@ -99,7 +99,8 @@ impl Pool {
     /// Whether the pool can spare a connection that listens, logged in as this user.
     fn can_listen(&self, user: &PoolUser) -> bool {
         let spec = self.spec.load();
-        let roomy = spec.max_pinned >= FEWEST_PINNED && spec.limits.size >= FEWEST_SERVERS;
+        let roomy =
+            spec.max_pinned >= FEWEST_PINNED && spec.auto.map_or(spec.limits.size, |auto| auto.least) >= FEWEST_SERVERS;
         roomy && !self.is_retired() && self.queue.lock().most_of(user.index) >= FEWEST_SERVERS
     }
 

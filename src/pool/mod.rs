@@ -7,6 +7,7 @@
 mod background;
 mod books;
 pub mod control;
+mod demand;
 pub mod diagnosis;
 pub mod directory;
 mod kept;
@@ -70,6 +71,7 @@ impl Recycled for Grant {
 #[derive(Debug)]
 pub struct Ticket {
     client: ClientId,
+    since: Instant,
     grant: Giver<Grant>,
 }
 
@@ -87,6 +89,8 @@ pub struct Pooled {
     lent: Instant,
     /// To which group, where groups share the servers.
     loan: Option<Loan>,
+    /// How long the client waited for it, microseconds.
+    waited: u32,
     pool: Arc<Pool>,
     user: Arc<PoolUser>,
     /// The connection.
@@ -101,8 +105,17 @@ impl Lease {
     fn new(mut pooled: Box<Pooled>, client: ClientId, since: Instant) -> Self {
         pooled.lent = since;
         pooled.server.timing = Timing::default();
+        pooled.waited = 0;
         *pooled.server.shared.holder.lock() = Some(Holder { client, since });
         Self(Some(pooled))
+    }
+
+    /// Notes how long the client waited for it.
+    fn after(mut self, waited: Duration) -> Self {
+        if let Some(pooled) = &mut self.0 {
+            pooled.waited = u32::try_from(waited.as_micros()).unwrap_or(u32::MAX);
+        }
+        self
     }
 
     /// The server. A lease has one from its making to its drop.
@@ -136,6 +149,10 @@ impl Lease {
     /// Closes the connection: it can't be trusted.
     pub fn close(mut self) {
         if let Some(pooled) = self.0.take() {
+            let holder = pooled.server.shared.holder.lock().clone();
+            if let Some(holder) = holder {
+                pooled.note_demand(&holder, Instant::now());
+            }
             background::close(pooled, background::Slot::Loan);
         }
     }
@@ -237,6 +254,8 @@ struct Hot {
     tells_from: AtomicU64,
     /// A [`crate::config::ShareBy`].
     share_by: AtomicU8,
+    /// Loans are recorded.
+    records: AtomicBool,
 }
 
 impl Hot {
@@ -247,6 +266,7 @@ impl Hot {
             max_packet_size: AtomicU32::new(0),
             tells_from: AtomicU64::new(u64::MAX),
             share_by: AtomicU8::new(0),
+            records: AtomicBool::new(false),
         };
         hot.set(spec);
         hot
@@ -260,6 +280,7 @@ impl Hot {
         let tells_from = spec.tells_from.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
         self.tells_from.store(tells_from, Ordering::Relaxed);
         self.share_by.store(spec.share_by as u8, Ordering::Relaxed);
+        self.records.store(spec.records.is_some(), Ordering::Relaxed);
     }
 
     fn check_delay(&self) -> Duration {
@@ -281,6 +302,7 @@ pub struct Pool {
     users: Mutex<Users>,
     backoff: Mutex<Backoff>,
     books: Arc<Books>,
+    demand: demand::Demand,
     control: Control,
     quotas: Arc<Quotas>,
     retired: AtomicBool,
@@ -330,6 +352,7 @@ impl Pool {
             queue: Mutex::new(queue),
             pins: pins::Budget::new(spec.max_pinned),
             hot: Hot::new(&spec),
+            demand: demand::Demand::new(spec.records),
             spec: ArcSwap::from_pointee(spec),
             users: Mutex::default(),
             backoff: Mutex::default(),
@@ -397,7 +420,7 @@ impl Pool {
             let group = name.map(|name| queue.group(user.index, name));
             let Some((mut pooled, since, grows)) = taken else {
                 let (grant, granted) = place::place();
-                let ticket = Ticket { client, grant };
+                let ticket = Ticket { client, since: now, grant };
                 match client {
                     ClientId::LISTENER => queue.wait_in_front(user.index, ticket, now),
                     _ => queue.wait(user.index, group, ticket, now),
@@ -427,7 +450,10 @@ impl Pool {
 
     /// A lease has ended.
     fn take_back(pooled: Box<Pooled>, now: Instant) {
-        *pooled.server.shared.holder.lock() = None;
+        let holder = pooled.server.shared.holder.lock().take();
+        if let Some(holder) = holder {
+            pooled.note_demand(&holder, now);
+        }
         let server = &pooled.server;
         // Those of a retired pool are outdated.
         let worn_out = server.expires.is_some_and(|at| at <= now) || pooled.pool.is_outdated(&server.shared);
@@ -457,7 +483,8 @@ impl Pool {
                 drop(queue);
                 pooled.loan = loan;
                 // Should the client have gone meanwhile, the lease comes back and is dropped, and so offered again.
-                drop(ticket.grant.give(Ok(Lease::new(pooled, ticket.client, now))));
+                let waited = now.saturating_duration_since(ticket.since);
+                drop(ticket.grant.give(Ok(Lease::new(pooled, ticket.client, now).after(waited))));
             }
             Released::Kept => {
                 let others_wait = queue.has_waiting();
@@ -608,6 +635,7 @@ impl Pool {
         self.pins.resize(self.spec.load().max_pinned, spec.max_pinned);
         self.tables.set_strict(spec.strict_session_state);
         self.hot.set(&spec);
+        self.demand.set(spec.records);
         // Users that come meanwhile have their weight by the one or the other.
         let users = self.users.lock();
         let mut queue = self.queue.lock();

@@ -66,8 +66,21 @@ pub struct Spec {
     pub max_prepared_statements: usize,
     /// `cancel_wait_timeout`.
     pub cancel_timeout: Duration,
+    /// How far back the demand is recorded; `None`: it isn't.
+    pub records: Option<Duration>,
+    /// How the pool sizes itself, if it does; `limits` have the largest size.
+    pub auto: Option<AutoSize>,
     /// How long a transaction has to take for something to be told of it; `None`: of none.
     pub tells_from: Option<Duration>,
+}
+
+/// The bounds of a pool that sizes itself; the largest is in the limits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AutoSize {
+    /// The smallest.
+    pub least: u32,
+    /// What it begins with.
+    pub first: u32,
 }
 
 impl Spec {
@@ -75,6 +88,12 @@ impl Spec {
     #[must_use]
     pub fn new(name: &DatabaseName, database: &Database, config: &Config) -> Self {
         let pooler = &config.pooler;
+        let auto = database.auto_pool_size.then(|| {
+            let least = database.min_auto_pool_size;
+            AutoSize { least, first: pooler.default_pool_size.clamp(least, database.pool_size.max(least)) }
+        });
+        // What must hold of its size holds of the smallest.
+        let least = auto.map_or(database.pool_size, |auto| auto.least);
         Self {
             target: Target { host: database.host.clone(), port: database.port },
             options: TcpOptions::from(pooler),
@@ -88,8 +107,8 @@ impl Spec {
             },
             reserve: (database.reserve_pool_size, pooler.reserve_pool_timeout),
             fast_close: pooler.server_fast_close,
-            min_size: database.min_pool_size.min(database.pool_size),
-            max_pinned: database.max_pinned.min(most_pinned(database.pool_size)),
+            min_size: database.min_pool_size.min(least),
+            max_pinned: database.max_pinned.min(most_pinned(least)),
             pin_notice: database.pin_notice.unwrap_or(pooler.pin_notice),
             share_by: database.share_by.unwrap_or(pooler.share_by),
             share_weights: Arc::new(database.share_weights.as_ref().unwrap_or(&pooler.share_weights).clone()),
@@ -108,6 +127,8 @@ impl Spec {
             connect_query: database.connect_query.clone(),
             max_prepared_statements: pooler.max_prepared_statements as usize,
             cancel_timeout: pooler.cancel_wait_timeout,
+            records: (pooler.advisor || auto.is_some()).then_some(pooler.advisor_window),
+            auto,
             tells_from: match (&pooler.otlp_endpoint, pooler.log_slow_transactions) {
                 (Some(_), _) => Some(Duration::ZERO),
                 (None, bound) => (!bound.is_zero()).then_some(bound),

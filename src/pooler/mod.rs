@@ -118,6 +118,7 @@ pub async fn run(loaded: Loaded, source: Source, log: LogControl) -> io::Result<
     let mut recurring = tokio::task::JoinSet::new();
     recurring.spawn(tick(Arc::clone(&context)));
     recurring.spawn(admin::keep_statistics(Arc::clone(&admin)));
+    recurring.spawn(admin::advice::size_pools(Arc::clone(&admin)));
     recurring.spawn(systemd::watchdog());
     // HTTP stays to the end: it tells load balancers that no new connections are taken.
     if let Some(listener) = http {

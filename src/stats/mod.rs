@@ -2,9 +2,10 @@
 //!
 //! [`counters`], [`histogram`] and [`tally`] are written where things happen and summed when somebody looks; [`history`]
 //! makes averages of two looks, [`recent`] a course of many; [`table`] and [`rows`] are the SHOW results, [`prometheus`] the text of `/metrics`, [`spans`] what a
-//! collector of traces gets. Nothing here
+//! collector of traces gets, [`advisor`] what size a pool should have. Nothing here
 //! knows where the numbers come from.
 
+pub mod advisor;
 pub mod audit;
 pub mod counters;
 pub mod fine;

@@ -366,6 +366,25 @@ pub const SHARES: &[Column] = &[
     Column::long("wait_time"),
 ];
 
+/// SHOW ADVICE, Carpool's own.
+pub const ADVICE: &[Column] = &[
+    text("database"),
+    int("pool_size"),
+    int("recommended"),
+    int("low"),
+    int("high"),
+    int("enough"),
+    text("target"),
+    Column::long("wait_p50_us"),
+    Column::long("wait_p99_us"),
+    Column::long("expected_wait_p99_us"),
+    int("utilization_percent"),
+    Column::long("transactions"),
+    Column::long("seconds"),
+    text("contention"),
+    text("verdict"),
+];
+
 /// SHOW AUDIT, Carpool's own.
 pub const AUDIT: &[Column] = &[
     text("database"),

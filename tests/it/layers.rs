@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 10] = [
     &["cluster"],
     &["client"],
     &["admin"],
-    &["pooler", "fuzzing", "top", "ready", "replay"],
+    &["pooler", "fuzzing", "top", "ready", "replay", "advise"],
 ];
 
 /// The roots see everything.

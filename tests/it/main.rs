@@ -10,6 +10,7 @@
     reason = "test code"
 )]
 
+mod advice;
 mod asking;
 mod audit;
 mod auth_query;

@@ -139,6 +139,9 @@ async fn read(
         "/api/servers" => list(admin, query, lists::servers).await,
         "/api/config" => http::json(serde_json::to_string(&settings(config))),
         "/api/history" => history(admin, query),
+        "/api/advice" | "/api/trace" if !is_get => not_allowed("GET, HEAD"),
+        "/api/advice" => http::advice(admin).await,
+        "/api/trace" => http::trace(admin).await,
         path => {
             // Texts of statements are as on the console: for admins.
             let told = if path == "/api/statements" { Level::Admin } else { Level::Read };

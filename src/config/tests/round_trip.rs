@@ -15,7 +15,12 @@ fn value(kind: Kind) -> BoxedStrategy<Value> {
     let time = || (0..time::LONGEST.as_micros() as u64).prop_map(Duration::from_micros);
     match kind {
         Kind::Number(least, most) => (least..=most).prop_map(Value::Number).boxed(),
-        Kind::Size => prop_oneof![Just(UNLIMITED), 1..=i32::MAX as u32].prop_map(Value::Number).boxed(),
+        Kind::Target => proptest::sample::select(&["p99 wait < 5ms", "p99.9 wait < 1.5s"][..])
+            .prop_map(|t| Value::Text(t.into()))
+            .boxed(),
+        Kind::Size | Kind::AutoSize => {
+            prop_oneof![Just(UNLIMITED), 1..=i32::MAX as u32].prop_map(Value::Number).boxed()
+        }
         Kind::Flag => any::<bool>().prop_map(Value::Flag).boxed(),
         Kind::Time => prop_oneof![time(), (0..9_999_u64).prop_map(Duration::from_secs)].prop_map(Value::Time).boxed(),
         Kind::Bound(least) => time().prop_map(move |time| Value::Time(time.max(least))).boxed(),

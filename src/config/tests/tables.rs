@@ -85,6 +85,8 @@ fn no_field_is_left_out() {
     assert_eq!(fields(&format!("{:#?}", Pooler::default())), names(POOLER));
     let mut database = fields(&format!("{:#?}", Database::default()));
     assert!(database.remove("startup_parameters"));
+    // `pool_size = "auto"`.
+    assert!(database.remove("auto_pool_size"));
     database.extend(["application_name", "client_encoding", "datestyle", "timezone"].map(str::to_owned));
     assert_eq!(database, names(DATABASE));
     assert_eq!(fields(&format!("{:#?}", User::default())), names(USER));
