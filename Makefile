@@ -6,7 +6,7 @@ AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 
 PGO := target/pgo/carpool-pgo
 
-.PHONY: run test bench bench-check advisor-check conformance chaos deny fuzz showdown compose-test build pgo deb axum clean
+.PHONY: run test dashboard-check bench bench-check advisor-check conformance chaos deny fuzz showdown compose-test build pgo deb axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -49,6 +49,13 @@ showdown: build axum
 	@tests/showdown/setup.sh
 	.cache/showdown/bin/python tests/showdown $(SHOWDOWN)
 
+# The dashboard in headless Chromium, under load; screenshots go to target/dashboard. Options: make dashboard-check
+# DASHBOARD="--clients 1000 --chromium /path/to/chromium"
+dashboard-check:
+	@tests/dashboard/setup.sh
+	cargo build
+	node tests/dashboard/check.mjs $(DASHBOARD)
+
 # The compose stack for real, with Docker. Options: make compose-test COMPOSE_TEST="--prebuilt"
 compose-test:
 	docker/test.py $(COMPOSE_TEST)
@@ -88,4 +95,4 @@ setup:
 
 clean:
 	cargo clean
-	rm -rf .venv .cache tests/drivers/node_modules
+	rm -rf .venv .cache tests/drivers/node_modules tests/dashboard/node_modules

@@ -11,7 +11,7 @@
 //! | 4 server | [`server`] | one PostgreSQL connection |
 //! | 5 pool | [`pool`] | the servers of a database, lent to clients |
 //! | 7 client | [`client`] | login, registry, and the relay that sees both sides |
-//! | 8 operations | [`admin`] | the admin console, HTTP: health, metrics, status page |
+//! | 8 operations | [`admin`] | the admin console, HTTP: health, metrics, dashboard |
 //! | 9 composition | [`pooler`], [`top`], [`ready`], [`advise`] | accepting, recurring work, signals, reload, stopping; `carpool top`, `ready` and `advise` |
 
 pub mod admin;

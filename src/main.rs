@@ -46,7 +46,7 @@ struct Arguments {
     /// Listen on this port, whatever the configuration says.
     #[arg(long, value_name = "PORT")]
     listen_port: Option<u16>,
-    /// Serve the status page and metrics on this port, whatever the configuration says.
+    /// Serve the dashboard and metrics on this port, whatever the configuration says.
     #[arg(long, value_name = "PORT")]
     http_port: Option<u16>,
     #[command(subcommand)]

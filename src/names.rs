@@ -69,6 +69,8 @@ impl ClientId {
     pub const LISTENER: Self = Self(0);
     /// In place of a client, for the connection that runs `auth_query`.
     pub const LOOKUP: Self = Self(u64::MAX);
+    /// In place of a client, for a pool's diagnostic connection.
+    pub const DIAGNOSIS: Self = Self(u64::MAX - 1);
 }
 
 impl fmt::Display for ClientId {

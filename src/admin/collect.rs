@@ -21,7 +21,7 @@ use crate::config::{Config, Database, Host, PoolMode, User};
 use crate::names::{ClientId, ServerId};
 use crate::net::Peer;
 use crate::pool::control::Pauser;
-use crate::pool::{Pool, PoolUser, directory, listening, lookup};
+use crate::pool::{Pool, PoolUser, diagnosis, directory, listening, lookup};
 use crate::server::{Server, ServerShared};
 use crate::stats::rows::{End, PoolRow, SocketRow};
 use crate::stats::table::{Row, Value, row};
@@ -48,11 +48,11 @@ pub struct View<'a> {
 }
 
 /// What a server does: its state as SHOW SERVERS words it, and since when it is idle if it is.
-struct ServerState {
-    name: &'static str,
-    idle_since: Option<Instant>,
+pub(super) struct ServerState {
+    pub(super) name: &'static str,
+    pub(super) idle_since: Option<Instant>,
     /// Who has it, since when.
-    holder: Option<(ClientId, Instant)>,
+    pub(super) holder: Option<(ClientId, Instant)>,
 }
 
 impl<'a> View<'a> {
@@ -158,7 +158,7 @@ impl<'a> View<'a> {
         }
     }
 
-    fn server_state(&self, server: &ServerShared, idle: &HashMap<ServerId, Instant>) -> ServerState {
+    pub(super) fn server_state(&self, server: &ServerShared, idle: &HashMap<ServerId, Instant>) -> ServerState {
         let check_delay = self.config.pooler.server_check_delay;
         let idle_since = idle.get(&server.id).copied();
         let holder = server.holder.lock().as_ref().map(|h| (h.client, h.since));
@@ -245,6 +245,7 @@ impl<'a> View<'a> {
                 let name = match state.holder {
                     Some((ClientId::LISTENER, _)) => listening::NAME,
                     Some((ClientId::LOOKUP, _)) => lookup::NAME,
+                    Some((ClientId::DIAGNOSIS, _)) => diagnosis::NAME,
                     _ => settings.and_then(|s| s.get("application_name")).unwrap_or_default(),
                 };
                 rows.push(SocketRow {

@@ -1,5 +1,4 @@
-//! HTTP: health for load balancers, `/metrics` for Prometheus, a status page for people. It only reads, but for
-//! `POST /api/reload`, which is for those on this host.
+//! HTTP: health for load balancers, `/metrics` for Prometheus, the dashboard ([`super::web`]) for people.
 //!
 //! Each connection serves one request and has a time limit, and so have all of them together a bound: what
 //! watches Carpool can't burden it. Those that say nothing make room for others ([`super::crowd`]).
@@ -20,8 +19,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info, warn};
 
+use super::collect::View;
 use super::crowd::{Asked, Crowd};
-use super::{Admin, Failure, Order, audit, local, metrics};
+use super::{Admin, Failure, Order, audit, metrics, web};
 use crate::net::timer;
 use crate::stats::prometheus;
 
@@ -35,17 +35,9 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Advice on the size of pools, and what it is drawn from.
-const ADVICE: &str = "/api/advice";
-const TRACE: &str = "/api/trace";
-/// Where a reload is asked for.
-const RELOAD: &str = "/api/reload";
-const TEXT: &str = "text/plain; charset=utf-8";
-/// The status page. Everything that it needs is in it.
-const PAGE: &str = include_str!("status.html");
-/// What the status page may do: nothing but ask this server.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
+pub(super) const ADVICE: &str = "/api/advice";
+pub(super) const TRACE: &str = "/api/trace";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 /// The process's timers, for hyper.
 #[derive(Clone, Copy)]
 struct Timers;
@@ -73,7 +65,7 @@ impl Future for Sleep {
     }
 }
 
-type Response = hyper::Response<Full<Bytes>>;
+pub(super) type Response = hyper::Response<Full<Bytes>>;
 
 /// Serves until dropped.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
@@ -101,15 +93,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, admin: Arc<Admin>, aske
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         asked.tell();
         let admin = Arc::clone(&admin);
-        async move {
-            let is_local = local::is_local(peer, request.headers());
-            let (method, path) = (request.method(), request.uri().path());
-            Ok::<_, Infallible>(match path {
-                RELOAD => reload(&admin, method, is_local).await,
-                ADVICE | TRACE => advice(&admin, method, path, is_local).await,
-                path => respond(&admin, method, path, is_local),
-            })
-        }
+        async move { Ok::<_, Infallible>(web::answer(&admin, peer, request).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(Timers)
@@ -123,50 +107,38 @@ async fn connection(stream: TcpStream, peer: SocketAddr, admin: Arc<Admin>, aske
     }
 }
 
-/// Has the configuration read again. Answers with what that changes.
-async fn reload(admin: &Admin, method: &Method, is_local: bool) -> Response {
-    if *method != Method::POST {
-        return not_allowed("POST");
-    }
-    if !is_local {
-        let text = "only from this host, directly, and not by another site's page\n";
-        return response(StatusCode::FORBIDDEN, TEXT, text);
-    }
-    info!("POST {RELOAD}");
-    match admin.control.order(Order::Reload).await {
+/// Has the configuration read again, or looks what that would change. Answers with what it is.
+pub(super) async fn reload(admin: &Admin, order: Order) -> Response {
+    info!("POST /api/reload");
+    match admin.control.order(order).await {
         Ok(plan) => response(StatusCode::OK, TEXT, format!("{plan}\n")),
         Err(Failure::Gone) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n"),
         Err(failure) => response(StatusCode::UNPROCESSABLE_ENTITY, TEXT, format!("{failure}\n")),
     }
 }
 
-/// Advice, which may have to be worked out first. What it is drawn from is for those on this host: it says who did
-/// what when.
-async fn advice(admin: &Admin, method: &Method, path: &str, is_local: bool) -> Response {
+/// Advice, which may have to be worked out first, or what it is drawn from.
+pub(super) async fn advice(admin: &Admin, method: &Method, path: &str) -> Response {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return not_allowed("GET, HEAD");
     }
-    if path == ADVICE {
-        admin.advice().await;
-        return json(admin.advice_json());
+    if path == TRACE {
+        return response(StatusCode::OK, TEXT, admin.trace_text().await);
     }
-    match is_local {
-        true => response(StatusCode::OK, TEXT, admin.trace_text().await),
-        false => {
-            response(StatusCode::FORBIDDEN, TEXT, "only from this host, directly, and not by another site's page\n")
-        }
-    }
+    admin.advice().await;
+    json(admin.advice_json())
 }
 
-fn not_allowed(allowed: &'static str) -> Response {
+pub(super) fn not_allowed(allowed: &'static str) -> Response {
     let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed\n");
     refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
     refused
 }
 
-/// The answer to a request. That to HEAD gets its body taken off on the way out.
-fn respond(admin: &Arc<Admin>, method: &Method, path: &str, is_local: bool) -> Response {
-    let known = matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit");
+/// The answer to a request for what only reads, of one who may see it: with `is_told`, all of it. That to HEAD gets its
+/// body taken off on the way out.
+pub(super) fn respond(admin: &Arc<Admin>, method: &Method, path: &str, is_told: bool) -> Response {
+    let known = matches!(path, "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit" | "/api/blockers");
     if !known {
         return response(StatusCode::NOT_FOUND, TEXT, "not found\n");
     }
@@ -178,18 +150,13 @@ fn respond(admin: &Arc<Admin>, method: &Method, path: &str, is_local: bool) -> R
         "/readyz" if admin.is_accepting() => response(StatusCode::OK, TEXT, "ready"),
         "/readyz" => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping"),
         "/metrics" => response(StatusCode::OK, prometheus::CONTENT_TYPE, metrics::prometheus(admin)),
-        "/api/pools" => json(metrics::overview(admin, is_local)),
+        "/api/pools" => json(metrics::overview(admin, is_told)),
         "/api/audit" => json(audit::report(admin)),
-        _ => {
-            let mut page = response(StatusCode::OK, "text/html; charset=utf-8", PAGE);
-            let policy = HeaderValue::from_static(PAGE_POLICY);
-            page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
-            page
-        }
+        _ => json(serde_json::to_string(&View::new(admin).blockers_json())),
     }
 }
 
-fn json(written: serde_json::Result<String>) -> Response {
+pub(super) fn json(written: serde_json::Result<String>) -> Response {
     written.map_or_else(
         |error| {
             warn!("cannot write JSON: {error}");
@@ -199,7 +166,7 @@ fn json(written: serde_json::Result<String>) -> Response {
     )
 }
 
-fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+pub(super) fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -221,7 +188,7 @@ mod tests {
     #[test]
     fn paths_and_methods() {
         let stand = Stand::new(&["app"]);
-        for path in ["/", "/healthz", "/readyz", "/metrics", "/api/pools", "/api/audit"] {
+        for path in ["/healthz", "/readyz", "/metrics", "/api/pools", "/api/audit"] {
             assert_eq!(status(&stand, Method::GET, path), 200, "{path}");
             assert_eq!(status(&stand, Method::HEAD, path), 200, "{path}");
             assert_eq!(status(&stand, Method::POST, path), 405, "{path}");
@@ -231,17 +198,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_those_on_this_host_reload() {
+    async fn reloads_tell_what_came_of_them() {
         let mut stand = Stand::new(&[]);
-        assert_eq!(reload(&stand.admin, &Method::POST, false).await.status().as_u16(), 403);
-        assert_eq!(reload(&stand.admin, &Method::GET, true).await.status().as_u16(), 405);
-        assert!(stand.orders.try_recv().is_err());
         for (outcome, status) in [
             (Ok(crate::config::Plan::default()), 200),
             (Err(Failure::Reload("x".into())), 422),
             (Err(Failure::Gone), 503),
         ] {
-            let (asked, ()) = tokio::join!(reload(&stand.admin, &Method::POST, true), async {
+            let (asked, ()) = tokio::join!(reload(&stand.admin, Order::Reload), async {
                 let request = stand.orders.recv().await.unwrap();
                 assert_eq!(request.order, Order::Reload);
                 request.outcome.send(outcome).unwrap();
@@ -251,16 +215,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn advice_is_for_all_and_traces_for_those_on_this_host() {
+    async fn advice_and_traces_are_read() {
         let stand = Stand::new(&["app"]);
-        for (method, path, is_local, status) in [
-            (Method::GET, ADVICE, false, 200),
-            (Method::POST, ADVICE, true, 405),
-            (Method::GET, TRACE, true, 200),
-            (Method::GET, TRACE, false, 403),
-            (Method::PUT, TRACE, true, 405),
+        for (method, path, status) in [
+            (Method::GET, ADVICE, 200),
+            (Method::POST, ADVICE, 405),
+            (Method::GET, TRACE, 200),
+            (Method::PUT, TRACE, 405),
         ] {
-            let response = advice(&stand.admin, &method, path, is_local).await;
+            let response = advice(&stand.admin, &method, path).await;
             assert_eq!(response.status().as_u16(), status, "{method} {path}");
         }
     }
@@ -271,10 +234,5 @@ mod tests {
         stand.stopping.send_replace(true);
         assert_eq!(status(&stand, Method::GET, "/healthz"), 200);
         assert_eq!(status(&stand, Method::GET, "/readyz"), 503);
-    }
-
-    #[test]
-    fn the_page_asks_nobody_else() {
-        assert!(!PAGE.contains("http://") && !PAGE.contains("https://") && !PAGE.contains("//cdn"));
     }
 }

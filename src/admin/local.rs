@@ -13,25 +13,53 @@ const PASSED_ON: [&str; 5] = ["forwarded", "via", "x-forwarded-for", "x-forwarde
 
 /// See the module.
 pub(super) fn is_local(peer: SocketAddr, headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).and_then(|value: &hyper::header::HeaderValue| value.to_str().ok());
     let passed_on = PASSED_ON.iter().any(|name| headers.contains_key(*name));
-    let own_name = text(HOST.as_str()).is_some_and(is_this_host);
+    let own_name = text(headers, HOST.as_str()).is_some_and(is_this_host);
+    peer.ip().to_canonical().is_loopback() && !passed_on && own_name && is_own_page(headers)
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Whether a request isn't another site's: it comes from a page of this server's, or from no page at all.
+pub(super) fn is_own_page(headers: &HeaderMap) -> bool {
     // Browsers send it with whatever isn't just a link.
-    let own_page = match headers.get(ORIGIN) {
+    match headers.get(ORIGIN) {
         None => headers.get("sec-fetch-site").is_none_or(|site| site == "same-origin" || site == "none"),
-        Some(_) => text(ORIGIN.as_str()).and_then(|origin| origin.strip_prefix("http://")) == text(HOST.as_str()),
-    };
-    peer.ip().to_canonical().is_loopback() && !passed_on && own_name && own_page
+        Some(_) => {
+            let origin = text(headers, ORIGIN.as_str());
+            // Where a proxy speaks TLS it is of https.
+            let host = origin.and_then(|origin| origin.strip_prefix("http://").or(origin.strip_prefix("https://")));
+            host.is_some() && host == text(headers, HOST.as_str())
+        }
+    }
+}
+
+/// Whether a browser may be here by this name. A page of another site can make a name of its own lead to this server
+/// and then read what it says: so names with a dot, which anybody may own, have to be those that are configured.
+pub(super) fn is_known_host(headers: &HeaderMap, known: &[String]) -> bool {
+    // No browser leaves it out.
+    let Some(host) = headers.get(HOST) else { return true };
+    let Ok(host) = host.to_str() else { return false };
+    let name = name_of(host).trim_end_matches('.');
+    let is_address = name.parse::<IpAddr>().is_ok();
+    is_address || !name.contains('.') || known.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// Whether `host`, perhaps with a port, is a name of this host that nobody else can give.
 fn is_this_host(host: &str) -> bool {
     let is_loopback = |text: &str| text.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    let name = match host.strip_prefix('[') {
+    let name = name_of(host);
+    name == "localhost" || is_loopback(name)
+}
+
+/// A host without its port.
+fn name_of(host: &str) -> &str {
+    match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
-    };
-    name == "localhost" || is_loopback(name)
+    }
 }
 
 #[cfg(test)]
@@ -53,6 +81,37 @@ mod tests {
         assert!(local("[::ffff:127.0.0.1]:5", &[("host", "localhost")]));
         assert!(local("[::1]:5", &[("host", "localhost:1"), ("origin", "http://localhost:1")]));
         assert!(local("[::1]:5", &[("host", "localhost"), ("sec-fetch-site", "same-origin")]));
+    }
+
+    #[test]
+    fn by_which_names_browsers_may_come() {
+        let is_known = |host: &'static str| {
+            let headers = [(HOST, hyper::header::HeaderValue::from_static(host))].into_iter().collect();
+            is_known_host(&headers, &["pool.example.com".to_owned()])
+        };
+        let known = "localhost localhost:9187 10.0.0.1:9187 [2001:db8::1]:9187 carpool:9187 pool.example.com POOL.example.com:80";
+        for host in known.split(' ') {
+            assert!(is_known(host), "{host}");
+        }
+        for host in ["evil.example", "evil.example.:9187", "10.0.0.1.evil.example", "x.pool.example.com", "[::1.evil"] {
+            assert!(!is_known(host), "{host}");
+        }
+        assert!(is_known_host(&HeaderMap::new(), &[]), "no browser");
+    }
+
+    #[test]
+    fn pages_behind_tls_are_own_ones() {
+        let own = |origin: &'static str| {
+            let headers = [("host", "pool.example.com"), ("origin", origin)];
+            let headers = headers.into_iter().map(|(name, value)| {
+                (hyper::header::HeaderName::from_static(name), hyper::header::HeaderValue::from_static(value))
+            });
+            is_own_page(&headers.collect())
+        };
+        assert!(own("https://pool.example.com") && own("http://pool.example.com"));
+        for other in ["https://evil.example", "null", "ftp://pool.example.com", "https://pool.example.com:8443"] {
+            assert!(!own(other), "{other}");
+        }
     }
 
     #[test]

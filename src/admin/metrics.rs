@@ -35,6 +35,8 @@ struct Sums {
     pinned: BTreeMap<&'static str, u32>,
     pin_waits: PinWaits,
     most_pinned: u32,
+    starves: bool,
+    starvations: u64,
     paused: bool,
     disabled: bool,
 }
@@ -48,6 +50,7 @@ pub fn prometheus(admin: &Arc<Admin>) -> String {
     process(admin, &view, &mut text);
     states(&sums, &mut text);
     pins(&sums, &mut text);
+    starvation(&sums, &mut text);
     view.share_metrics(|name| label(&view, name).to_owned(), &mut text);
     admin.advice_metrics(|name| view.config.databases.contains_key(name), &mut text);
     counters(&sums, &mut text);
@@ -83,6 +86,8 @@ fn sums(admin: &Admin, view: &View<'_>) -> BTreeMap<String, Sums> {
         for (reason, n) in pool.pinned_by_reason() {
             *sum.pinned.entry(reason).or_default() += n;
         }
+        sum.starves |= pool.starvation().is_starving();
+        sum.starvations += pool.starvation().count();
         let PinWaits { waits, micros } = pool.pin_waits();
         sum.pin_waits.waits += waits;
         sum.pin_waits.micros += micros;
@@ -197,6 +202,19 @@ fn pins(sums: &BTreeMap<String, Sums>, text: &mut Exposition) {
     let mut waited = text.family("carpool_pin_wait_seconds_total", Type::Counter, help);
     for (database, sum) in sums {
         waited.sample(&[("database", database)], seconds(sum.pin_waits.micros));
+    }
+}
+
+fn starvation(sums: &BTreeMap<String, Sums>, text: &mut Exposition) {
+    let help =
+        "1 while all servers are held in transactions that do nothing while their own application waits for another.";
+    let mut starves = text.family("carpool_starving", Type::Gauge, help);
+    for (database, sum) in sums {
+        starves.sample(&[("database", database)], u8::from(sum.starves));
+    }
+    let mut spells = text.family("carpool_starvations_total", Type::Counter, "How often that has begun.");
+    for (database, sum) in sums {
+        spells.sample(&[("database", database)], sum.starvations);
     }
 }
 
@@ -348,11 +366,12 @@ impl From<PoolRow> for PoolInfo {
     }
 }
 
-/// The JSON of `/api/pools`. What failed logins say, names and addresses among it, is for those on this host.
+/// The JSON of `/api/pools`. What failed logins say, names and addresses among it, is for those on this host, and those
+/// who have logged in: who `is_told`.
 ///
 /// # Errors
 /// None that is known.
-pub fn overview(admin: &Admin, is_local: bool) -> serde_json::Result<String> {
+pub fn overview(admin: &Admin, is_told: bool) -> serde_json::Result<String> {
     let view = View::new(admin);
     let database = |pool: &std::sync::Arc<crate::pool::Pool>| {
         let average = admin.history.average(&pool.name, pool.totals(), view.now);
@@ -366,7 +385,7 @@ pub fn overview(admin: &Admin, is_local: bool) -> serde_json::Result<String> {
             queries_per_second: average.queries,
             average_query_microseconds: average.query_time,
             average_wait_microseconds: average.wait_time,
-            login_failure: pool.login_failure().map(|error| match is_local {
+            login_failure: pool.login_failure().map(|error| match is_told {
                 true => error.to_string(),
                 false => "see the log".to_owned(),
             }),

@@ -1,12 +1,13 @@
 //! Layer 8: operations: the admin console and HTTP, for those who run Carpool.
 //!
 //! [`command`] reads what the console is asked, [`show`] answers it with rows that [`collect`] has gathered,
-//! [`operate`] acts on pools, [`session`] speaks the protocol, [`console`] owns the socket; [`http`] serves [`metrics`] and the status
-//! page from the same rows. What changes the running whole (reload, stop) is asked of the composition above
+//! [`operate`] acts on pools, [`session`] speaks the protocol, [`console`] owns the socket; [`http`] serves [`metrics`], and [`web`] the
+//! dashboard, from the same rows. What changes the running whole (reload, stop) is asked of the composition above
 //! through [`Control`].
 
 pub mod advice;
 pub mod audit;
+mod blockers;
 pub mod collect;
 pub mod command;
 pub mod console;
@@ -16,6 +17,7 @@ pub mod http;
 mod local;
 pub mod metrics;
 mod operate;
+mod operator;
 mod peers;
 mod pins;
 mod portal;
@@ -24,10 +26,11 @@ mod shares;
 pub mod show;
 mod sockets;
 mod suspend;
+mod web;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::info;
@@ -38,6 +41,7 @@ use crate::names::DatabaseName;
 use crate::net::timer;
 use crate::stats::Totals;
 use crate::stats::history::History;
+use crate::stats::recent::{self, Gauges, Look, Recent};
 
 /// Orders that wait to be carried out, at most.
 const ORDERS: usize = 16;
@@ -47,6 +51,8 @@ const ORDERS: usize = 16;
 pub enum Order {
     /// Read the configuration again.
     Reload,
+    /// Tell what a reload would change.
+    Plan,
     /// Change a setting until the next reload.
     Set(String, String),
     /// Stop when all clients have left.
@@ -113,10 +119,13 @@ pub struct Admin {
     pub context: Arc<Context>,
     /// For averages.
     pub history: History,
+    /// The last minutes, for the dashboard.
+    pub recent: Recent,
     /// To reload and stop.
     pub control: Control,
     stopping: watch::Receiver<bool>,
     advisor: advice::Advisor,
+    web: web::Web,
     console_logins: AtomicU64,
     console_commands: AtomicU64,
 }
@@ -127,8 +136,9 @@ impl Admin {
     pub fn new(context: Arc<Context>, control: Control, stopping: watch::Receiver<bool>) -> Self {
         let history = History::new(context.started);
         let (console_logins, console_commands) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (recent, web) = (Recent::default(), web::Web::default());
         let advisor = advice::Advisor::default();
-        Self { context, history, control, stopping, advisor, console_logins, console_commands }
+        Self { context, history, recent, control, stopping, advisor, web, console_logins, console_commands }
     }
 
     /// Counts a command on the console.
@@ -147,6 +157,22 @@ impl Admin {
         !*self.stopping.borrow()
     }
 
+    /// Takes a look at every pool, for the dashboard's charts. Costs a few microseconds for each of its servers.
+    fn look(&self) {
+        let look = |pool: &Arc<crate::pool::Pool>| {
+            let mut gauges = Gauges { pinned: pool.pinned_by_reason().values().sum(), ..Gauges::default() };
+            for (_, counts) in pool.counts() {
+                gauges.used += counts.busy;
+                gauges.idle += counts.idle;
+                gauges.waiting += counts.waiting;
+            }
+            Look { name: pool.name.clone(), gauges, totals: pool.totals(), durations: pool.durations() }
+        };
+        let looks: Vec<_> = self.context.pools.all().iter().map(look).collect();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.recent.record(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), &looks);
+    }
+
     /// The sums of every database, the console's included, by name.
     #[must_use]
     pub fn totals(&self) -> Vec<(DatabaseName, Totals)> {
@@ -159,6 +185,15 @@ impl Admin {
         totals.push((collect::CONSOLE.into(), console));
         totals.sort_by(|a, b| a.0.cmp(&b.0));
         totals
+    }
+}
+
+/// Follows the pools for the dashboard, while there is one.
+pub async fn keep_recent(admin: Arc<Admin>) {
+    let mut interval = timer::interval(recent::TICK);
+    loop {
+        interval.tick().await;
+        admin.look();
     }
 }
 

@@ -11,10 +11,12 @@ use tracing::{info, warn};
 
 use super::Admin;
 use super::command::Operation;
+use super::operator::Operator;
+use crate::client::cancel;
 use crate::client::login::CONSOLE_DATABASES;
-use crate::client::registry::{CancelSlot, ClientKind, ClientShared, order};
+use crate::client::registry::{ClientKind, ClientShared, order};
 use crate::error::{ClientError, SqlState};
-use crate::names::DatabaseName;
+use crate::names::{ClientId, DatabaseName};
 use crate::net::timer;
 use crate::pool::Pool;
 use crate::pool::control::Pauser;
@@ -67,7 +69,7 @@ impl Scope {
 }
 
 impl Admin {
-    /// Carries an operation out, for a session of the console.
+    /// Carries an operation out.
     ///
     /// # Errors
     /// Why it could not be, in PgBouncer's words where it has them.
@@ -75,11 +77,11 @@ impl Admin {
         &self,
         operation: Operation,
         database: Option<&str>,
-        console: &ClientShared,
+        by: &Operator<'_>,
     ) -> Result<(), ClientError> {
         let name = operation.name();
         let about = database.map_or_else(String::new, |database| format!(" '{database}'"));
-        info!(client = %console.id, user = %console.user, "{name}{about} command issued");
+        info!("{name}{about} command issued by {by}");
         let pools = &self.context.pools;
         let frozen = pools.is_paused() || self.is_suspended();
         match operation {
@@ -87,7 +89,7 @@ impl Admin {
             _ => {}
         }
         match operation {
-            Operation::Pause(limit) => self.pause(self.scope(database, "pause")?, limit, console).await,
+            Operation::Pause(limit) => self.pause(self.scope(database, "pause")?, limit, by).await,
             Operation::Resume => self.resume(database),
             Operation::Reconnect => {
                 let scope = self.scope(database, "reconnect")?;
@@ -99,7 +101,7 @@ impl Admin {
                 self.kill(&self.scope(database, "kill")?);
                 Ok(())
             }
-            Operation::WaitClose => self.wait_close(&self.scope(database, "wait in")?, console).await,
+            Operation::WaitClose => self.wait_close(&self.scope(database, "wait in")?, by).await,
             Operation::Disable | Operation::Enable => {
                 let disable = operation == Operation::Disable;
                 let Some(database) = database else {
@@ -108,7 +110,7 @@ impl Admin {
                 self.one(database, "disable")?.set_disabled(disable);
                 Ok(())
             }
-            Operation::Suspend => self.suspend(console).await,
+            Operation::Suspend => self.suspend(by).await,
         }
     }
 
@@ -126,7 +128,7 @@ impl Admin {
         context.pools.get(database, &context.config.load()).ok_or_else(|| no_such_database(database))
     }
 
-    async fn pause(&self, scope: Scope, limit: Option<Duration>, console: &ClientShared) -> Result<(), ClientError> {
+    async fn pause(&self, scope: Scope, limit: Option<Duration>, by: &Operator<'_>) -> Result<(), ClientError> {
         let is_new = self.set_paused(&scope, true);
         let look = || {
             let pools = scope.pools(self);
@@ -144,7 +146,7 @@ impl Admin {
         if let Look::NotYet = look() {
             info!("waiting for servers to be released by {}", self.held_up_by(&scope));
         }
-        let waited = self.wait(console, limit, look).await;
+        let waited = self.wait(by, limit, look).await;
         let holders = match waited {
             Waited::Done => return Ok(()),
             _ => self.held_up_by(&scope),
@@ -253,12 +255,34 @@ impl Admin {
         }
     }
 
-    async fn wait_close(&self, scope: &Scope, console: &ClientShared) -> Result<(), ClientError> {
+    /// Ends a client, by its number. Says whether it was there.
+    pub(super) fn kill_client(&self, id: u64, by: &Operator<'_>) -> bool {
+        let client = self.client_numbered(id);
+        if let Some(client) = &client {
+            client.end(order::END_NOW, ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "admin forced disconnect"));
+            info!("KILL_CLIENT {id} command issued by {by}");
+        }
+        client.is_some()
+    }
+
+    /// Cancels what a client runs or waits for. Says whether there was anything; `None` without such a client.
+    pub(super) fn cancel_client(&self, id: u64, by: &Operator<'_>) -> Option<bool> {
+        let client = self.client_numbered(id)?;
+        let any = cancel::spawn_for(&self.context, &client);
+        info!("cancel of client {id} asked for by {by}");
+        Some(any)
+    }
+
+    fn client_numbered(&self, id: u64) -> Option<Arc<ClientShared>> {
+        self.context.registry.find_by_id(ClientId(id))
+    }
+
+    async fn wait_close(&self, scope: &Scope, by: &Operator<'_>) -> Result<(), ClientError> {
         let look = || match scope.pools(self).iter().any(|pool| !pool.outdated().is_empty()) {
             true => Look::NotYet,
             false => Look::Done,
         };
-        match self.wait(console, None, look).await {
+        match self.wait(by, None, look).await {
             Waited::Done => Ok(()),
             _ => {
                 let text = "canceling statement due to user request";
@@ -268,23 +292,17 @@ impl Admin {
         }
     }
 
-    /// Waits for a look to show that it is done. Cancel requests for the console's session reach it meanwhile.
-    pub(super) async fn wait(
-        &self,
-        console: &ClientShared,
-        limit: Option<Duration>,
-        look: impl Fn() -> Look,
-    ) -> Waited {
+    /// Waits for a look to show that it is done, unless whoever asked cancels it.
+    pub(super) async fn wait(&self, by: &Operator<'_>, limit: Option<Duration>, look: impl Fn() -> Look) -> Waited {
         let begun = Instant::now();
-        console.clear_order(order::CANCEL_WAIT);
-        *console.cancel.lock() = CancelSlot::Waiting;
+        by.begin_wait();
         let waited = loop {
             match look() {
                 Look::Done => break Waited::Done,
                 Look::Void => break Waited::Void,
                 Look::NotYet => {}
             }
-            if console.orders() & order::CANCEL_WAIT != 0 {
+            if by.has_cancelled() {
                 break Waited::Cancelled;
             }
             if limit.is_some_and(|limit| begun.elapsed() >= limit) {
@@ -292,7 +310,7 @@ impl Admin {
             }
             timer::sleep(LOOK).await;
         };
-        *console.cancel.lock() = CancelSlot::Idle;
+        by.end_wait();
         waited
     }
 

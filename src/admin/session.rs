@@ -11,10 +11,11 @@ use tracing::info;
 
 use super::command::{self, Command, Shutdown};
 use super::encode::{self, Formats};
+use super::operator::Operator;
 use super::portal::{self, Portal};
 use super::show::Show;
 use super::{Admin, Failure, Order};
-use crate::client::registry::{ClientShared, order};
+use crate::client::registry::ClientShared;
 use crate::config::Plan;
 use crate::error::{ClientError, Severity, SqlState};
 use crate::wire::backend::{self, TransactionStatus, tag as reply};
@@ -30,7 +31,7 @@ const INVALID_CURSOR_NAME: SqlState = SqlState("34000");
 
 const HELP: &str = "
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
-\tSHOW PINS|SHARES|PAUSED|AUDIT|ADVICE
+\tSHOW PINS|SHARES|BLOCKERS|PAUSED|AUDIT|ADVICE
 \tSHOW PEERS|PEER_POOLS
 \tSHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 \tSHOW DNS_HOSTS|DNS_ZONES
@@ -292,7 +293,7 @@ impl Session {
                 "SHUTDOWN"
             }
             Command::Operate(operation, database) => {
-                self.admin.operate(*operation, database.as_deref(), &self.client).await?;
+                self.admin.operate(*operation, database.as_deref(), &Operator::Console(&self.client)).await?;
                 operation.name()
             }
             Command::KillClient(id) => self.kill_client(id)?,
@@ -339,17 +340,9 @@ impl Session {
                 ClientError::error(SqlState::PROTOCOL_VIOLATION, text).hint("SHOW CLIENTS gives it in the column id.")
             );
         };
-        let mut found = false;
-        self.admin.context.registry.for_each(|client| {
-            if client.id.0 == id {
-                client.end(order::END_NOW, ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "admin forced disconnect"));
-                found = true;
-            }
-        });
-        if !found {
+        if !self.admin.kill_client(id, &Operator::Console(&self.client)) {
             return Err(ClientError::error(SqlState::PROTOCOL_VIOLATION, "client not found"));
         }
-        info!(client = %self.client.id, user = %self.client.user, "KILL_CLIENT {id} command issued");
         Ok("KILL_CLIENT")
     }
 }

@@ -12,6 +12,7 @@ pub enum Show {
     ActiveSockets,
     Advice,
     Audit,
+    Blockers,
     Clients,
     Config,
     Databases,
@@ -66,6 +67,7 @@ impl Show {
             "active_sockets" => Self::ActiveSockets,
             "advice" => Self::Advice,
             "audit" => Self::Audit,
+            "blockers" => Self::Blockers,
             "clients" => Self::Clients,
             "config" => Self::Config,
             "databases" => Self::Databases,
@@ -100,6 +102,7 @@ impl Show {
             Self::ActiveSockets | Self::Sockets => rows::ALL_SOCKETS,
             Self::Advice => rows::ADVICE,
             Self::Audit => rows::AUDIT,
+            Self::Blockers => rows::BLOCKERS,
             Self::Clients | Self::Servers => rows::SOCKETS,
             Self::Config => rows::CONFIG,
             Self::Databases => rows::DATABASES,
@@ -147,6 +150,7 @@ impl Show {
             Self::Paused => admin.paused(),
             Self::Advice => admin.advice_rows(),
             Self::Audit => view.audit(),
+            Self::Blockers => view.blockers(),
             Self::Clients => view.clients().into_iter().map(rows::SocketRow::row).collect(),
             Self::Servers => view.servers().into_iter().map(rows::SocketRow::row).collect(),
             Self::Config => config(&view),
@@ -210,7 +214,7 @@ mod tests {
     #[test]
     fn every_row_fills_its_columns() {
         let stand = crate::admin::tests::Stand::new(&["app"]);
-        let names = "active_sockets advice audit clients config databases dns_hosts dns_zones fds lists mem paused peers peer_pools pins pools servers sockets \
+        let names = "active_sockets advice audit blockers clients config databases dns_hosts dns_zones fds lists mem paused peers peer_pools pins pools servers sockets \
             state stats stats_averages stats_totals totals users version timezone";
         for name in names.split_whitespace() {
             let show = Show::named(name).unwrap();

@@ -8,7 +8,8 @@ use tracing::{info, warn};
 
 use super::Admin;
 use super::operate::{LOOK, Look, Waited, already_paused};
-use crate::client::registry::{ClientKind, ClientShared, order};
+use super::operator::Operator;
+use crate::client::registry::{ClientKind, order};
 use crate::error::{ClientError, SqlState};
 use crate::net::timer;
 
@@ -20,7 +21,7 @@ impl Admin {
     }
 
     /// Has everything stand still. Clients whose buffers aren't flushed within `suspend_timeout` are ended.
-    pub(super) async fn suspend(&self, console: &ClientShared) -> Result<(), ClientError> {
+    pub(super) async fn suspend(&self, by: &Operator<'_>) -> Result<(), ClientError> {
         if self.context.pools.all().iter().any(|pool| pool.is_paused()) {
             let text = "cannot suspend with paused databases";
             return Err(ClientError::error(SqlState::PROTOCOL_VIOLATION, text));
@@ -39,7 +40,7 @@ impl Admin {
                 _ => Look::NotYet,
             }
         };
-        match self.wait(console, None, look).await {
+        match self.wait(by, None, look).await {
             Waited::Done => Ok(()),
             _ => {
                 self.unsuspend();

@@ -7,7 +7,7 @@ use tracing::{debug, warn};
 
 use super::Context;
 use super::peers;
-use super::registry::{CancelSlot, order};
+use super::registry::{CancelSlot, ClientShared, order};
 use crate::net::TcpOptions;
 use crate::net::timer;
 use crate::pool::Lease;
@@ -78,22 +78,46 @@ pub async fn request(context: &Context, key: &CancelKey) {
             client
         }
     };
-    let server = {
-        let mut slot = client.cancel.lock();
-        match &mut *slot {
-            CancelSlot::Idle => return,
-            CancelSlot::Waiting => {
-                client.order(order::CANCEL_WAIT);
-                return;
-            }
-            CancelSlot::Replaying { wanted, .. } => {
-                *wanted = true;
-                return;
-            }
-            CancelSlot::Running(server) => (CancelInFlight::begin(server), Arc::clone(server)),
+    if let Due::Send(in_flight, server) = due(&client) {
+        debug!(client = %client.id, server = %server.id, "cancel request");
+        send(in_flight, settings(context), server).await;
+    }
+}
+
+/// Cancels what a client runs or waits for, as a request with its key would. Says whether there was anything.
+pub fn spawn_for(context: &Context, client: &ClientShared) -> bool {
+    match due(client) {
+        Due::Nothing => return false,
+        Due::Noted => {}
+        Due::Send(in_flight, server) => {
+            tokio::spawn(send(in_flight, settings(context), server));
         }
-    };
-    let (in_flight, server) = server;
-    debug!(client = %client.id, server = %server.id, "cancel request");
-    send(in_flight, settings(context), server).await;
+    }
+    true
+}
+
+/// What a cancel of a client comes to.
+enum Due {
+    /// It has asked for nothing.
+    Nothing,
+    /// It, or its task, was told.
+    Noted,
+    /// This is to be sent to its server.
+    Send(CancelInFlight, Arc<ServerShared>),
+}
+
+/// Under the client's slot, so that the server can't change hands before the cancel is counted.
+fn due(client: &ClientShared) -> Due {
+    match &mut *client.cancel.lock() {
+        CancelSlot::Idle => Due::Nothing,
+        CancelSlot::Waiting => {
+            client.order(order::CANCEL_WAIT);
+            Due::Noted
+        }
+        CancelSlot::Replaying { wanted, .. } => {
+            *wanted = true;
+            Due::Noted
+        }
+        CancelSlot::Running(server) => Due::Send(CancelInFlight::begin(server), Arc::clone(server)),
+    }
 }

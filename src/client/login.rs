@@ -37,7 +37,7 @@ use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::startup::{PROTOCOL_3_2, Startup};
 
 /// The longest name of a user or database, bytes: PostgreSQL's `NAMEDATALEN - 1`.
-const NAME_LIMIT: usize = 63;
+pub(super) const NAME_LIMIT: usize = 63;
 /// What the greeting has besides the parameters, bytes: enough for a long cancel key.
 const GREETING_ENDS: usize = 64;
 /// How long an error on its way to a client that doesn't read is kept up.

@@ -5,6 +5,7 @@ pub mod cancel;
 pub mod cert;
 pub mod connection;
 pub mod door;
+pub mod holders;
 pub mod login;
 pub mod peers;
 pub mod registry;

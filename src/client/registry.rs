@@ -455,6 +455,12 @@ impl Registry {
         self.clients.get(&number).map(|client| Arc::clone(&client))
     }
 
+    /// The client with this number. Looks through all of them.
+    #[must_use]
+    pub fn find_by_id(&self, id: ClientId) -> Option<Arc<ClientShared>> {
+        self.clients.iter().find(|client| client.id == id).map(|client| Arc::clone(&client))
+    }
+
     /// All clients.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<ClientShared>> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{AuthType, Host, PoolMode, Secret, ShareBy, Target, Weights};
+use super::{AuthType, Host, HttpAnonymous, PoolMode, Secret, ShareBy, Target, Weights};
 use crate::names::{DatabaseName, UserName};
 use crate::tls::{BindingMode, SslMode, SslNegotiation};
 
@@ -106,6 +106,9 @@ field!(ShareBy, Text, |by| by.as_str().to_owned(), |word: String| {
     ShareBy::ALL.into_iter().find(|by| by.as_str() == word)
 });
 field!(Target, Text, ToString::to_string, |text: String| text.parse().ok());
+field!(HttpAnonymous, Text, |level| level.as_str().to_owned(), |word: String| {
+    HttpAnonymous::ALL.into_iter().find(|level| level.as_str() == word)
+});
 field!(Weights, Weights, Clone::clone, Some);
 field!(BindingMode, Text, |mode| mode.as_str().to_owned(), |word: String| {
     BindingMode::ALL.into_iter().find(|mode| mode.as_str() == word)

@@ -100,7 +100,6 @@ pub(super) static POOLER: &[Foreign] = &[
     no_effect("resolv_conf", "", DNS),
     no_effect("sbuf_loopcnt", "5", "connections take turns by themselves"),
     no_effect("service_name", "pgbouncer", SERVICE),
-    no_effect("tcp_defer_accept", "1", "connections are accepted at once"),
 ];
 
 /// Of a database.

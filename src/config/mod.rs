@@ -49,6 +49,7 @@ mod tls;
 mod toml_file;
 mod url;
 mod userlist;
+mod web;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +67,7 @@ pub use secret::Secret;
 pub use sharing::{ShareBy, Weights};
 pub use target::Target;
 pub use tls::ServerTls;
+pub use web::HttpAnonymous;
 
 /// A length of time as settings spell it: seconds, or a number with its unit.
 #[must_use]
@@ -240,6 +242,10 @@ pub struct Pooler {
     pub http_addr: String,
     /// See `http_addr`.
     pub http_port: Option<u16>,
+    /// What of it needs no login.
+    pub http_anonymous: HttpAnonymous,
+    /// Names with a dot by which browsers may reach it.
+    pub http_hosts: Vec<String>,
     /// Worker threads (Carpool's own); 0: one for every two cores, at most 4 unless set.
     pub worker_threads: usize,
     /// Who this one is among `[peers]`; 0: it has none.
@@ -359,6 +365,10 @@ pub struct Pooler {
     pub server_fast_close: bool,
     /// Ask for session state after every transaction that may have changed it out of sight (Carpool's own).
     pub strict_session_state: bool,
+    /// Keep one server connection of each pool to ask who blocks whom (Carpool's own).
+    pub diagnostic_connection: bool,
+    /// Texts of statements may be shown (Carpool's own).
+    pub show_query_text: bool,
     /// What makes clients a group, which gets servers in turn with others (Carpool's own).
     pub share_by: ShareBy,
     /// What groups may have, in relation to others (Carpool's own).
@@ -439,6 +449,8 @@ pub struct Pooler {
     pub auto_pool_size_delay: Duration,
     /// Clients get a notice when they begin to keep a server (Carpool's own).
     pub pin_notice: bool,
+    /// Connections are accepted when their first bytes are there (`TCP_DEFER_ACCEPT`; Linux).
+    pub tcp_defer_accept: bool,
     /// TCP keepalive on both sides: on, and its timings in seconds (0: system's).
     pub tcp_keepalive: bool,
     /// See `tcp_keepalive`.
@@ -514,6 +526,8 @@ pub struct Database {
     pub share_weights: Option<Weights>,
     /// Overrides `strict_session_state` (Carpool's own).
     pub strict_session_state: Option<bool>,
+    /// Overrides `diagnostic_connection` (Carpool's own).
+    pub diagnostic_connection: Option<bool>,
     /// Overrides the global mode.
     pub pool_mode: Option<PoolMode>,
     /// Client connections to this database; 0: no limit.
@@ -587,6 +601,8 @@ impl Default for Pooler {
             pidfile: None,
             http_addr: "127.0.0.1".into(),
             http_port: None,
+            http_anonymous: HttpAnonymous::Status,
+            http_hosts: Vec::new(),
             worker_threads: 0,
             peer_id: 0,
             pool_mode: PoolMode::Transaction,
@@ -646,6 +662,8 @@ impl Default for Pooler {
             server_round_robin: false,
             server_fast_close: false,
             strict_session_state: false,
+            diagnostic_connection: false,
+            show_query_text: false,
             share_by: ShareBy::None,
             share_weights: Weights::new(),
             query_wait_timeout: seconds(120),
@@ -686,6 +704,7 @@ impl Default for Pooler {
             advisor_target: Target::default(),
             advisor_window: seconds(900),
             auto_pool_size_delay: seconds(300),
+            tcp_defer_accept: true,
             tcp_keepalive: true,
             tcp_keepidle: 0,
             tcp_keepintvl: 0,
@@ -724,6 +743,7 @@ impl Default for Database {
             share_by: None,
             share_weights: None,
             strict_session_state: None,
+            diagnostic_connection: None,
             pool_mode: None,
             max_client_connections: 0,
             server_lifetime: None,

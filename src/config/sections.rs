@@ -121,6 +121,11 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         Kind::Flag,
         "Ask for session state after every transaction that may change it out of sight (triggers, views, …)."
     ),
+    database!(
+        diagnostic_connection,
+        Kind::Flag,
+        "Keep one server connection, within pool_size, to ask who blocks whom while clients wait."
+    ),
     database!(pool_mode, Kind::PoolMode, "When a server is free again."),
     database!(max_client_connections, Kind::ANY_NUMBER, "Client connections at most. 0: no limit.")
         .alias("max_db_client_connections")

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::document::Raw;
 use super::field::{Field, Value};
 use super::kind::Kind;
-use super::{Format, MOST_PEERS, Pooler, ShareBy};
+use super::{Format, HttpAnonymous, MOST_PEERS, Pooler, ShareBy};
 use crate::tls::SslMode;
 
 /// One setting of `T`.
@@ -197,6 +197,16 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     )
     .fixed(),
     pooler!(http_port, Kind::Number(0, 65535), "Port for HTTP. 0: off.").unset("0").fixed(),
+    pooler!(
+        http_anonymous,
+        Kind::Word(&HttpAnonymous::WORDS),
+        "What the dashboard shows without a login: none, status (pools), or read (clients and statements, too)."
+    ),
+    pooler!(
+        http_hosts,
+        Kind::List,
+        "Names with a dot by which browsers reach the dashboard, as behind a proxy. Addresses need none."
+    ),
     pooler!(listen_backlog, Kind::Number(1, 65535), "Connections that may wait to be accepted.").ini("128").fixed(),
     pooler!(so_reuseport, Kind::Flag, "Let several processes listen on the same port (SO_REUSEPORT).").fixed(),
     pooler!(worker_threads, Kind::Number(0, 1024), "Worker threads. 0: one for every two cores, at most 4.").fixed(),
@@ -362,6 +372,16 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         Kind::Flag,
         "Ask for session state after every transaction that may change it out of sight (triggers, views, …)."
     ),
+    pooler!(
+        diagnostic_connection,
+        Kind::Flag,
+        "Keep one server connection of each pool, within pool_size, to ask who blocks whom while clients wait."
+    ),
+    pooler!(
+        show_query_text,
+        Kind::Flag,
+        "Show the texts of statements in SHOW BLOCKERS and on the dashboard, where they are known."
+    ),
     pooler!(query_wait_timeout, Kind::Time, "How long a client may wait for a server. 0: no limit."),
     pooler!(query_wait_notify, Kind::Time, "Send clients a notice when they have waited for so long. 0: never."),
     pooler!(query_timeout, Kind::Time, "How long a query may run. 0: no limit."),
@@ -456,6 +476,11 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         "Facility in the system's log: daemon, user, auth, authpriv, local0 to local7."
     ),
     pooler!(core_dumps, Kind::Flag, "Let the system write core dumps, which hold passwords.").fixed(),
+    pooler!(
+        tcp_defer_accept,
+        Kind::Flag,
+        "Leave connections to the system until their first bytes are there, for a second or two (TCP_DEFER_ACCEPT; Linux)."
+    ),
     pooler!(tcp_keepalive, Kind::Flag, "TCP keepalive, for clients and servers."),
     pooler!(tcp_keepidle, Kind::ANY_NUMBER, "Seconds of silence before the first probe. 0: the system's."),
     pooler!(tcp_keepintvl, Kind::ANY_NUMBER, "Seconds between probes. 0: the system's."),

@@ -4,9 +4,13 @@ use toml::{Table, Value as Toml};
 
 use super::build::FALLBACK;
 use super::field::Value;
+use super::kind::Kind;
 use super::sections::{DATABASE, PEER, USER};
 use super::settings::{POOLER, Setting};
 use super::{Config, Database, Entry, Peer, Pooler, User};
+
+/// In place of a secret.
+const HIDDEN: &str = "(hidden)";
 
 impl Config {
     /// All global settings, by name.
@@ -23,6 +27,23 @@ impl Config {
         let mut entries: Vec<_> = POOLER.iter().map(entry).collect();
         entries.sort_by_key(|entry| entry.name);
         entries
+    }
+
+    /// What the sections of databases and users set, each setting that isn't as it would be anyway, by section. No
+    /// secrets, but that there is one.
+    #[must_use]
+    pub fn section_entries(&self) -> Vec<(String, Vec<Entry>)> {
+        let fallback = self.fallback.iter().map(|database| (FALLBACK, database));
+        let databases = self.databases.iter().map(|(name, database)| (name.as_str(), database)).chain(fallback);
+        let databases = databases.map(|(name, database)| {
+            (format!("databases.{name}"), changed(DATABASE, database, &self.inherited(database)))
+        });
+        let users = self
+            .users
+            .iter()
+            .map(|(name, user)| (format!("users.{name}"), changed(USER, user, &User::inheriting(&self.pooler))));
+        let peers = self.peers.iter().map(|(id, peer)| (format!("peers.{id}"), changed(PEER, peer, &Peer::default())));
+        databases.chain(users).chain(peers).collect()
     }
 
     /// The same configuration in TOML, without what is at its default there. Secrets are written out, but those of
@@ -60,9 +81,14 @@ impl Config {
     }
 
     fn database_table(&self, database: &Database) -> Table {
+        differences(DATABASE, database, &self.inherited(database))
+    }
+
+    /// What a database would be without settings of its own but its size.
+    fn inherited(&self, database: &Database) -> Database {
         let mut inherited = Database::inheriting(&self.pooler);
         inherited.min_pool_size = self.pooler.min_pool_size.min(database.pool_size);
-        differences(DATABASE, database, &inherited)
+        inherited
     }
 }
 
@@ -80,4 +106,17 @@ fn differences<T>(table: &'static [Setting<T>], of: &T, defaults: &T) -> Table {
         }
     }
     written
+}
+
+/// The same, to be shown.
+fn changed<T>(table: &'static [Setting<T>], of: &T, defaults: &T) -> Vec<Entry> {
+    let changed = table.iter().filter(|setting| (setting.get)(of) != (setting.get)(defaults));
+    let entry = |setting: &'static Setting<T>| Entry {
+        name: setting.name,
+        value: if setting.kind == Kind::Secret { HIDDEN.to_owned() } else { setting.text(of) },
+        default: setting.text(defaults),
+        changeable: setting.changeable,
+        doc: setting.doc,
+    };
+    changed.map(entry).collect()
 }

@@ -96,7 +96,7 @@ impl TcpSocket {
 
     fn new(listener: TcpListener, pooler: &Pooler) -> io::Result<Self> {
         let options = TcpOptions::from(pooler);
-        options.apply(&listener)?;
+        set_options(&listener, &options)?;
         let addr = listener.local_addr()?;
         let local = (!addr.ip().is_unspecified()).then_some(addr);
         Ok(Self { listener, local, options })
@@ -106,7 +106,7 @@ impl TcpSocket {
     async fn accept(&mut self, options: TcpOptions) -> io::Result<Accepted> {
         const INHERITED: bool = cfg!(target_os = "linux");
         if INHERITED && self.options != options {
-            options.apply(&self.listener)?;
+            set_options(&self.listener, &options)?;
             self.options = options;
         }
         let (stream, addr) = self.listener.accept().await?;
@@ -116,6 +116,27 @@ impl TcpSocket {
         let local = self.local.or_else(|| stream.local_addr().ok());
         Ok(Accepted { stream: Stream::Tcp(stream), peer: Peer::Tcp(addr), local })
     }
+}
+
+/// Sets what is of the listening socket itself, and what it hands down.
+fn set_options(listener: &TcpListener, options: &TcpOptions) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    nix::sys::socket::setsockopt(listener, defer::DeferAccept, &options.defer_accept)?;
+    options.apply(listener)
+}
+
+#[cfg(target_os = "linux")]
+mod defer {
+    use nix::sys::socket::sockopt::SetBool;
+
+    /// `TCP_DEFER_ACCEPT`. A client speaks first, so nothing is to be done for one before it has: with its first bytes
+    /// there the accepting and the reading are one turn of the event loop. The number is of seconds, in which the system
+    /// repeats its part of the handshake once; after that a silent connection is accepted all the same, and is
+    /// subject to `client_login_timeout` and `max_login_connections`.
+    #[derive(Clone)]
+    pub(super) struct DeferAccept;
+
+    nix::setsockopt_impl!(DeferAccept, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, bool, SetBool);
 }
 
 /// Opens every listening socket that the settings ask for; those that the service manager hands over take their

@@ -78,6 +78,8 @@ impl std::fmt::Display for Peer {
 /// The `tcp_*` settings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TcpOptions {
+    /// For listening sockets: see `listener`.
+    defer_accept: bool,
     keepalive: bool,
     idle: u32,
     interval: u32,
@@ -89,6 +91,7 @@ pub struct TcpOptions {
 impl From<&Pooler> for TcpOptions {
     fn from(pooler: &Pooler) -> Self {
         Self {
+            defer_accept: pooler.tcp_defer_accept,
             keepalive: pooler.tcp_keepalive,
             idle: pooler.tcp_keepidle,
             interval: pooler.tcp_keepintvl,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::starvation::Spells;
 use crate::names::ServerId;
 use crate::server::ServerShared;
 use crate::stats::Totals;
@@ -22,6 +23,8 @@ pub(super) struct Books {
     past_durations: Mutex<Durations>,
     /// Rare events.
     pub(super) happenings: Happenings,
+    /// When it starved.
+    pub(super) starvation: Spells,
 }
 
 impl Books {

@@ -117,6 +117,7 @@ impl Pool {
             *self.control.paused_since.lock() = None;
         }
         self.listening.look();
+        self.diagnosis.look();
         self.pump();
         before & by as u8 != 0
     }
@@ -205,6 +206,7 @@ impl Pool {
             background::close(pooled, background::Slot::Closing);
         }
         self.listening.look();
+        self.diagnosis.look();
         self.pump();
     }
 

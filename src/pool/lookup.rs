@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Pool, PoolUser};
+use super::{Pool, PoolUser, Purpose, diagnosis};
 use crate::auth::ServerCredentials;
 use crate::names::UserName;
 
@@ -17,13 +17,23 @@ const SERVERS: u32 = 1;
 impl Pool {
     /// The pool's user that looks accounts up as the role `name`. Credentials given here are the newest ones.
     pub fn lookup_user(&self, name: &UserName, credentials: ServerCredentials) -> Arc<PoolUser> {
+        self.user_apart(name, credentials, Purpose::Lookup)
+    }
+
+    /// A user of the pool that no client has, as the role `name`.
+    pub(super) fn user_apart(
+        &self,
+        name: &UserName,
+        credentials: ServerCredentials,
+        purpose: Purpose,
+    ) -> Arc<PoolUser> {
         let mut users = self.users.lock();
-        if let Some(user) = users.lookups.get(name) {
+        if let Some(user) = users.apart.get(&(purpose, name.clone())) {
             user.renew(credentials);
             return Arc::clone(user);
         }
-        let user = self.new_user(name, credentials, Some(SERVERS), true);
-        users.lookups.insert(name.clone(), Arc::clone(&user));
+        let user = self.new_user(name, credentials, Some(SERVERS), purpose);
+        users.apart.insert((purpose, name.clone()), Arc::clone(&user));
         users.list.push(Arc::clone(&user));
         user
     }
@@ -38,9 +48,11 @@ impl Pool {
 impl PoolUser {
     /// What its servers are told at login.
     pub(super) fn startup_parameters(&self) -> Vec<(String, String)> {
-        match self.looks_up {
-            true => vec![("application_name".into(), NAME.into())],
-            false => Vec::new(),
-        }
+        let name = match self.purpose {
+            Purpose::Clients => return Vec::new(),
+            Purpose::Lookup => NAME,
+            Purpose::Diagnosis => diagnosis::NAME,
+        };
+        vec![("application_name".into(), name.into())]
     }
 }

@@ -8,6 +8,7 @@ mod background;
 mod books;
 pub mod control;
 mod demand;
+pub mod diagnosis;
 pub mod directory;
 mod kept;
 pub mod line;
@@ -20,6 +21,7 @@ pub mod quota;
 pub mod sharing;
 pub mod spec;
 pub mod start;
+pub mod starvation;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -173,14 +175,24 @@ pub struct Welcome {
     pub baseline: Arc<Settings>,
 }
 
+/// What a user's servers are for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Purpose {
+    /// Clients.
+    Clients,
+    /// `auth_query` alone, see [`lookup`].
+    Lookup,
+    /// Questions about the pool's other servers, see [`diagnosis`].
+    Diagnosis,
+}
+
 /// One user of a pool, as the server knows it.
 #[derive(Debug)]
 pub struct PoolUser {
     /// The role that servers are logged in as.
     pub name: UserName,
     index: UserIndex,
-    /// Its servers are for `auth_query` alone.
-    looks_up: bool,
+    purpose: Purpose,
     /// After a login that was refused for good: when another may be begun that nobody waits for.
     rests_until: Mutex<Option<Instant>>,
     /// What logs it in.
@@ -218,8 +230,8 @@ const CANONICAL_LIMIT: usize = 1024;
 #[derive(Debug, Default)]
 struct Users {
     by_name: HashMap<UserName, Arc<PoolUser>>,
-    /// Those that run `auth_query`; see [`lookup`].
-    lookups: HashMap<UserName, Arc<PoolUser>>,
+    /// Those that no client has.
+    apart: HashMap<(Purpose, UserName), Arc<PoolUser>>,
     list: Vec<Arc<PoolUser>>,
 }
 
@@ -297,6 +309,7 @@ pub struct Pool {
     pins: pins::Budget,
     /// Who listens, by one connection for all.
     listening: listening::Shared,
+    diagnosis: diagnosis::Shared,
 }
 
 /// What [`Pool::checkout`] gives.
@@ -333,6 +346,7 @@ impl Pool {
         queue.set_weights(&spec.share_weights);
         Arc::new(Self {
             listening: listening::Shared::new(name.as_str()),
+            diagnosis: diagnosis::Shared::default(),
             name,
             tables,
             queue: Mutex::new(queue),
@@ -358,7 +372,7 @@ impl Pool {
             self.queue.lock().set_user_limit(user.index, share);
             return Arc::clone(user);
         }
-        let user = self.new_user(name, credentials, share, false);
+        let user = self.new_user(name, credentials, share, Purpose::Clients);
         users.by_name.insert(name.clone(), Arc::clone(&user));
         users.list.push(Arc::clone(&user));
         user
@@ -375,10 +389,10 @@ impl Pool {
         name: &UserName,
         credentials: ServerCredentials,
         share: Option<u32>,
-        looks_up: bool,
+        purpose: Purpose,
     ) -> Arc<PoolUser> {
         // Lookups let users in whatever the role that does them has: it must never wait for itself.
-        let quota = (!looks_up).then(|| self.quotas.of(name));
+        let quota = (purpose == Purpose::Clients).then(|| self.quotas.of(name));
         let mut queue = self.queue.lock();
         let index = queue.add_user(share, quota);
         queue.set_user_weight(index, self.spec.load().user_weight(name));
@@ -386,7 +400,7 @@ impl Pool {
         Arc::new(PoolUser {
             name: name.clone(),
             index,
-            looks_up,
+            purpose,
             rests_until: Mutex::default(),
             credentials: Mutex::new(credentials),
             welcome: ArcSwapOption::empty(),
@@ -504,19 +518,24 @@ impl Pool {
         !waiting_out && !self.retired.load(Ordering::Relaxed)
     }
 
-    /// What is to be done from time to time: those who have waited too long are told, idle servers past their
-    /// time are closed, the minimum is kept, logins are tried again.
-    pub fn tick(self: &Arc<Self>, now: Instant) {
-        let spec = self.spec.load_full();
-        if !spec.wait_timeout.is_zero() {
-            if let Some(deadline) = now.checked_sub(spec.wait_timeout) {
-                let overdue = self.queue.lock().take_overdue(deadline);
-                for ticket in overdue {
-                    let error = self.wait_timeout_error(spec.wait_timeout, now);
-                    drop(ticket.grant.give(Err(error)));
-                }
+    /// What is to be done from time to time: those who have waited too long are told, with what `holders` says of those
+    /// who have the servers; see also [`Pool::sweep`].
+    pub fn tick(self: &Arc<Self>, now: Instant, holders: impl FnOnce() -> String) {
+        let wait_timeout = self.spec.load().wait_timeout;
+        let deadline = now.checked_sub(wait_timeout).filter(|_| !wait_timeout.is_zero());
+        let overdue = deadline.map(|deadline| self.queue.lock().take_overdue(deadline)).unwrap_or_default();
+        if !overdue.is_empty() {
+            let error = self.wait_timeout_error(wait_timeout, now, holders);
+            for ticket in overdue {
+                drop(ticket.grant.give(Err(error.clone())));
             }
         }
+        self.sweep(now);
+    }
+
+    /// Idle servers past their time are closed, the minimum is kept, logins are tried again.
+    fn sweep(self: &Arc<Self>, now: Instant) {
+        let spec = self.spec.load_full();
         // What is outdated became idle at the moment that it was outdated, and goes whatever the minimum.
         let outdated = |pooled: &Pooled, _: Instant| self.is_outdated(&pooled.server.shared);
         let mut expired = self.queue.lock().take_expired(0, |pooled, since| outdated(pooled, since));
@@ -530,6 +549,7 @@ impl Pool {
         }
         self.stretch(&spec, now);
         self.keep_minimum(spec.min_size, now);
+        self.keep_diagnosing(now);
         self.pump();
     }
 
@@ -541,7 +561,9 @@ impl Pool {
     }
 
     fn keep_minimum(self: &Arc<Self>, min_size: u32, now: Instant) {
-        let Some(user) = self.users.lock().list.iter().find(|user| !user.looks_up).cloned() else { return };
+        let Some(user) = self.users.lock().list.iter().find(|user| user.purpose == Purpose::Clients).cloned() else {
+            return;
+        };
         if user.rests_until.lock().is_some_and(|until| until > now) {
             return;
         }
@@ -555,7 +577,7 @@ impl Pool {
         }
     }
 
-    fn wait_timeout_error(&self, waited: Duration, now: Instant) -> ClientError {
+    fn wait_timeout_error(&self, waited: Duration, now: Instant, holders: impl FnOnce() -> String) -> ClientError {
         let error =
             ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "query_wait_timeout").hint(match self.is_paused() {
                 true => "RESUME on the console ends the pause; see query_wait_timeout.",
@@ -563,31 +585,20 @@ impl Pool {
                 false => "See query_wait_timeout, pool_size, share_by and share_weights; SHOW SHARES on the console.",
             });
         let waited = format!("No server connection of database \"{}\" came free within {waited:?}.", self.name);
-        error.detail(format!("{waited} {}", self.why_waiting(now)))
+        error.detail(format!("{waited} {}", self.why_waiting(now, holders)))
     }
 
-    /// Who holds the servers, or why there are none: a sentence.
-    #[must_use]
-    pub fn why_waiting(&self, now: Instant) -> String {
-        let mut holders: Vec<_> =
-            self.servers().iter().filter_map(|s| Some((s.holder.lock().clone()?, s.user.clone()))).collect();
+    /// Who holds the servers, as `holders` says, or why there are none: sentences.
+    fn why_waiting(&self, now: Instant, holders: impl FnOnce() -> String) -> String {
         if let Some(paused) = self.paused_for(now) {
             let seconds = paused.as_secs_f64();
             return format!("It has been paused for {seconds:.1} s, by PAUSE or KILL on the console, until RESUME.");
         }
-        if let (true, Some(error)) = (holders.is_empty(), &self.backoff.lock().last) {
+        let nobody = || self.servers().iter().all(|server| server.holder.lock().is_none());
+        if let Some(error) = self.backoff.lock().last.as_ref().filter(|_| nobody()) {
             return format!("The last login failed: {error}.");
         }
-        holders.sort_by_key(|(holder, _)| holder.since);
-        let size = self.size();
-        let held = |holder: &Holder| now.saturating_duration_since(holder.since);
-        let longest = holders.iter().take(pins::NAMED);
-        let longest: Vec<_> = longest.map(|(holder, user)| pins::who(holder, user, held(holder))).collect();
-        let used = match longest.is_empty() {
-            true => format!("None of {size} is in use."),
-            false => format!("{} of {size} are in use, longest by: {}.", holders.len(), longest.join(", ")),
-        };
-        format!("{used}{}{}", self.why_pinned(), self.why_limited())
+        format!("{}{}{}", holders(), self.why_pinned(), self.why_limited())
     }
 
     /// A sentence about users who have all that they may have of all pools; empty for none.
@@ -609,7 +620,8 @@ impl Pool {
         // They find out that their ticket is void and look for the pool that has taken over, if any.
         drop(waiting);
         self.stop_listening();
-        self.tick(Instant::now());
+        self.diagnosis.look();
+        self.sweep(Instant::now());
     }
 
     /// Whether [`Pool::retire`] was called.
@@ -633,6 +645,7 @@ impl Pool {
         self.spec.store(Arc::new(spec));
         drop((queue, users));
         self.listening.look();
+        self.diagnosis.look();
         self.pump();
     }
 
@@ -651,6 +664,12 @@ impl Pool {
         // One who runs auth_query may be a client's user as well.
         users.iter().for_each(|u| sums.entry(u.name.clone()).or_default().add(queue.counts(u.index)));
         sums.into_iter().collect()
+    }
+
+    /// When it starved.
+    #[must_use]
+    pub fn starvation(&self) -> &starvation::Spells {
+        &self.books.starvation
     }
 
     /// Its servers, for SHOW SERVERS; those of a pool whose place it has taken included.

@@ -156,6 +156,7 @@ pub(super) fn who(holder: &Holder, user: &UserName, held: Duration) -> String {
     match holder.client {
         ClientId::LISTENER => format!("the connection that listens for all clients for {seconds:.1} s"),
         ClientId::LOOKUP => format!("the connection that runs auth_query (user \"{user}\") for {seconds:.1} s"),
+        ClientId::DIAGNOSIS => format!("the diagnostic connection for {seconds:.1} s"),
         client => format!("{client} (user \"{user}\") for {seconds:.1} s"),
     }
 }

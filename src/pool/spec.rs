@@ -38,6 +38,8 @@ pub struct Spec {
     pub share_weights: Arc<Weights>,
     /// `strict_session_state`.
     pub strict_session_state: bool,
+    /// `diagnostic_connection`.
+    pub diagnoses: bool,
     /// `query_wait_timeout`.
     pub wait_timeout: Duration,
     /// `server_connect_timeout`.
@@ -111,6 +113,7 @@ impl Spec {
             share_by: database.share_by.unwrap_or(pooler.share_by),
             share_weights: Arc::new(database.share_weights.as_ref().unwrap_or(&pooler.share_weights).clone()),
             strict_session_state: database.strict_session_state.unwrap_or(pooler.strict_session_state),
+            diagnoses: database.diagnostic_connection.unwrap_or(pooler.diagnostic_connection),
             wait_timeout: database.query_wait_timeout.unwrap_or(pooler.query_wait_timeout),
             connect_timeout: pooler.server_connect_timeout,
             login_retry: pooler.server_login_retry,

@@ -5,6 +5,7 @@ pub mod log;
 pub mod orders;
 pub mod process;
 pub mod reload;
+mod starvation;
 pub mod stop;
 mod systemd;
 pub mod timeouts;
@@ -21,8 +22,8 @@ use tokio::sync::watch;
 use tracing::info;
 
 use crate::admin::{self, Admin, Control};
-use crate::client::Context;
 use crate::client::login::forced_login;
+use crate::client::{Context, holders};
 use crate::config::{Config, ConfigErrors, Draft};
 use crate::net::listener;
 use crate::net::timer;
@@ -123,6 +124,7 @@ pub async fn run(loaded: Loaded, source: Source, log: LogControl) -> io::Result<
     if let Some(listener) = http {
         info!("serving HTTP on {}", listener.local_addr()?);
         recurring.spawn(admin::http::serve(listener, Arc::clone(&admin)));
+        recurring.spawn(admin::keep_recent(Arc::clone(&admin)));
     }
     info!("process up: Carpool {}", env!("CARGO_PKG_VERSION"));
     traces::follow(&context);
@@ -148,7 +150,7 @@ async fn tick(context: Arc<Context>) {
         interval.tick().await;
         let now = Instant::now();
         for pool in context.pools.all() {
-            pool.tick(now);
+            pool.tick(now, || holders::look(&context, &pool, now).sentences());
         }
         context.pools.balance();
         context.door.end_late(context.config.load().pooler.client_login_timeout, now);
@@ -161,6 +163,7 @@ async fn tick(context: Arc<Context>) {
         if (now - begun).as_secs() != (before - begun).as_secs() {
             forget_unused(&context, now);
             warm_up(&context);
+            starvation::look(&context, now);
         }
         before = now;
     }

@@ -80,6 +80,7 @@ pub async fn handle(
             Asked::Order(Request { order, outcome }) => {
                 let done = match order {
                     Order::Reload => keeper.reload().await.map_err(Failure::Reload),
+                    Order::Plan => keeper.plan().await.map_err(Failure::Reload),
                     Order::Set(key, value) => keeper.set(&key, &value).await.map_err(Failure::Set),
                     ref stopping => begin_to_stop(stop, stopping),
                 };
@@ -113,7 +114,7 @@ async fn hasten(mut signals: Signals, mut orders: mpsc::Receiver<Request>, stop:
 
 fn begin_to_stop(stop: &Stop, order: &Order) -> Outcome {
     stop.begin(match order {
-        Order::Reload | Order::Set(..) => return Err(Failure::Gone),
+        Order::Reload | Order::Plan | Order::Set(..) => return Err(Failure::Gone),
         Order::StopAfterClients => How::AfterClients,
         Order::StopAfterTransactions => How::AfterTransactions,
         Order::StopNow => How::AtOnce,

@@ -39,11 +39,19 @@ impl Keeper {
         outcome
     }
 
-    async fn read_again(&mut self) -> Result<Plan, String> {
+    /// What a reload would change now. Secrets are read for it as for a reload, commands included.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub async fn plan(&self) -> Result<Plan, String> {
+        let Loaded { config, .. } = self.read().await?;
+        Ok(Plan::new(&self.context.config.load(), &config))
+    }
+
+    /// Reads the configuration, which changes nothing yet.
+    async fn read(&self) -> Result<Loaded, String> {
         let Origin::File(path) = &self.source.origin else {
-            let text = "nothing to reload: the configuration came from the environment";
-            info!("{text}");
-            return Err(text.into());
+            return Err("nothing to reload: the configuration came from the environment".into());
         };
         let path = path.display().to_string();
         // Files are read and commands run, which may take their time.
@@ -51,22 +59,30 @@ impl Keeper {
         let Ok(loaded) = tokio::task::spawn_blocking(move || source.load()).await else {
             return Err(format!("{path} could not be read, nothing has changed"));
         };
-        match loaded {
-            Ok(Loaded { config, draft }) => {
-                for warning in &config.warnings {
-                    warn!("{warning}");
-                }
-                self.draft = draft;
-                let plan = self.apply(config);
-                info!("reloaded {path}: {plan}");
-                Ok(plan)
+        loaded.map_err(|errors| format!("{path} was not reloaded, nothing has changed:\n{errors}"))
+    }
+
+    async fn read_again(&mut self) -> Result<Plan, String> {
+        let Loaded { config, draft } = match self.read().await {
+            Ok(loaded) => loaded,
+            Err(text) if matches!(self.source.origin, Origin::Url(_)) => {
+                info!("{text}");
+                return Err(text);
             }
-            Err(errors) => {
-                let text = format!("{path} was not reloaded, nothing has changed:\n{errors}");
+            Err(text) => {
                 error!("{text}");
-                Err(text)
+                return Err(text);
             }
+        };
+        for warning in &config.warnings {
+            warn!("{warning}");
         }
+        self.draft = draft;
+        let plan = self.apply(config);
+        if let Origin::File(path) = &self.source.origin {
+            info!("reloaded {}: {plan}", path.display());
+        }
+        Ok(plan)
     }
 
     /// Changes one setting until the next reload.

@@ -86,6 +86,39 @@ impl Buckets {
     }
 }
 
+impl Buckets {
+    /// What came since `before`. A pool that was made anew meanwhile counts from zero.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i].saturating_sub(before.0[i])))
+    }
+
+    /// The time in microseconds that a part of all, `share` of 1, took no longer than, with further `immediate` ones
+    /// that took no time. Within a bucket times count as spread evenly; those past the last bound are given as
+    /// that. `None` where there is nothing.
+    #[must_use]
+    pub fn quantile(&self, share: f64, immediate: u64) -> Option<u64> {
+        let all = self.count().saturating_add(immediate);
+        if all == 0 {
+            return None;
+        }
+        let rank = (share * all as f64).max(f64::MIN_POSITIVE) - immediate as f64;
+        if rank <= 0.0 {
+            return Some(0);
+        }
+        let (mut below, mut from) = (0u64, 0u64);
+        for (bound, &n) in BOUNDS.iter().zip(&self.0) {
+            if n > 0 && rank <= (below + n) as f64 {
+                let part = (rank - below as f64) / n as f64;
+                return Some(from + ((bound - from) as f64 * part).round() as u64);
+            }
+            below += n;
+            from = *bound;
+        }
+        Some(from)
+    }
+}
+
 impl Add for Buckets {
     type Output = Self;
 
@@ -117,6 +150,18 @@ impl Add for Durations {
     }
 }
 
+impl Durations {
+    /// As [`Buckets::since`], of each.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            waits: self.waits.since(&before.waits),
+            transactions: self.transactions.since(&before.transactions),
+            queries: self.queries.since(&before.queries),
+        }
+    }
+}
+
 impl AddAssign for Durations {
     fn add_assign(&mut self, other: Self) {
         *self = *self + other;
@@ -142,6 +187,25 @@ mod tests {
         assert_eq!(cumulative[18], (None, 7));
         assert_eq!(buckets.count(), 7);
         assert!(BOUNDS.is_sorted());
+    }
+
+    #[test]
+    fn quantiles_lie_within_their_bucket() {
+        let histograms = Histograms::default();
+        assert_eq!(histograms.read().waits.quantile(0.5, 0), None, "nothing");
+        assert_eq!(histograms.read().waits.quantile(0.99, 7), Some(0), "nobody had to wait");
+        for micros in [200, 200, 200, 200, 7_000, u64::MAX] {
+            histograms.observe(What::Wait, Bucket::of(micros));
+        }
+        let waits = histograms.read().waits;
+        let median = waits.quantile(0.5, 0).unwrap();
+        assert!((100..=250).contains(&median), "{median}");
+        let most = waits.quantile(0.75, 0).unwrap();
+        assert!((5_000..=10_000).contains(&most), "{most}");
+        assert_eq!(waits.quantile(1.0, 0), Some(60_000_000), "as far as is known");
+        assert_eq!(waits.quantile(0.5, 100), Some(0), "most had none");
+        assert_eq!(waits.since(&waits).quantile(0.5, 0), None);
+        assert_eq!(waits.since(&Buckets::default()), waits);
     }
 
     #[test]

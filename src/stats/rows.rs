@@ -325,6 +325,31 @@ pub const PINS: &[Column] = &[
     text("last_command"),
 ];
 
+/// SHOW BLOCKERS, Carpool's own. The first columns are the pool's, the others of one who holds a server of it.
+/// Microseconds: how long the first client in the queue has waited (`maxwait_us`), for how long the server has been held,
+/// and for how long its holder has been in its state. `waits_for` and `blocked_by` are known with `diagnostic_connection`,
+/// `query` with `show_query_text` besides.
+pub const BLOCKERS: &[Column] = &[
+    text("database"),
+    int("cl_waiting"),
+    Column::long("maxwait_us"),
+    text("user"),
+    text("client"),
+    int("client_id"),
+    text("application_name"),
+    text("addr"),
+    text("server"),
+    int("server_pid"),
+    Column::long("held_us"),
+    text("state"),
+    Column::long("state_us"),
+    text("pinned"),
+    text("waits_for"),
+    text("blocked_by"),
+    text("query"),
+    text("starved_by"),
+];
+
 /// SHOW SHARES, Carpool's own. `sv_active` are the servers that a group has, `waits` those that it got after waiting,
 /// and `wait_time` is the microseconds that it waited for these.
 pub const SHARES: &[Column] = &[

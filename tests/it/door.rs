@@ -15,7 +15,7 @@ fn login(carpool: &Carpool, user: &str) -> Vec<u8> {
 
 #[test]
 fn connections_of_one_address_are_limited() {
-    let carpool = Carpool::start(&Setup::pooler("max_client_conn_per_address = 3"));
+    let carpool = Carpool::start(&Setup::pooler("max_client_conn_per_address = 3\ntcp_defer_accept = false"));
     let mut clients: Vec<_> = (0..2).map(|_| carpool.client()).collect();
     // One that says nothing counts, too.
     let silent = Raw::connect(carpool.port);

@@ -1,29 +1,11 @@
 //! Clients that keep their server between transactions: who can see it, who is told, and keeping one by hand.
 
+use crate::harness::console::{rows, value};
 use crate::harness::postgres::free_port;
 use crate::harness::raw::{V3_0, bind, execute, parse, query, startup, sync};
 use crate::harness::{Carpool, Message, Raw, Setup, eventually, http};
 
 const PIN: &str = "create temp table kept (a int)";
-
-/// The rows of a console command by the names of their columns.
-fn rows(carpool: &Carpool, command: &str) -> Vec<Vec<(String, String)>> {
-    let mut console = Raw::login(carpool.port, "postgres", "pgbouncer");
-    let replies = console.query(command);
-    let head = replies.iter().find(|m| m.tag == b'T').unwrap_or_else(|| panic!("{replies:?}"));
-    let mut rest = &head.body[2..];
-    let mut names = Vec::new();
-    while let Some(end) = rest.iter().position(|&b| b == 0) {
-        names.push(String::from_utf8_lossy(&rest[..end]).into_owned());
-        rest = &rest[end + 19..];
-    }
-    let row = |m: &Message| names.iter().cloned().zip(m.columns().into_iter().map(Option::unwrap_or_default)).collect();
-    replies.iter().filter(|m| m.tag == b'D').map(row).collect()
-}
-
-fn value<'r>(row: &'r [(String, String)], column: &str) -> &'r str {
-    &row.iter().find(|(name, _)| name == column).unwrap_or_else(|| panic!("no {column} in {row:?}")).1
-}
 
 /// SHOW PINS, once there are so many.
 fn pins(carpool: &Carpool, n: usize) -> Vec<Vec<(String, String)>> {

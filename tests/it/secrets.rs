@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 
+use crate::harness::http::request;
 use crate::harness::postgres::free_port;
 use crate::harness::{Carpool, Postgres, Setup, http};
 use crate::startup::psql;
@@ -97,6 +98,16 @@ fn planted_secrets_show_nowhere() {
     }
     for path in ["/", "/metrics", "/api/pools", "/api/audit", "/readyz", "/nowhere"] {
         shown += &http(port, "GET", path).1;
+    }
+    let credentials = "{\"user\": \"a\", \"password\": \"pl4nted-plain\"}";
+    let login = request(port, "POST", "/api/login", &[("Content-Type", "application/json")], credentials);
+    assert_eq!(login.status, 200, "{}", login.body);
+    shown += &login.body;
+    let cookie = login.header("set-cookie").unwrap().split(';').next().unwrap();
+    for path in ["/api/config", "/api/clients", "/api/servers", "/api/pools", "/api/history", "/api/session"] {
+        let answer = request(port, "GET", path, &[("Cookie", cookie)], "");
+        assert_eq!(answer.status, 200, "{path}");
+        shown += &answer.body;
     }
     // A reload that fails, with each secret's line among those that are wrong.
     let broken = std::fs::read_to_string(&carpool.config)

@@ -2,6 +2,7 @@ use super::*;
 use crate::admin::tests::Stand;
 use crate::client::Context;
 use crate::client::door;
+use crate::client::registry::order;
 use crate::client::registry::{Admission, ClientKind, Identity, Registered, Registry};
 use crate::config::SetError;
 use crate::net::Peer;

@@ -7,6 +7,7 @@
 mod ldap;
 pub mod outside;
 mod pam;
+pub mod password;
 mod system;
 
 use std::sync::Arc;

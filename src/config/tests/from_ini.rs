@@ -295,16 +295,11 @@ fn a_broken_file() {
 
 #[test]
 fn what_has_no_effect_is_a_warning() {
-    let config = ini("[pgbouncer]\npkt_buf = 8192\nresolv_conf = /y\ntcp_defer_accept = 0\ndns_max_ttl = 3\n\
+    let config = ini("[pgbouncer]\npkt_buf = 8192\nresolv_conf = /y\ndns_max_ttl = 3\n\
                       [databases]\na = reserve_pool=3 load_balance_hosts=disable\n[users]\nu = query_wait_timeout=4\n");
     let keys: BTreeSet<_> = config.warnings.iter().map(|warning| warning.split(": ").nth(1).unwrap()).collect();
-    let expected = [
-        "pgbouncer.pkt_buf",
-        "pgbouncer.resolv_conf",
-        "pgbouncer.tcp_defer_accept",
-        "pgbouncer.dns_max_ttl",
-        "users.u.query_wait_timeout",
-    ];
+    let expected =
+        ["pgbouncer.pkt_buf", "pgbouncer.resolv_conf", "pgbouncer.dns_max_ttl", "users.u.query_wait_timeout"];
     assert_eq!(keys, BTreeSet::from(expected));
     assert!(config.warnings.iter().any(|w| w == "c.ini:2: pgbouncer.pkt_buf: has no effect: buffers fit themselves"));
 }

@@ -44,13 +44,14 @@ impl Setup {
     /// users with passwords are known.
     pub fn toml(&self, postgres: &Postgres, database: &str) -> String {
         let auth = if self.pooler.contains("auth_type") { "" } else { "auth_type = \"trust\"" };
+        let admins = if self.pooler.contains("admin_users") { "" } else { "admin_users = [\"postgres\"]" };
         let listen = if self.pooler.contains("listen_port") { "" } else { "listen_port = 0" };
         let Self { pooler, database: lines, sections, .. } = self;
         let users = self.users();
         let host = if lines.contains("host") { "" } else { "host = \"127.0.0.1\"" };
         let port = if lines.contains("port") { String::new() } else { format!("port = {}", postgres.port) };
         format!(
-            "[pooler]\n{listen}\n{auth}\nadmin_users = [\"postgres\"]\n{pooler}\n\
+            "[pooler]\n{listen}\n{auth}\n{admins}\n{pooler}\n\
              [databases.{database}]\n{port}\n{host}\n{lines}\n\
              [users.postgres]\n[users.app]\n{users}{sections}\n"
         )

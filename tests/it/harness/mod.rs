@@ -4,6 +4,7 @@
 //! ends with the test process, however that ends.
 
 pub mod carpool;
+pub mod console;
 pub mod http;
 pub mod postgres;
 pub mod proxy;
