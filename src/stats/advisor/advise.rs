@@ -422,7 +422,8 @@ fn verdict(advice: &Advice, target: &Target) -> String {
         Some(_) => format!("{size} servers are what \"{target}\" takes{range}"),
     };
     // Writing to a String can't fail.
-    if let Some(enough) = advice.enough.filter(|enough| *enough < advice.recommended.unwrap_or(MOST)) {
+    let slows_down = advice.contention.growth > 1.1;
+    if let Some(enough) = advice.enough.filter(|n| slows_down && *n < advice.recommended.unwrap_or(MOST)) {
         let _ = write!(text, "; beyond {enough} the waiting only moves into the database: responses get no faster");
     }
     if !advice.contention.is_known {
