@@ -299,19 +299,19 @@ impl Session {
                 operation.name()
             }
             Command::KillClient(id) => self.kill_client(id)?,
-            Command::Record(id) => {
-                let path = record::record(&self.admin, id).await?;
-                info!(client = %self.client.id, user = %self.client.user, "RECORD {id} command issued");
-                encode::put_notice(out, &format!("written to {path}"), None);
-                "RECORD"
-            }
-            Command::ResetWaits => {
-                waits::reset(&self.admin);
-                "RESET_WAITS"
-            }
+            Command::Record(id) => self.record(id, out).await?,
+            Command::ResetWaits => waits::reset(&self.admin),
         };
         backend::put_command_complete(out, done);
         Ok(())
+    }
+
+    /// Has a client's flight record be written, and says where.
+    async fn record(&self, id: &str, out: &mut Vec<u8>) -> Result<&'static str, ClientError> {
+        info!(client = %self.client.id, user = %self.client.user, "RECORD {id} command issued");
+        let path = record::record(&self.admin, id).await?;
+        encode::put_notice(out, &format!("written to {path}"), None);
+        Ok("RECORD")
     }
 
     /// Appends rows that this user may see.

@@ -133,10 +133,11 @@ pub(super) fn remark(show: Show, admin: &Admin) -> Option<String> {
     }
 }
 
-/// Begins anew.
-pub(super) fn reset(admin: &Admin) {
+/// Begins anew. Gives the tag of the answer.
+pub(super) fn reset(admin: &Admin) -> &'static str {
     admin.context.waits.reset(Instant::now());
     admin.context.statements.reset();
+    "RESET_WAITS"
 }
 
 /// The JSON of `/api/waits`.

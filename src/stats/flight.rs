@@ -247,10 +247,11 @@ impl Record {
         }
         let (head, events) = rest.split_at(head);
         let head = serde_json::from_slice(head).map_err(|error| RecordError::Damaged(format!("its head: {error}")))?;
-        let decode = |(at, bytes): (usize, &[u8; EVENT])| {
-            Event::decode(bytes).ok_or_else(|| RecordError::Damaged(format!("event {at} is none")))
+        let decode = |(at, bytes): (usize, &[u8])| {
+            let event = bytes.first_chunk().and_then(Event::decode);
+            event.ok_or_else(|| RecordError::Damaged(format!("event {at} is none")))
         };
-        let events = events.as_chunks().0.iter().enumerate().map(decode).collect::<Result<_, _>>()?;
+        let events = events.chunks_exact(EVENT).enumerate().map(decode).collect::<Result<_, _>>()?;
         Ok(Self { head, events })
     }
 }
