@@ -200,7 +200,7 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(
         http_anonymous,
         Kind::Word(&HttpAnonymous::WORDS),
-        "What the dashboard shows without a login: none, status (pools), or read (clients and statements, too)."
+        "What the dashboard shows without a login: none, status (pools), or read (clients and settings, too)."
     ),
     pooler!(
         http_hosts,

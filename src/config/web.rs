@@ -9,7 +9,7 @@ pub enum HttpAnonymous {
     /// Numbers of pools, and names of databases, users and applications.
     #[default]
     Status,
-    /// All that a user of `stats_users` sees: clients' addresses and texts of statements, too.
+    /// All that a user of `stats_users` sees: clients, their addresses and the settings, too.
     Read,
 }
 

@@ -131,7 +131,7 @@ pub(super) fn cookie<'h>(config: &Config, headers: &'h HeaderMap) -> Option<&'h 
 pub(super) fn need(path: &str) -> Level {
     match path {
         "/api/pools" | "/api/history" | "/api/audit" | "/api/waits" | "/api/advice" => Level::Status,
-        // The texts are only for those who may read everything, and for those on this host.
+        // The texts are only for admins, and for those on this host.
         "/api/statements" => Level::Status,
         _ if path.starts_with("/api/") => Level::Read,
         _ => Level::Nothing,
