@@ -74,6 +74,9 @@ prop_compose! {
         }
         pooler.auth_query.push_str("$1");
         pooler.auth_dbname = None;
+        if pooler.flight_recorder_dir.is_none() {
+            pooler.flight_recorder = 0;
+        }
         pooler.otlp_endpoint = pooler.otlp_endpoint.map(|_| "http://collector:4318".into());
         let other = Pooler::default();
         pooler.client_tls_sslmode = SslMode::Disable;
@@ -158,7 +161,7 @@ proptest! {
             let value = setting.text(&pooler);
             // A value of several lines, or with spaces around it, can't be written in this format.
             let writable = !value.contains(['\n', '\r']) && value.trim() == value && !value.is_empty();
-            let others = ["listen_addr", "unix_socket_dir", "auth_file", "http_port", "auth_type", "auth_query", "auth_dbname", "otlp_endpoint"];
+            let others = ["listen_addr", "unix_socket_dir", "auth_file", "http_port", "auth_type", "auth_query", "auth_dbname", "otlp_endpoint", "flight_recorder"];
             let needs_file = setting.name.contains("_tls");
             if writable && !needs_file && !others.contains(&setting.name) {
                 text += &format!("{} = {value}\n", setting.name);
