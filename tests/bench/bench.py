@@ -287,11 +287,12 @@ class PgBouncer:
 class Carpool:
     is_pooler = True
 
-    def __init__(self, bench: Bench, path: Path, workers: int | None, label: str | None):
+    def __init__(self, bench: Bench, path: Path, workers: int | None, label: str | None, settings: str = ""):
         self.bench, self.path, self.workers = bench, path, workers
+        self.settings = [line.strip() for line in settings.split(";") if line.strip()]
         name = label or version_of(path).strip().replace("carpool", "Carpool")
         count = "" if workers is None else f" ({workers} worker{'s' if workers != 1 else ''})"
-        self.name = f"{name}{count}"
+        self.name = f"{name}{count}" + "".join(f" {setting.replace(' ', '')}" for setting in self.settings)
 
     def unsupported(self, row: Row) -> str | None:
         return None
@@ -314,6 +315,7 @@ class Carpool:
             lines.append(f'unix_socket_dir = "{bench.dir}"')
         if self.workers is not None:
             lines.append(f"worker_threads = {self.workers}")
+        lines += self.settings
         for database in ("bench", "scram"):
             lines += [f"[databases.{database}]", f'host = "{bench.server_host()}"', f"port = {bench.postgres.port}"]
             lines.append(f"pool_size = {POOL_SIZE}")
@@ -468,7 +470,11 @@ class Bench:
                 raise Failed(f"{path} is missing: run `cargo build --release`, or give --carpool")
             # Of several builds the file's name tells which is which.
             label = path.name if len(options.carpool) > 1 else None
-            targets += [Carpool(self, path.resolve(), workers, label) for workers in options.workers]
+            targets += [
+                Carpool(self, path.resolve(), workers, label, settings)
+                for workers in options.workers
+                for settings in ["", *options.settings]
+            ]
         if self.account:
             # The directories above the binaries may be closed to the user that they run as.
             for number_of_target, target in enumerate(t for t in targets if t.is_pooler):
@@ -945,6 +951,13 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--carpool", action="append", metavar="PATH", help="the binary; several, named apart, are compared")
     parser.add_argument("--workers", type=worker_list, metavar="N[,N…]", help="Carpool's worker threads; each is a target")
+    parser.add_argument(
+        "--settings",
+        action="append",
+        default=[],
+        metavar="'NAME = VALUE; …'",
+        help="Carpool with these settings, too, as a target of its own; repeatable",
+    )
     parser.add_argument("--pgbouncer", action="append", default=[], metavar="PATH", help="another PgBouncer; repeatable")
     parser.add_argument("--alone", action="store_true", help="nothing but Carpool")
     parser.add_argument("--reference", metavar="NAME", help="target of the ratios (default: the newest PgBouncer)")
