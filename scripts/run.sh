@@ -44,13 +44,13 @@ listen_port=$(free_port "$listen_port")
 http_port=$(free_port "$http_port")
 options=(--listen-port "$listen_port" --http-port "$http_port")
 
-announce() { # DATABASE SERVER [USER@]
+announce() { # DATABASE SERVER [USER@ [LOGIN]]
     cat <<TEXT
 
   Carpool is starting in front of $2.
 
     connect   postgresql://${3:-USER:PASSWORD@}127.0.0.1:$listen_port/$1
-    open      http://127.0.0.1:$http_port/
+    open      http://127.0.0.1:$http_port/${4:+   $4}
 
   Ctrl-C stops it.
 
@@ -91,8 +91,23 @@ cd "$dir"
 "${as_user[@]}" "$bin/pg_ctl" -D "$dir/data" -l "$dir/data/log" -s -w \
     -o "-p $postgres_port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$dir" start
 
-announce postgres "the throw-away PostgreSQL on port $postgres_port" "postgres@"
-DATABASE_URL="postgresql://postgres@127.0.0.1:$postgres_port/postgres" \
-    "$binary" "${options[@]}" &
+# Everything that the dashboard can show is on, for an admin whose password is of this run.
+password=$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n')
+(umask 077 && cat >"$dir/carpool.toml") <<TOML
+[pooler]
+auth_type = "trust"
+admin_users = ["admin"]
+track_statements = true
+advisor = true
+[databases.postgres]
+host = "127.0.0.1"
+port = $postgres_port
+[users.postgres]
+[users.admin]
+password = "$password"
+TOML
+
+announce postgres "the throw-away PostgreSQL on port $postgres_port" "postgres@" "log in as admin with $password"
+"$binary" "${options[@]}" "$dir/carpool.toml" &
 carpool=$!
 wait "$carpool"
