@@ -253,7 +253,7 @@ fn a_pool_whose_servers_are_all_kept_says_so_in_time() {
     assert!(error.contains("auth_query failed: no") && error.contains("query_wait_timeout"), "{error}");
     // Who holds the servers is for the log, not for one who isn't logged in.
     assert!(!error.contains(&holder), "{error}");
-    eventually("it is logged", || carpool.log().contains(&format!("(user \"{holder}\")")).then_some(()));
+    eventually("it is logged", || carpool.log().contains(&format!("(user \"{holder}\"")).then_some(()));
     holders.iter_mut().for_each(|child| child.kill().unwrap());
     for holder in &mut holders {
         holder.wait().unwrap();

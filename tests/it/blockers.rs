@@ -14,6 +14,14 @@ fn client(carpool: &Carpool, application: &str) -> Raw {
     Raw::login_with(carpool.port, &[("user", "postgres"), ("database", name), ("application_name", application)])
 }
 
+/// Waits until a client's query runs: only then who comes next finds the pool full.
+fn runs(carpool: &Carpool, query: &str) {
+    let sql = format!(
+        "select count(*) from pg_stat_activity where datname = current_database() and state = 'active' and query = '{query}'"
+    );
+    eventually(query, || (Postgres::shared().sql(&carpool.database, &sql) == "1").then_some(()));
+}
+
 fn blockers(carpool: &Carpool, what: &str, found: impl Fn(&Rows) -> bool) -> Rows {
     eventually(what, || Some(rows(carpool, "SHOW BLOCKERS")).filter(&found))
 }
@@ -26,6 +34,7 @@ fn holders_are_named_while_somebody_waits() {
     let pid = idle.value("select pg_backend_pid()");
     assert_eq!(rows(&carpool, "SHOW BLOCKERS").len(), 0, "nobody waits");
     busy.send(&query("select pg_sleep(60)"));
+    runs(&carpool, "select pg_sleep(60)");
     waits.send(&query("select 'well'"));
     let found = blockers(&carpool, "both holders", |rows| rows.len() == 2);
     let (first, second) = (&found[0], &found[1]);
@@ -100,6 +109,7 @@ fn waiting_is_not_starving() {
     let [mut one, mut two, mut three] = ["web", "web", "web"].map(|name| client(&carpool, name));
     one.query("begin");
     two.send(&query("select pg_sleep(60)"));
+    runs(&carpool, "select pg_sleep(60)");
     three.send(&query("select 1"));
     let detail = three.until_closed().remove(0).field('D').unwrap();
     assert!(detail.contains("2 of 2 are in use") && !detail.contains("Starvation"), "{detail}");
@@ -126,14 +136,25 @@ fn locks_are_traced_to_who_has_them() {
         let names = rows(&carpool, "SHOW SERVERS");
         names.iter().any(|row| value(row, "application_name") == "carpool diagnosis").then_some(())
     });
+    let is_blocked = |row: &[(String, String)], by: &str, query: &str| {
+        let is = |column, what: &str| value(row, column).contains(what);
+        let by = format!("application \"{by}\", idle in transaction");
+        is("blocked_by", &by) && is("waits_for", "Lock: ") && is("query", query)
+    };
+    // They have their servers before somebody else wants one.
+    let blocked = |n: usize| {
+        let waiting =
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        let all = || postgres.sql(&carpool.database, waiting) == n.to_string();
+        eventually("they wait for the lock", || all().then_some(()));
+    };
     behind.send(&query("update t set a = 1 where a = 1"));
+    blocked(1);
     waits.send(&query("select 1"));
-    let found =
-        blockers(&carpool, "who is blocked", |rows| rows.iter().any(|row| !value(row, "blocked_by").is_empty()));
-    let row = found.iter().find(|row| value(row, "application_name") == "api").unwrap();
-    assert!(value(row, "blocked_by").contains("application \"migration\", idle in transaction"), "{row:?}");
-    assert!(value(row, "waits_for").starts_with("Lock: "), "{row:?}");
-    assert_eq!(value(row, "query"), "update t set a = 1 where a = 1");
+    let found = blockers(&carpool, "who is blocked", |rows| {
+        let mut api = rows.iter().filter(|row| value(row, "application_name") == "api");
+        api.any(|row| is_blocked(row, "migration", "update t set a = 1 where a = 1"))
+    });
     assert_eq!(found.len(), 3, "{found:?}");
     own.query("commit");
     assert!(behind.until_ready().iter().any(|m| m.tag == b'C'));
@@ -148,12 +169,11 @@ fn locks_are_traced_to_who_has_them() {
     for client in [&mut own, &mut behind] {
         client.send(&query("select a from t"));
     }
+    blocked(2);
     waits.send(&query("select 1"));
-    let found = blockers(&carpool, "who is blocked", |rows| {
-        rows.iter().filter(|row| value(row, "blocked_by").contains("application \"psql\", idle in transaction")).count()
-            == 2
+    blockers(&carpool, "who is blocked", |rows| {
+        rows.iter().filter(|row| is_blocked(row, "psql", "select a from t")).count() == 2
     });
-    assert!(found.iter().any(|row| value(row, "query") == "select a from t"), "{found:?}");
     outside.query("commit");
     own.until_ready();
     behind.until_ready();
