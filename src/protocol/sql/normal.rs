@@ -58,8 +58,8 @@ enum Piece {
 struct Pieces<'a> {
     text: &'a [u8],
     lexer: Lexer<'a>,
-    /// What went before may be the left side of an operator.
-    operand: bool,
+    /// What went before, where anything did.
+    before: Option<(Piece, usize, usize)>,
     /// What went before was `IN` or `ARRAY`.
     opens_list: bool,
     /// A list follows, which ends here.
@@ -72,7 +72,7 @@ impl<'a> Pieces<'a> {
     fn new(text: &'a [u8], backslashes: bool) -> Self {
         let text = &text[..text.len().min(LOOKED_AT)];
         let lexer = if backslashes { Lexer::with_backslashes(text) } else { Lexer::new(text) };
-        Self { text, lexer, operand: false, opens_list: false, list: None, folds: true }
+        Self { text, lexer, before: None, opens_list: false, list: None, folds: true }
     }
 
     fn skip(&mut self, len: usize) {
@@ -115,11 +115,23 @@ impl<'a> Pieces<'a> {
         }
     }
 
+    /// Whether what went before may be the left side of an operator. Looked at for a minus alone: it is dear.
+    fn follows_operand(&self) -> bool {
+        let Some((piece, start, end)) = self.before else { return false };
+        let bytes = &self.text[start..end];
+        match piece {
+            Piece::Word => !is_word(Some(Token::Word(bytes)), &BEFORE_OPERAND),
+            Piece::Verbatim => !is_operator(bytes[0]),
+            Piece::Symbol(symbol) => matches!(symbol, b')' | b']'),
+            Piece::Constant | Piece::List => true,
+        }
+    }
+
     /// An operator that begins at `start`, or a number with its sign.
     fn operator(&mut self, start: usize) -> Piece {
         let len = operator_len(&self.text[start..]);
         self.skip(len - 1);
-        if self.text[start..start + len] == *b"-" && !self.operand {
+        if self.text[start..start + len] == *b"-" && !self.follows_operand() {
             let before = self.lexer.clone();
             self.lexer.skip_blank();
             let number = number_len(self.lexer.rest);
@@ -134,7 +146,7 @@ impl<'a> Pieces<'a> {
 
     /// Where the list ends that begins here, if all of it are constants or parameters, and several.
     fn list_end(&self, close: u8) -> Option<usize> {
-        let mut ahead = Self { folds: false, operand: false, ..self.clone() };
+        let mut ahead = Self { folds: false, before: None, ..self.clone() };
         let mut items = 0;
         loop {
             let (item, range) = ahead.next()?;
@@ -161,7 +173,7 @@ impl Iterator for Pieces<'_> {
         let start = self.at();
         if let Some(end) = self.list.take() {
             self.skip(end - start);
-            self.operand = true;
+            self.before = Some((Piece::List, start, end));
             return Some((Piece::List, start..end));
         }
         let token = self.lexer.next()?;
@@ -188,15 +200,10 @@ impl Iterator for Pieces<'_> {
             },
         };
         let range = start..self.at();
+        self.before = Some((piece, range.start, range.end));
         let bytes = &self.text[range.clone()];
-        let word = (piece == Piece::Word).then_some(Token::Word(bytes));
-        self.operand = match piece {
-            Piece::Word => !is_word(word, &BEFORE_OPERAND),
-            Piece::Verbatim => !is_operator(bytes[0]),
-            Piece::Symbol(symbol) => matches!(symbol, b')' | b']'),
-            Piece::Constant | Piece::List => true,
-        };
-        self.opens_list = is_word(word, &[b"in", b"array"]);
+        self.opens_list =
+            piece == Piece::Word && (bytes.eq_ignore_ascii_case(b"in") || bytes.eq_ignore_ascii_case(b"array"));
         if let (Piece::Symbol(open @ (b'(' | b'[')), true, true) = (piece, opens_list, self.folds) {
             self.list = self.list_end(if open == b'(' { b')' } else { b']' });
         }
