@@ -8,6 +8,7 @@ use carpool::config::{Config, ConfigErrors, Plan, Pooler, Target};
 use carpool::net::timer;
 use carpool::pooler::log::{self, LogControl, Wanted};
 use carpool::pooler::process::{self, PidFile};
+use carpool::pooler::upgrade::{self, Launch, Program};
 use carpool::pooler::{self, Loaded, Origin, Overrides, Source};
 use carpool::top::Options;
 use carpool::top::view::Sort;
@@ -40,9 +41,12 @@ struct Arguments {
     /// Become this user of the system, whatever the configuration says.
     #[arg(short, long, value_name = "USERNAME")]
     user: Option<String>,
-    /// PgBouncer's online restart, which Carpool doesn't have.
+    /// PgBouncer's online restart; Carpool's is the command upgrade.
     #[arg(short = 'R', long, hide = true)]
     reboot: bool,
+    /// Take over from the Carpool that has started this one.
+    #[arg(long, hide = true)]
+    take_over: bool,
     /// Listen on this port, whatever the configuration says.
     #[arg(long, value_name = "PORT")]
     listen_port: Option<u16>,
@@ -112,6 +116,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Put the binary that is there by now in the place of a running Carpool, without dropping a client.
+    Upgrade {
+        /// A URL of the console, or the configuration of the Carpool that runs. Passwords: `PGPASSWORD`.
+        #[arg(default_value = "carpool.toml")]
+        target: String,
+    },
     /// Write the man page and the shells' completions, for packages.
     #[command(hide = true)]
     Generate {
@@ -164,6 +174,13 @@ fn main() -> ExitCode {
                 }
             }
         }
+        Some(Command::Upgrade { target }) => match carpool::top::upgrade(target) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("carpool upgrade: {error}");
+                ExitCode::FAILURE
+            }
+        },
         Some(Command::Generate { directory }) => match generate(directory) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -244,11 +261,24 @@ fn diff(files: &[PathBuf]) -> ExitCode {
 fn serve(arguments: &Arguments) -> ExitCode {
     if arguments.reboot {
         eprintln!(
-            "-R is not supported: connections cannot be taken over from a running process; start the new one beside it \
-             (so_reuseport) and end the old one by SHUTDOWN WAIT_FOR_CLIENTS"
+            "-R is not supported: the running process starts the new one itself and hands its clients over, told by \
+             carpool upgrade CONFIG"
         );
         return ExitCode::from(BAD_CONFIG);
     }
+    let inherited = match arguments.take_over.then(upgrade::inherited_socket).transpose() {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            eprintln!("{} is for a running Carpool, which starts the next: {error}", upgrade::TAKE_OVER);
+            return ExitCode::from(BAD_CONFIG);
+        }
+    };
+    let last_words = inherited.as_ref().and_then(|socket| socket.try_clone().ok());
+    let refuse = |why: &str| {
+        if let Some(socket) = &last_words {
+            upgrade::refuse(socket, why);
+        }
+    };
     let found = find_source(arguments).and_then(|source| {
         let loaded = source.load().map_err(|errors| errors.to_string())?;
         Ok((loaded, source))
@@ -256,6 +286,7 @@ fn serve(arguments: &Arguments) -> ExitCode {
     let (loaded, source) = match found {
         Ok(found) => found,
         Err(message) => {
+            refuse(&message);
             eprintln!("{message}");
             return ExitCode::from(BAD_CONFIG);
         }
@@ -264,6 +295,7 @@ fn serve(arguments: &Arguments) -> ExitCode {
     let pid_file = match prepare(arguments, pooler) {
         Ok(pid_file) => pid_file,
         Err(error) => {
+            refuse(&error.to_string());
             eprintln!("{error}");
             return ExitCode::FAILURE;
         }
@@ -280,11 +312,12 @@ fn serve(arguments: &Arguments) -> ExitCode {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         error!("cannot raise the limit of open files: {error}");
     }
-    let result = run(loaded, source, log);
+    let result = Program::of_this_process().and_then(|program| run(loaded, source, log, Launch { program, inherited }));
     drop(pid_file);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            refuse(&error.to_string());
             error!("{error}");
             ExitCode::FAILURE
         }
@@ -321,6 +354,10 @@ fn prepare(arguments: &Arguments, pooler: &Pooler) -> std::io::Result<Option<Pid
     if let Some(user) = arguments.user.as_ref().or(pooler.user.as_ref()) {
         process::become_user(user)?;
     }
+    if arguments.take_over {
+        // It is in the background where the old one is, whose pid file is its own when it has taken over.
+        return Ok(None);
+    }
     if let Some(path) = &pooler.pidfile {
         PidFile::check(path)?;
     }
@@ -337,7 +374,7 @@ fn prepare(arguments: &Arguments, pooler: &Pooler) -> std::io::Result<Option<Pid
     pooler.pidfile.as_deref().map(PidFile::write).transpose()
 }
 
-fn run(loaded: Loaded, source: Source, log: LogControl) -> std::io::Result<()> {
+fn run(loaded: Loaded, source: Source, log: LogControl, launch: Launch) -> std::io::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = match loaded.config.pooler.worker_threads {
         0 => (cores / 2).clamp(1, MOST_WORKERS),
@@ -351,7 +388,7 @@ fn run(loaded: Loaded, source: Source, log: LogControl) -> std::io::Result<()> {
     let runtime = builder.worker_threads(workers).enable_io().build()?;
     let result = runtime.block_on(async {
         timer::start()?;
-        pooler::run(loaded, source, log).await
+        pooler::run(loaded, source, log, launch).await
     });
     // What is still closing is not waited for.
     runtime.shutdown_background();

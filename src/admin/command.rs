@@ -46,6 +46,8 @@ pub enum Command {
     Discard,
     /// Read the configuration again.
     Reload,
+    /// Hand everything to a new process.
+    Upgrade,
     /// Stop.
     Shutdown(Shutdown),
     /// End a client.
@@ -129,6 +131,7 @@ impl Command {
             // It would show what clients' sockets are good for.
             Self::Show(show) => matches!(show, Show::Fds),
             Self::Reload
+            | Self::Upgrade
             | Self::Shutdown(_)
             | Self::KillClient(_)
             | Self::ResetWaits
@@ -226,6 +229,7 @@ pub fn parse(text: &str) -> Result<Command, ClientError> {
         ("show" | "select", Some("help")) => Ok(Command::Help),
         ("show" | "select", Some(what)) => Show::named(what).map(Command::Show).ok_or_else(|| invalid(text)),
         ("reload", None) => Ok(Command::Reload),
+        ("upgrade", None) => Ok(Command::Upgrade),
         ("shutdown", None) => Ok(Command::Shutdown(Shutdown::Now)),
         ("shutdown", Some("wait_for_servers")) => Ok(Command::Shutdown(Shutdown::WaitForServers)),
         ("shutdown", Some("wait_for_clients")) => Ok(Command::Shutdown(Shutdown::WaitForClients)),
@@ -371,6 +375,7 @@ mod tests {
     fn changing_commands_are_for_admins() {
         for text in [
             "RELOAD",
+            "UPGRADE",
             "RESET_WAITS",
             "RECORD 7",
             "SHUTDOWN",

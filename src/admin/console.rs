@@ -169,14 +169,14 @@ impl Link {
 }
 
 /// Every order that ends a session.
-const ALL: u8 = order::END_NOW | order::END_IDLE | order::END_QUERY;
+const ALL: u16 = order::END_NOW | order::END_IDLE | order::END_QUERY;
 
 /// The error to end with, if one of `orders` was given.
-fn ordered(shared: &ClientShared, orders: u8) -> Option<ClientError> {
+fn ordered(shared: &ClientShared, orders: u16) -> Option<ClientError> {
     if shared.orders() & orders == 0 { None } else { shared.end_error() }
 }
 
-async fn wait_for_order(shared: &ClientShared, orders: u8) -> ClientError {
+async fn wait_for_order(shared: &ClientShared, orders: u16) -> ClientError {
     std::future::poll_fn(|cx| {
         shared.wake_with(cx.waker());
         ordered(shared, orders).map_or(Poll::Pending, Poll::Ready)

@@ -57,6 +57,8 @@ pub enum Order {
     Plan,
     /// Change a setting until the next reload.
     Set(String, String),
+    /// Hand everything to a new process.
+    Upgrade,
     /// Stop when all clients have left.
     StopAfterClients,
     /// Stop when the transactions under way have ended.
@@ -74,6 +76,9 @@ pub enum Failure {
     /// What is wrong with the setting.
     #[error(transparent)]
     Set(#[from] SetError),
+    /// Why no new process has taken over.
+    #[error("{0}")]
+    Upgrade(String),
     /// Nobody takes orders any more.
     #[error("Carpool is shutting down")]
     Gone,

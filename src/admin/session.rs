@@ -28,6 +28,8 @@ const NAMED_LIMIT: usize = 256;
 const COMMANDS_LIMIT: usize = 8;
 /// The error code of a portal that isn't there.
 const INVALID_CURSOR_NAME: SqlState = SqlState("34000");
+/// The error code of a command that can't be carried out as things are.
+const NOT_IN_STATE: SqlState = SqlState("55000");
 
 const HELP: &str = "
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
@@ -38,6 +40,7 @@ const HELP: &str = "
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 \tSET key = arg
 \tRELOAD
+\tUPGRADE
 \tRESET_WAITS
 \tRECORD <client_id>
 \tPAUSE [<db>] [TIMEOUT <time>]
@@ -285,6 +288,10 @@ impl Session {
                 }
                 "RELOAD"
             }
+            Command::Upgrade => {
+                self.order("UPGRADE", Order::Upgrade).await?;
+                "UPGRADE"
+            }
             Command::Shutdown(wait) => {
                 let order = match wait {
                     Shutdown::Now => Order::StopNow,
@@ -351,6 +358,9 @@ impl Session {
                     let text = format!("{name} failed, see logs for additional details");
                     ClientError::error(SqlState::CONFIG_FILE_ERROR, text).detail(why)
                 }
+                Failure::Upgrade(why) => ClientError::error(NOT_IN_STATE, "UPGRADE failed, all goes on as before")
+                    .detail(why)
+                    .hint("See upgrade_timeout and the log."),
                 Failure::Set(_) => refused().hint("SHOW CONFIG lists the settings, and which of them can be changed."),
                 Failure::Gone => refused(),
             }

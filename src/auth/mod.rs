@@ -7,6 +7,7 @@
 //!
 //! | file | owns |
 //! |---|---|
+//! | [`carried`] | credentials on their way to another process |
 //! | [`client`] | the driver towards clients |
 //! | [`server`] | the driver towards PostgreSQL |
 //! | [`secret`] | what is known of a user |
@@ -16,6 +17,7 @@
 //!
 //! See <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP>.
 
+pub mod carried;
 pub mod client;
 pub mod jwt;
 pub mod md5;

@@ -67,18 +67,49 @@ async fn hangs_up(lease: &mut Lease) -> bool {
 /// Does what a cancel request asks for. Returns when PostgreSQL has got it, as PostgreSQL itself hangs up only
 /// then. A key that fits nobody is nobody's business.
 pub async fn request(context: &Context, key: &CancelKey) {
-    let client = match context.registry.find(key) {
-        Some(client) => client,
-        None => {
+    let client = match locate(context, key).await {
+        Located::Here(client) => client,
+        Located::Elsewhere => return,
+        Located::Nowhere => {
             let Some(key) = peers::resolve(context, key).await else { return };
-            let Some(client) = context.registry.find(&key) else {
-                debug!("cancel request with an unknown key");
-                return;
-            };
-            client
+            match locate(context, &key).await {
+                Located::Here(client) => client,
+                Located::Elsewhere => return,
+                Located::Nowhere => return debug!("cancel request with an unknown key"),
+            }
         }
     };
-    if let Due::Send(in_flight, server) = due(&client) {
+    carry_out(context, &client).await;
+}
+
+/// Whose a key is.
+enum Located {
+    Here(Arc<ClientShared>),
+    /// Another process of this Carpool has seen to it, see [`super::exodus`].
+    Elsewhere,
+    Nowhere,
+}
+
+async fn locate(context: &Context, key: &CancelKey) -> Located {
+    if let Some(client) = context.registry.find(key) {
+        return Located::Here(client);
+    }
+    if context.exodus.cancel(key).await {
+        return Located::Elsewhere;
+    }
+    // It may have come over meanwhile.
+    context.registry.find(key).map_or(Located::Nowhere, Located::Here)
+}
+
+/// Does what a cancel request asks for that came to another process. Says whether the client is here.
+pub async fn request_here(context: &Context, key: &CancelKey) -> bool {
+    let Some(client) = context.registry.find(key) else { return false };
+    carry_out(context, &client).await;
+    true
+}
+
+async fn carry_out(context: &Context, client: &ClientShared) {
+    if let Due::Send(in_flight, server) = due(client) {
         debug!(client = %client.id, server = %server.id, "cancel request");
         send(in_flight, settings(context), server).await;
     }

@@ -4,6 +4,8 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use super::exodus;
+use super::relay::depart::Parted;
 use super::relay::{Relay, Session};
 
 /// Logs a client in; `None` where that doesn't lead to a session of a pool.
@@ -41,9 +43,12 @@ impl Future for Connection {
             }
         }
         let Self::In(relay) = &mut *self else { return Poll::Ready(()) };
-        ready!(Pin::new(&mut *relay).poll(cx));
+        let parted = ready!(Pin::new(&mut *relay).poll(cx));
         if let Self::In(relay) = self.get_mut().take() {
-            relay.spawn_last_words();
+            match parted {
+                Parted::Ended => relay.spawn_last_words(),
+                Parted::Departs => exodus::depart(relay),
+            }
         }
         Poll::Ready(())
     }

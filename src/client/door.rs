@@ -213,6 +213,19 @@ impl Door {
         Ok(())
     }
 
+    /// A connection that another process of this Carpool has let in: no limit keeps it out.
+    pub(super) fn count_again(&self, peer: Peer) {
+        if let Some(address) = address(peer) {
+            *self.addresses.entry(address).or_default() += 1;
+        }
+    }
+
+    /// Whether anybody is between its first byte and its session.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.line.lock().entries.is_empty()
+    }
+
     /// A connection is gone.
     pub(super) fn uncount(&self, peer: Peer) {
         let Some(address) = address(peer) else { return };

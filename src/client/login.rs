@@ -345,7 +345,21 @@ pub fn forced_login(config: &Config, database: &Database) -> Option<(UserName, S
     (!matches!(credentials, ServerCredentials::ScramSecret)).then_some((user, credentials))
 }
 
-fn pool_mode(config: &Config, database: &Database, user: &UserName) -> PoolMode {
+/// As whom, and with what, servers are logged in for a client of another process: what the configuration has comes first,
+/// else what was `carried` over, which that client's login has shown.
+pub(super) fn server_login_again(
+    config: &Config,
+    database: &Database,
+    user: &UserName,
+    carried: (UserName, ServerCredentials),
+) -> (UserName, ServerCredentials) {
+    let secret = config.users.get(user).and_then(|user| user.password.as_ref()).map(StoredSecret::parse);
+    let (server_user, configured) = server_login(config, database, user, secret.as_ref(), &Proven::Nothing);
+    let is_enough = matches!(configured, ServerCredentials::Password { .. });
+    if is_enough || carried.0 != server_user { (server_user, configured) } else { carried }
+}
+
+pub(super) fn pool_mode(config: &Config, database: &Database, user: &UserName) -> PoolMode {
     let of_user = config.users.get(user).and_then(|u| u.pool_mode);
     of_user.or(database.pool_mode).unwrap_or(config.pooler.pool_mode)
 }

@@ -5,6 +5,7 @@ pub mod cancel;
 pub mod cert;
 pub mod connection;
 pub mod door;
+pub mod exodus;
 pub mod holders;
 pub mod login;
 pub mod peers;
@@ -61,6 +62,8 @@ pub struct Context {
     pub wanted_records: relay::recorder::Wanted,
     /// Cancel requests on their way to other Carpools.
     pub peers: peers::Peers,
+    /// The other process, while one hands its clients to another.
+    pub exodus: exodus::Exodus,
     /// Logins that failed, by reason.
     pub refusals: Tally,
     /// Transactions on their way to a collector of traces, see `otlp_endpoint`.
@@ -89,6 +92,7 @@ impl Context {
             wanted_records: relay::recorder::Wanted::default(),
             statements: Statements::default(),
             peers: peers::Peers::default(),
+            exodus: exodus::Exodus::default(),
             refusals: Tally::default(),
             spans: spans::Queue::default(),
             slow: Throttle::new(SLOW_PERIOD),

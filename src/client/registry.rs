@@ -1,8 +1,9 @@
 //! Every client connection, by its cancel key: for cancels, timeouts, SHOW CLIENTS and stopping.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -80,21 +81,23 @@ pub enum CancelSlot {
 /// Orders to a client's task.
 pub mod order {
     /// End at once, with the error given.
-    pub const END_NOW: u8 = 1;
+    pub const END_NOW: u16 = 1;
     /// End when no transaction is open, with the error given.
-    pub const END_IDLE: u8 = 2;
+    pub const END_IDLE: u16 = 2;
     /// Stop waiting for a server: the query was cancelled.
-    pub const CANCEL_WAIT: u8 = 4;
+    pub const CANCEL_WAIT: u16 = 4;
     /// End when the query that runs has ended, transaction or not, with the error given.
-    pub const END_QUERY: u8 = 8;
+    pub const END_QUERY: u16 = 8;
     /// See what is to be noted of the session.
-    pub const WATCH: u8 = 16;
+    pub const WATCH: u16 = 16;
     /// Stand still: send what is there, and read nothing.
-    pub const SUSPEND: u8 = 32;
+    pub const SUSPEND: u16 = 32;
     /// No order, but the client's answer: it stands still.
-    pub const STANDS: u8 = 64;
+    pub const STANDS: u16 = 64;
     /// Send a notice that the client waits.
-    pub const NOTIFY_WAIT: u8 = 128;
+    pub const NOTIFY_WAIT: u16 = 128;
+    /// Leave for the process that takes over, as soon as nothing of the session is anywhere but here.
+    pub const DEPART: u16 = 256;
 }
 
 /// What others may know of a client, and tell it.
@@ -135,7 +138,7 @@ pub struct ClientShared {
 #[derive(Debug)]
 #[repr(C)]
 struct Doing {
-    orders: AtomicU8,
+    orders: AtomicU16,
     phase: AtomicU8,
     prepared: AtomicU32,
     since: AtomicU64,
@@ -218,23 +221,23 @@ impl ClientShared {
 
     /// Orders given so far.
     #[must_use]
-    pub fn orders(&self) -> u8 {
+    pub fn orders(&self) -> u16 {
         self.doing.orders.load(Ordering::Relaxed)
     }
 
     /// Takes an order back.
-    pub fn clear_order(&self, order: u8) {
+    pub fn clear_order(&self, order: u16) {
         self.doing.orders.fetch_and(!order, Ordering::AcqRel);
     }
 
     /// Tells the client to end, now or when it is idle, with `error`. The first reason given stays.
-    pub fn end(&self, order: u8, error: ClientError) {
+    pub fn end(&self, order: u16, error: ClientError) {
         self.end.lock().get_or_insert_with(|| Box::new(error));
         self.order(order);
     }
 
     /// Gives an order.
-    pub fn order(&self, order: u8) {
+    pub fn order(&self, order: u16) {
         self.doing.orders.fetch_or(order, Ordering::AcqRel);
         self.wake();
     }
@@ -287,6 +290,8 @@ pub struct Registry {
     /// Those that have proved who they are.
     clients_admitted: AtomicU32,
     next_id: AtomicU64,
+    /// Numbers of clients of another process of this Carpool, see [`super::exodus`].
+    foreign: Mutex<HashSet<u32>>,
 }
 
 /// A connection that wants a session; uncounted when dropped.
@@ -407,38 +412,83 @@ impl Registry {
         let secret = &mut secret[..if identity.protocol >= PROTOCOL_3_2 { LONG_SECRET } else { 4 }];
         rng.fill(secret);
         super::peers::sign(secret, context.config.load().pooler.peer_id);
-        let id = ClientId(registry.next_id.fetch_add(1, Ordering::Relaxed) + 1);
         loop {
             // Clients take it for a process number.
             let pid = rng.random_range(numbers::FIRST..=numbers::LAST);
+            if registry.foreign.lock().contains(&pid) {
+                continue;
+            }
             let dashmap::Entry::Vacant(vacant) = registry.clients.entry(pid) else { continue };
-            let shared = Arc::new(ClientShared {
-                id,
-                key: CancelKey { pid, secret: (&*secret).into() },
-                user: identity.user,
-                database: identity.database,
-                kind: identity.kind,
-                peer: identity.peer,
-                local: identity.local,
-                tls: identity.tls,
-                connected: SystemTime::now(),
-                settings: Mutex::new(settings),
-                cancel: Mutex::default(),
-                doing: Doing {
-                    orders: AtomicU8::new(0),
-                    phase: AtomicU8::new(Phase::Login as u8),
-                    prepared: AtomicU32::new(0),
-                    since: AtomicU64::new(0),
-                },
-                requested: AtomicU64::new(0),
-                transaction_since: AtomicU64::new(0),
-                end: Mutex::default(),
-                waker: OnceLock::new(),
-            });
+            let key = CancelKey { pid, secret: (&*secret).into() };
+            let shared = registry.shared(identity, key, settings, SystemTime::now());
             vacant.insert(Arc::clone(&shared));
             drop(rng);
             return Registered { shared, context };
         }
+    }
+
+    /// Registers a client that comes from another process, with the key and the time of its login. `None` where somebody
+    /// has its number already.
+    #[must_use]
+    pub fn adopt(
+        context: &Arc<crate::client::Context>,
+        identity: Identity,
+        key: CancelKey,
+        settings: Arc<Settings>,
+        connected: SystemTime,
+    ) -> Option<Registered> {
+        let registry = &context.registry;
+        registry.foreign.lock().remove(&key.pid);
+        let dashmap::Entry::Vacant(vacant) = registry.clients.entry(key.pid) else { return None };
+        context.door.count_again(identity.peer);
+        registry.connections.fetch_add(1, Ordering::AcqRel);
+        registry.clients_admitted.fetch_add(1, Ordering::AcqRel);
+        let shared = registry.shared(identity, key, settings, connected);
+        vacant.insert(Arc::clone(&shared));
+        Some(Registered { shared, context: Arc::clone(context) })
+    }
+
+    fn shared(
+        &self,
+        identity: Identity,
+        key: CancelKey,
+        settings: Arc<Settings>,
+        connected: SystemTime,
+    ) -> Arc<ClientShared> {
+        Arc::new(ClientShared {
+            id: ClientId(self.next_id.fetch_add(1, Ordering::Relaxed) + 1),
+            key,
+            user: identity.user,
+            database: identity.database,
+            kind: identity.kind,
+            peer: identity.peer,
+            local: identity.local,
+            tls: identity.tls,
+            connected,
+            settings: Mutex::new(settings),
+            cancel: Mutex::default(),
+            doing: Doing {
+                orders: AtomicU16::new(0),
+                phase: AtomicU8::new(Phase::Login as u8),
+                prepared: AtomicU32::new(0),
+                since: AtomicU64::new(0),
+            },
+            requested: AtomicU64::new(0),
+            transaction_since: AtomicU64::new(0),
+            end: Mutex::default(),
+            waker: OnceLock::new(),
+        })
+    }
+
+    /// Nobody here gets one of these numbers: clients of another process have them.
+    pub fn reserve(&self, numbers: impl IntoIterator<Item = u32>) {
+        *self.foreign.lock() = numbers.into_iter().collect();
+    }
+
+    /// The numbers of all clients.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<u32> {
+        self.clients.iter().map(|client| *client.key()).collect()
     }
 
     /// The client that a cancel request names, if the secret is right.

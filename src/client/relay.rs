@@ -6,6 +6,7 @@
 //! protocol core says that the client needs it.
 
 mod audit;
+pub mod depart;
 mod finished;
 mod listen;
 mod meter;
@@ -45,6 +46,7 @@ use crate::server::{Outbox, Remainder, Server};
 use crate::stats::flight::What;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::{frame, frontend};
+use depart::Parted;
 use pins::Pin;
 use survive::Loss;
 
@@ -147,6 +149,8 @@ enum End {
     Error(Box<ClientError>),
     /// The server was lost, and the client was told by it.
     ServerFatal,
+    /// It goes on in another process.
+    Departs,
 }
 
 impl From<ClientError> for End {
@@ -256,7 +260,9 @@ impl Relay {
         &self.registered.shared
     }
 
-    fn context(&self) -> &Arc<Context> {
+    /// What all clients share.
+    #[must_use]
+    pub fn context(&self) -> &Arc<Context> {
         self.registered.context()
     }
 
@@ -945,6 +951,10 @@ impl Relay {
             _ => true,
         };
         let idle = self.is_idle_session();
+        // Where it can go on it needn't end.
+        if orders & order::DEPART != 0 && orders & order::END_NOW == 0 && self.may_depart() {
+            return Some(End::Departs);
+        }
         let due = orders & order::END_NOW != 0
             || (orders & order::END_IDLE != 0 && idle)
             || (orders & order::END_QUERY != 0 && answered);
@@ -1036,6 +1046,7 @@ impl Relay {
         let (reason, error) = match end {
             End::Left(reason) => (reason.to_owned(), None),
             End::ServerFatal => ("server connection ended".to_owned(), None),
+            End::Departs => return,
             End::Error(error) => {
                 if error.code == SqlState::PROTOCOL_VIOLATION {
                     self.make_due("the client broke the protocol");
@@ -1214,13 +1225,14 @@ impl Active {
 }
 
 impl Future for Relay {
-    type Output = ();
+    type Output = Parted;
 
-    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Parted> {
         let relay = self.get_mut();
         let end = ready!(SCRATCH.with_borrow_mut(|scratch| relay.poll_run(cx, scratch)));
+        let parted = if matches!(end, End::Departs) { Parted::Departs } else { Parted::Ended };
         relay.finish(end);
-        Poll::Ready(())
+        Poll::Ready(parted)
     }
 }
 

@@ -391,6 +391,10 @@ pub struct Pooler {
     pub cancel_wait_timeout: Duration,
     /// On SIGTERM, running transactions may take this long (Carpool's own).
     pub shutdown_timeout: Duration,
+    /// A new process may take this long until it is ready to take over (Carpool's own).
+    pub upgrade_timeout: Duration,
+    /// Clients that can't be handed to it may stay this long (Carpool's own).
+    pub upgrade_drain_timeout: Duration,
     /// SIGTERM waits for clients, SIGINT for transactions, as PgBouncer's (Carpool's own).
     pub stop_waits_for_clients: bool,
     /// On SUSPEND, clients' buffers may take this long to be flushed.
@@ -683,6 +687,8 @@ impl Default for Pooler {
             client_login_timeout: seconds(60),
             cancel_wait_timeout: seconds(10),
             shutdown_timeout: seconds(30),
+            upgrade_timeout: seconds(30),
+            upgrade_drain_timeout: seconds(300),
             stop_waits_for_clients: false,
             suspend_timeout: seconds(10),
             max_prepared_statements: 200,

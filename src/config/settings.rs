@@ -393,6 +393,16 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         .ini_zero(ENDLESS),
     pooler!(shutdown_timeout, Kind::Time, "How long running transactions may take after SIGTERM."),
     pooler!(
+        upgrade_timeout,
+        Kind::Bound(SHORTEST),
+        "How long a new process may take until it is ready to take over, before the old one goes on."
+    ),
+    pooler!(
+        upgrade_drain_timeout,
+        Kind::Time,
+        "How long clients that can't be handed to a new process may stay with the old one."
+    ),
+    pooler!(
         stop_waits_for_clients,
         Kind::Flag,
         "SIGTERM waits until all clients have left, SIGINT until transactions have ended, as in PgBouncer."

@@ -2,9 +2,13 @@
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -29,6 +33,8 @@ pub struct TcpSocket {
     local: Option<SocketAddr>,
     /// The options that its connections inherit.
     options: TcpOptions,
+    /// The service manager has opened it.
+    inherited: bool,
 }
 
 /// One connection.
@@ -46,12 +52,18 @@ pub struct Accepted {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    is_own: bool,
+    is_own: Arc<AtomicBool>,
+}
+
+impl SocketFile {
+    fn new(path: &Path, is_own: bool) -> Self {
+        Self { path: path.to_owned(), is_own: Arc::new(AtomicBool::new(is_own)) }
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.is_own {
+        if self.is_own.load(Ordering::Relaxed) {
             // Already gone is as good.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -99,7 +111,7 @@ impl TcpSocket {
         set_options(&listener, &options)?;
         let addr = listener.local_addr()?;
         let local = (!addr.ip().is_unspecified()).then_some(addr);
-        Ok(Self { listener, local, options })
+        Ok(Self { listener, local, options, inherited: false })
     }
 
     /// Linux hands the options of a listening socket down to its connections, which saves setting them on each.
@@ -164,6 +176,147 @@ pub fn open_all(pooler: &Pooler) -> io::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
+/// What a listening socket that another process hands over is for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Use {
+    /// Clients, by TCP; whether the service manager has opened it.
+    Tcp(bool),
+    /// Clients, by the unix socket of this name, and whether its file goes with it: else the service manager has opened it.
+    Unix(PathBuf, bool),
+    /// HTTP.
+    Http,
+}
+
+/// Further descriptors of the listening sockets, to be handed over. They keep the sockets open, so they must go before
+/// the sockets are to be closed.
+#[derive(Debug, Default)]
+pub struct Spares {
+    sockets: Vec<(Use, OwnedFd)>,
+    files: Vec<(PathBuf, Arc<AtomicBool>)>,
+}
+
+impl Spares {
+    /// Of these sockets.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn of(listeners: &[Listener], http: Option<&TcpListener>) -> io::Result<Self> {
+        let mut spares = Self::default();
+        for listener in listeners {
+            match listener {
+                Listener::Tcp(socket) => spares.add(Use::Tcp(socket.inherited), &socket.listener)?,
+                Listener::Unix(socket, file) => {
+                    spares.add(Use::Unix(file.path.clone(), file.is_own.load(Ordering::Relaxed)), socket)?;
+                    spares.files.push((file.path.clone(), Arc::clone(&file.is_own)));
+                }
+            }
+        }
+        if let Some(http) = http {
+            spares.add(Use::Http, http)?;
+        }
+        Ok(spares)
+    }
+
+    fn add(&mut self, purpose: Use, socket: &impl AsFd) -> io::Result<()> {
+        self.sockets.push((purpose, socket.as_fd().try_clone_to_owned()?));
+        Ok(())
+    }
+
+    /// What they are for.
+    #[must_use]
+    pub fn uses(&self) -> Vec<Use> {
+        self.sockets.iter().map(|(purpose, _)| purpose.clone()).collect()
+    }
+
+    /// The descriptors, in the same order.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.sockets.iter().map(|(_, socket)| socket.as_fd()).collect()
+    }
+
+    /// The files of unix sockets are another process's from now on.
+    pub fn disown_files(&self) {
+        self.files.iter().for_each(|(_, is_own)| is_own.store(false, Ordering::Relaxed));
+    }
+
+    /// This process has the files of the sockets that were given to it from now on; those that it doesn't listen on go.
+    pub fn own_files(&self, given: &[Use]) {
+        for given in given {
+            let Use::Unix(path, true) = given else { continue };
+            match self.files.iter().find(|(own, _)| own == path) {
+                Some((_, is_own)) => is_own.store(true, Ordering::Relaxed),
+                // Already gone is as good.
+                None => drop(std::fs::remove_file(path)),
+            }
+        }
+    }
+}
+
+/// Goes on with another process's sockets where the settings ask for the same, and opens the others. Where the service
+/// manager has opened them, they are as they are. The files of unix sockets stay the other's, see [`Spares::own_files`].
+///
+/// # Errors
+/// The first that fails, with its address in the text.
+pub fn take_over(pooler: &Pooler, given: Vec<(Use, OwnedFd)>) -> io::Result<(Vec<Listener>, Option<TcpListener>)> {
+    let from_manager = given.iter().any(|(purpose, _)| matches!(purpose, Use::Tcp(true) | Use::Unix(_, false)));
+    let (mut tcp, mut unix, mut http) = (Vec::new(), Vec::new(), None);
+    for (purpose, socket) in given {
+        match purpose {
+            Use::Tcp(inherited) => {
+                tcp.push(TcpSocket { inherited, ..TcpSocket::new(tcp_listener(socket)?, pooler)? });
+            }
+            Use::Http => http = Some(tcp_listener(socket)?),
+            Use::Unix(path, _) => {
+                let socket = std::os::unix::net::UnixListener::from(socket);
+                socket.set_nonblocking(true)?;
+                unix.push((UnixListener::from_std(socket)?, SocketFile::new(&path, false)));
+            }
+        }
+    }
+    let http = match (&pooler.http_addr, pooler.http_port, http) {
+        (name, Some(port), Some(http)) if is_one_of(&http, &resolve(name, port)?) => Some(http),
+        _ => open_http(pooler)?,
+    };
+    if from_manager {
+        let unix = unix.into_iter().map(|(socket, file)| Listener::Unix(socket, file));
+        return Ok((tcp.into_iter().map(Listener::Tcp).chain(unix).collect(), http));
+    }
+    let mut listeners = Vec::new();
+    for name in &pooler.listen_addr {
+        let named =
+            |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {name}:{}: {e}", pooler.listen_port));
+        for addr in resolve(name, pooler.listen_port).map_err(named)? {
+            let same = tcp.iter().position(|socket| is_one_of(&socket.listener, &[addr]));
+            let socket = same.map_or_else(|| TcpSocket::open(addr, pooler).map_err(named), |at| Ok(tcp.remove(at)))?;
+            listeners.push(Listener::Tcp(socket));
+        }
+    }
+    if let Some(dir) = &pooler.unix_socket_dir {
+        let path = dir.join(format!(".s.PGSQL.{}", pooler.listen_port));
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("cannot listen on {}: {e}", path.display()));
+        listeners.push(match unix.iter().position(|(_, file)| file.path == path) {
+            Some(at) => {
+                let (socket, file) = unix.remove(at);
+                Listener::Unix(socket, file)
+            }
+            None => open_unix(&path, pooler).map_err(named)?,
+        });
+    }
+    Ok((listeners, http))
+}
+
+fn tcp_listener(socket: OwnedFd) -> io::Result<TcpListener> {
+    let socket = std::net::TcpListener::from(socket);
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket)
+}
+
+/// Whether a socket listens on one of these addresses, on any port where theirs is 0.
+fn is_one_of(socket: &TcpListener, addrs: &[SocketAddr]) -> bool {
+    let own = socket.local_addr();
+    own.is_ok_and(|own| addrs.iter().any(|a| a.ip() == own.ip() && (a.port() == own.port() || a.port() == 0)))
+}
+
 /// Opens the listening socket for HTTP, if the settings ask for one.
 ///
 /// # Errors
@@ -212,7 +365,7 @@ fn open_unix(path: &Path, pooler: &Pooler) -> io::Result<Listener> {
     }
     let listener = UnixListener::bind(path)?;
     // From here on the file goes when this fails.
-    let file = SocketFile { path: path.to_owned(), is_own: true };
+    let file = SocketFile::new(path, true);
     if let Some(group) = &pooler.unix_socket_group {
         let wrong =
             |why: String| io::Error::new(io::ErrorKind::InvalidInput, format!("unix_socket_group {group:?}: {why}"));
@@ -232,10 +385,11 @@ fn inherited(pooler: &Pooler) -> io::Result<Vec<Listener>> {
         if let Ok(Some(listener)) = given.take_unix_listener(at) {
             listener.set_nonblocking(true)?;
             let path = listener.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
-            listeners.push(Listener::Unix(UnixListener::from_std(listener)?, SocketFile { path, is_own: false }));
+            listeners.push(Listener::Unix(UnixListener::from_std(listener)?, SocketFile::new(&path, false)));
         } else if let Some(listener) = given.take_tcp_listener(at)? {
             listener.set_nonblocking(true)?;
-            listeners.push(Listener::Tcp(TcpSocket::new(TcpListener::from_std(listener)?, pooler)?));
+            let socket = TcpSocket::new(TcpListener::from_std(listener)?, pooler)?;
+            listeners.push(Listener::Tcp(TcpSocket { inherited: true, ..socket }));
         }
     }
     Ok(listeners)

@@ -1,5 +1,6 @@
 //! Layer 3: sockets. Knows nothing of messages.
 
+pub mod handoff;
 pub mod listener;
 pub mod stream;
 pub mod timer;

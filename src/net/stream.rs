@@ -1,6 +1,7 @@
 //! One connected socket of any kind.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -101,6 +102,33 @@ impl Stream {
             Self::Tcp(_) | Self::Tls(_) => None,
             Self::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
         }
+    }
+
+    /// The bare socket, which the runtime knows nothing of any more.
+    ///
+    /// # Errors
+    /// The system's; TLS can't be taken off a socket.
+    pub fn into_fd(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(stream) => stream.into_std().map(OwnedFd::from),
+            Self::Unix(stream) => stream.into_std().map(OwnedFd::from),
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// A stream of a connected socket, of TCP or else a unix socket.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn from_fd(socket: OwnedFd, is_tcp: bool) -> io::Result<Self> {
+        if is_tcp {
+            let stream = std::net::TcpStream::from(socket);
+            stream.set_nonblocking(true)?;
+            return TcpStream::from_std(stream).map(Self::Tcp);
+        }
+        let stream = std::os::unix::net::UnixStream::from(socket);
+        stream.set_nonblocking(true)?;
+        UnixStream::from_std(stream).map(Self::Unix)
     }
 
     /// Addresses of the two ends as SHOW CLIENTS and SHOW SERVERS give them: local, remote.

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tracing::info;
 
 use super::queue::Limits;
+use super::cede::Division;
 use super::spec::Spec;
 use super::{Pool, background, pins};
 use crate::error::ClientError;
@@ -45,6 +46,8 @@ pub(super) struct Control {
     auto_size: AtomicU32,
     /// Since when there is neither a client nor a server.
     unused_since: Mutex<Option<Instant>>,
+    /// How the size is divided with another process.
+    pub(super) division: Mutex<Division>,
 }
 
 impl Control {
@@ -58,6 +61,7 @@ impl Control {
             stretched: AtomicBool::new(false),
             auto_size: AtomicU32::new(self.auto_size.load(Ordering::Relaxed)),
             unused_since: Mutex::default(),
+            division: Mutex::new(self.division.lock().clone()),
         }
     }
 
@@ -88,7 +92,8 @@ impl Control {
         }
         let reserve = if self.stretched.load(Ordering::Relaxed) { spec.reserve.0 } else { 0 };
         let (size, per_user) = (self.size(spec), configured.per_user);
-        Limits { size: size.saturating_add(reserve), per_user: per_user.saturating_add(reserve), ..configured }
+        let size = self.division.lock().part_of(size.saturating_add(reserve));
+        Limits { size, per_user: per_user.saturating_add(reserve), ..configured }
     }
 }
 

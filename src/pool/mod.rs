@@ -6,6 +6,7 @@
 
 mod background;
 mod books;
+pub mod cede;
 pub mod control;
 mod demand;
 pub mod diagnosis;
@@ -396,6 +397,9 @@ impl Pool {
         let mut queue = self.queue.lock();
         let index = queue.add_user(share, quota);
         queue.set_user_weight(index, self.spec.load().user_weight(name));
+        if purpose == Purpose::Clients {
+            queue.set_elsewhere(index, self.control.elsewhere_of(name));
+        }
         drop(queue);
         Arc::new(PoolUser {
             name: name.clone(),

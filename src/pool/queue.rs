@@ -92,6 +92,10 @@ struct User<S, W> {
     logins: u32,
     closing: u32,
     limit: Option<u32>,
+    /// What another process may have of its slots.
+    elsewhere: u32,
+    /// What is left to it while another process takes over.
+    ceded: u32,
     /// What it may have over all pools.
     quota: Option<Arc<Quota>>,
 }
@@ -191,6 +195,8 @@ impl<S, W: Waiter> Queue<S, W> {
             logins: 0,
             closing: 0,
             limit,
+            elsewhere: 0,
+            ceded: u32::MAX,
             quota,
         });
         UserIndex(self.users.len() - 1)
@@ -199,6 +205,40 @@ impl<S, W: Waiter> Queue<S, W> {
     /// Changes a user's own cap.
     pub fn set_user_limit(&mut self, user: UserIndex, limit: Option<u32>) {
         self.users[user.0].limit = limit;
+    }
+
+    /// Another process may have so many of a user's slots.
+    pub fn set_elsewhere(&mut self, user: UserIndex, slots: u32) {
+        let user = &mut self.users[user.0];
+        if let Some(quota) = &user.quota {
+            quota.shift(user.elsewhere, slots);
+        }
+        user.elsewhere = slots;
+    }
+
+    /// Has a user keep the servers that are in use, and as many as are waited for, or `more` idle ones; gives the idle ones
+    /// beyond that, to be closed. What it has left never grows again: another process counts on it. See [`Queue::left_of`].
+    pub fn cede(&mut self, user: UserIndex, more: u32) -> Vec<S> {
+        let at = &mut self.users[user.0];
+        let idle = u32::try_from(at.idle.len()).unwrap_or(u32::MAX);
+        let used = at.slots - at.closing - idle.min(at.slots - at.closing);
+        let waiting = u32::try_from(at.waiting.len()).unwrap_or(u32::MAX);
+        at.ceded = at.ceded.min(used.saturating_add(more).max(waiting));
+        let mut given = Vec::new();
+        while at.held() > at.ceded {
+            let Some(idle) = at.idle.pop_front() else { break };
+            at.closing += 1;
+            self.closing += 1;
+            given.push(idle.server);
+        }
+        given
+    }
+
+    /// What a user may have after [`Queue::cede`], and what it has, those being closed included.
+    #[must_use]
+    pub fn left_of(&self, user: UserIndex) -> (u32, u32) {
+        let user = &self.users[user.0];
+        (user.ceded, user.slots)
     }
 
     /// Changes a user's part of the slots, in relation to other users'; at least 1.
@@ -378,7 +418,7 @@ impl<S, W: Waiter> Queue<S, W> {
     }
 
     fn per_user(&self, user: &User<S, W>) -> u32 {
-        user.limit.unwrap_or(self.limits.per_user)
+        user.limit.unwrap_or(self.limits.per_user).saturating_sub(user.elsewhere).min(user.ceded)
     }
 
     fn login_ended(&mut self, user: UserIndex) {

@@ -44,6 +44,13 @@ impl Quota {
         self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }
 
+    /// Another process has `after` slots of the user where it had `before`.
+    pub fn shift(&self, before: u32, after: u32) {
+        let shifted = |taken: u32| Some(taken.saturating_sub(before).saturating_add(after));
+        // It always takes one.
+        let _ = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, shifted);
+    }
+
     /// Gives a slot back.
     pub fn give(&self) {
         self.taken.fetch_sub(1, Ordering::AcqRel);

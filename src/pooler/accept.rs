@@ -36,14 +36,21 @@ const LOGIN_TIMEOUT: &str = "client_login_timeout";
 /// How many are waited for, at a time, until they have taken in why they are sent away.
 const MOST_LEAVING: usize = 64;
 
-/// Accepts until told to stop by `closing`.
-pub async fn accept(mut listener: Listener, admin: Arc<Admin>, mut closing: watch::Receiver<bool>) {
+/// Accepts until told to stop by `closing`, or to leave that to another process by `ceded`: then whoever was accepted is
+/// let in.
+pub async fn accept(
+    mut listener: Listener,
+    admin: Arc<Admin>,
+    mut closing: watch::Receiver<bool>,
+    mut ceded: watch::Receiver<bool>,
+) {
     let context = Arc::clone(&admin.context);
     let mut failing = false;
     loop {
         let options = TcpOptions::from(&context.config.load().pooler);
         let accepted = tokio::select! {
             biased;
+            _ = ceded.wait_for(|ceded| *ceded) => return,
             accepted = listener.accept(options) => accepted,
             _ = closing.wait_for(|stop| *stop) => return,
         };

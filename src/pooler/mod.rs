@@ -10,6 +10,7 @@ pub mod stop;
 mod systemd;
 pub mod timeouts;
 mod traces;
+pub mod upgrade;
 
 use std::collections::HashSet;
 use std::io;
@@ -25,11 +26,15 @@ use crate::admin::{self, Admin, Control};
 use crate::client::login::forced_login;
 use crate::client::{Context, holders};
 use crate::config::{Config, ConfigErrors, Draft};
-use crate::net::listener;
+use crate::net::listener::{self, Spares};
 use crate::net::timer;
 use log::LogControl;
+use process::PidFile;
 use reload::Keeper;
 use stop::Stop;
+use upgrade::Launch;
+use upgrade::predecessor::Predecessor;
+use upgrade::successor::Launcher;
 
 /// How often the recurring work is done.
 const TICK: Duration = Duration::from_millis(100);
@@ -97,45 +102,77 @@ pub struct Loaded {
 ///
 /// # Errors
 /// When a listening socket can't be opened.
-pub async fn run(loaded: Loaded, source: Source, log: LogControl) -> io::Result<()> {
+pub async fn run(loaded: Loaded, source: Source, log: LogControl, launch: Launch) -> io::Result<()> {
     let Loaded { config, draft } = loaded;
-    let listeners = listener::open_all(&config.pooler)?;
-    let http = listener::open_http(&config.pooler)?;
+    let Launch { program, inherited } = launch;
+    let (listeners, http, mut predecessor) = match inherited {
+        None => (listener::open_all(&config.pooler)?, listener::open_http(&config.pooler)?, None),
+        Some(socket) => {
+            let (predecessor, given) = Predecessor::meet(socket).await?;
+            let (listeners, http) = listener::take_over(&config.pooler, given)?;
+            (listeners, http, Some(predecessor))
+        }
+    };
+    let spares = Spares::of(&listeners, http.as_ref())?;
     let context = Arc::new(Context::new(config));
     reload::derive_verifiers(&context);
     let stop = Stop::new(Arc::clone(&context));
     let (control, orders) = Control::new();
     let admin = Arc::new(Admin::new(Arc::clone(&context), control, stop.watch()));
+    // Its own is written and removed by whoever has started it.
+    let _pid_file = match &mut predecessor {
+        Some(predecessor) => {
+            predecessor.wait_for_go(&context).await?;
+            context.config.load().pooler.pidfile.as_deref().map(PidFile::replace).transpose()?
+        }
+        None => None,
+    };
     let (mut remote, mut local) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
     let (_open, never) = watch::channel(false);
+    let ceded = watch::Sender::new(false);
     for listener in listeners {
         info!("listening on {}", listener.address());
         // Those who look after it can get in by the unix socket while it stops.
         let (tasks, closing) =
             if listener.is_unix() { (&mut local, never.clone()) } else { (&mut remote, stop.watch()) };
-        tasks.spawn(accept::accept(listener, Arc::clone(&admin), closing));
+        tasks.spawn(accept::accept(listener, Arc::clone(&admin), closing, ceded.subscribe()));
     }
     let mut recurring = tokio::task::JoinSet::new();
     recurring.spawn(tick(Arc::clone(&context)));
     recurring.spawn(admin::keep_statistics(Arc::clone(&admin)));
     recurring.spawn(admin::advice::size_pools(Arc::clone(&admin)));
     recurring.spawn(systemd::watchdog());
+    let mut serving_http = tokio::task::JoinSet::new();
     // HTTP stays to the end: it tells load balancers that no new connections are taken.
     if let Some(listener) = http {
         info!("serving HTTP on {}", listener.local_addr()?);
-        recurring.spawn(admin::http::serve(listener, Arc::clone(&admin)));
+        serving_http.spawn(admin::http::serve(listener, Arc::clone(&admin)));
         recurring.spawn(admin::keep_recent(Arc::clone(&admin)));
     }
     info!("process up: Carpool {}", env!("CARGO_PKG_VERSION"));
     traces::follow(&context);
     systemd::ready("serving");
+    if let Some(mut predecessor) = predecessor {
+        predecessor.serving(&spares).await?;
+        recurring.spawn(predecessor.follow(Arc::clone(&context)));
+    }
     let keeper = Keeper::new(Arc::clone(&context), source, draft, log);
-    orders::handle(&admin, keeper, &stop, orders).await?;
+    let launcher = Launcher { program, spares, admin: Arc::clone(&admin) };
+    let successor = orders::handle(&admin, keeper, &stop, orders, &launcher).await?;
+    drop(launcher);
+    if let Some(successor) = successor {
+        ceded.send_replace(true);
+        serving_http.shutdown().await;
+        // Whoever was accepted is let in.
+        while remote.join_next().await.is_some() || local.join_next().await.is_some() {}
+        successor.hand_over(&context, &stop).await;
+    }
     // Listening sockets close first, so that nobody new comes in.
     remote.shutdown().await;
     admin.unsuspend();
     stop.drain().await;
     local.shutdown().await;
+    serving_http.shutdown().await;
     recurring.shutdown().await;
     traces::finish(&context).await;
     info!("stopped");

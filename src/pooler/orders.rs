@@ -1,13 +1,15 @@
 //! What signals and the console ask of the whole: reload, changes of settings, pauses, stopping.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
 use super::reload::Keeper;
+use super::upgrade::successor::{self, Launcher, Successor};
 use super::stop::{How, Stop};
 use super::systemd;
 use crate::admin::{Admin, Failure, Order, Outcome, Request};
@@ -59,7 +61,22 @@ impl Signals {
     }
 }
 
-/// Does what is asked for. Returns at the first signal or command to stop; later ones hasten the end.
+/// An upgrade under way, and who wants to know what comes of it.
+struct Upgrading<'l> {
+    attempt: Pin<Box<dyn Future<Output = Result<Successor, String>> + Send + 'l>>,
+    outcome: oneshot::Sender<Outcome>,
+}
+
+/// What comes of an upgrade; never, where there is none.
+async fn attempted(upgrading: &mut Option<Upgrading<'_>>) -> Result<Successor, String> {
+    match upgrading {
+        Some(upgrading) => upgrading.attempt.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Does what is asked for. Returns at the first signal or command to stop, or when a new process has taken over; later
+/// ones hasten the end.
 ///
 /// # Errors
 /// When signals can't be had.
@@ -68,16 +85,33 @@ pub async fn handle(
     mut keeper: Keeper,
     stop: &Stop,
     mut orders: mpsc::Receiver<Request>,
-) -> io::Result<()> {
+    launcher: &Launcher,
+) -> io::Result<Option<Successor>> {
     let mut signals = Signals::new()?;
+    let mut upgrading: Option<Upgrading<'_>> = None;
     loop {
-        match signals.next(&mut orders).await {
+        let asked = tokio::select! {
+            asked = signals.next(&mut orders) => asked,
+            attempted = attempted(&mut upgrading) => match end_attempt(&mut upgrading, attempted) {
+                Some(successor) => {
+                    stop.hand_over();
+                    tokio::spawn(hasten(signals, orders, stop.clone(), true));
+                    return Ok(Some(successor));
+                }
+                None => continue,
+            },
+        };
+        match asked {
             // What went wrong is in the log already.
             Asked::Reload => drop(keeper.reload().await),
             Asked::Pause => pause(admin),
             Asked::Resume => resume(admin),
             Asked::Stop(how) => break stop.signalled(how),
             Asked::Order(Request { order, outcome }) => {
+                if order == Order::Upgrade {
+                    begin_attempt(&mut upgrading, launcher, outcome);
+                    continue;
+                }
                 let done = match order {
                     Order::Reload => keeper.reload().await.map_err(Failure::Reload),
                     Order::Plan => keeper.plan().await.map_err(Failure::Reload),
@@ -93,15 +127,50 @@ pub async fn handle(
             Asked::Nothing => break,
         }
     }
+    if upgrading.is_some() {
+        successor::tell_failure("it is told to stop");
+    }
     systemd::stopping(stop.limit());
-    tokio::spawn(hasten(signals, orders, stop.clone()));
-    Ok(())
+    tokio::spawn(hasten(signals, orders, stop.clone(), false));
+    Ok(None)
 }
 
-/// While it stops: any further signal to stop means at once, commands mean what they say.
-async fn hasten(mut signals: Signals, mut orders: mpsc::Receiver<Request>, stop: Stop) {
+fn begin_attempt<'l>(
+    upgrading: &mut Option<Upgrading<'l>>,
+    launcher: &'l Launcher,
+    outcome: oneshot::Sender<Outcome>,
+) {
+    // The console may have gone meanwhile.
+    if upgrading.is_some() {
+        drop(outcome.send(Err(Failure::Upgrade("an upgrade is under way already".into()))));
+    } else {
+        *upgrading = Some(Upgrading { attempt: Box::pin(launcher.upgrade()), outcome });
+    }
+}
+
+fn end_attempt(
+    upgrading: &mut Option<Upgrading<'_>>,
+    attempted: Result<Successor, String>,
+) -> Option<Successor> {
+    let outcome = upgrading.take()?.outcome;
+    match attempted {
+        Ok(successor) => {
+            drop(outcome.send(Ok(crate::config::Plan::default())));
+            Some(successor)
+        }
+        Err(why) => {
+            successor::tell_failure(&why);
+            drop(outcome.send(Err(Failure::Upgrade(why))));
+            None
+        }
+    }
+}
+
+/// While it stops: any further signal to stop means at once, unless it is the first (after an upgrade none has been given), commands mean what they say.
+async fn hasten(mut signals: Signals, mut orders: mpsc::Receiver<Request>, stop: Stop, mut is_first: bool) {
     loop {
         match signals.next(&mut orders).await {
+            Asked::Stop(how) if std::mem::take(&mut is_first) => stop.begin(how),
             Asked::Stop(_) => stop.begin(How::AtOnce),
             Asked::Order(Request { order, outcome }) => drop(outcome.send(begin_to_stop(&stop, &order))),
             Asked::Reload => info!("got SIGHUP while shutting down, ignoring"),
@@ -114,7 +183,7 @@ async fn hasten(mut signals: Signals, mut orders: mpsc::Receiver<Request>, stop:
 
 fn begin_to_stop(stop: &Stop, order: &Order) -> Outcome {
     stop.begin(match order {
-        Order::Reload | Order::Plan | Order::Set(..) => return Err(Failure::Gone),
+        Order::Reload | Order::Plan | Order::Set(..) | Order::Upgrade => return Err(Failure::Gone),
         Order::StopAfterClients => How::AfterClients,
         Order::StopAfterTransactions => How::AfterTransactions,
         Order::StopNow => How::AtOnce,

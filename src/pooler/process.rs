@@ -33,7 +33,7 @@ pub fn daemonize() -> io::Result<()> {
     unistd::daemon(true, false).map_err(|error| io::Error::new(io::Error::from(error).kind(), "cannot run as a daemon"))
 }
 
-/// The file with the process's number; removed when dropped.
+/// The file with the process's number; removed when dropped, unless it has another's by then.
 #[derive(Debug)]
 pub struct PidFile(PathBuf);
 
@@ -66,6 +66,14 @@ impl PidFile {
     /// As [`PidFile::check`], or when it can't be written.
     pub fn write(path: &Path) -> io::Result<Self> {
         Self::check(path)?;
+        Self::replace(path)
+    }
+
+    /// Writes this process's number, whichever is there.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn replace(path: &Path) -> io::Result<Self> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("pidfile {}: {error}", path.display()));
         let mut file = File::create(path).map_err(named)?;
         writeln!(file, "{}", std::process::id()).map_err(named)?;
@@ -75,10 +83,23 @@ impl PidFile {
     }
 }
 
+/// Has a pid file that names another process name this one again.
+pub fn restore_pid(path: &Path) {
+    let own = format!("{}\n", std::process::id());
+    if std::fs::read_to_string(path).is_ok_and(|text| text != own) {
+        if let Err(error) = std::fs::write(path, own) {
+            tracing::warn!("pidfile {}: {error}", path.display());
+        }
+    }
+}
+
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Already gone is as good.
-        let _ = std::fs::remove_file(&self.0);
+        // One that another process has taken over stays. Already gone is as good.
+        let pid = std::fs::read_to_string(&self.0).ok().and_then(|text| text.trim().parse().ok());
+        if pid == Some(std::process::id()) {
+            let _ = std::fs::remove_file(&self.0);
+        }
     }
 }
 

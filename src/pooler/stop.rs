@@ -81,6 +81,18 @@ impl Stop {
         self.context.door.stop();
     }
 
+    /// Another process has taken over: clients leave of themselves, and whoever logs in may.
+    pub fn hand_over(&self) {
+        self.how.send_modify(|now| *now = (*now).max(How::AfterClients));
+        self.stopping.send_replace(true);
+    }
+
+    /// Whether clients may take their time.
+    #[must_use]
+    pub fn is_patient(&self) -> bool {
+        *self.how.borrow() <= How::AfterClients
+    }
+
     /// A signal to stop: SIGTERM, SIGINT or SIGQUIT, in Carpool's meaning, or that which the configuration gives them.
     pub fn signalled(&self, how: How) {
         let patient = self.context.config.load().pooler.stop_waits_for_clients;
@@ -121,7 +133,8 @@ impl Stop {
     }
 
     /// Whether nobody is there but consoles.
-    fn only_consoles(&self) -> bool {
+    #[must_use]
+    pub fn only_consoles(&self) -> bool {
         let mut consoles = 0;
         self.context.registry.for_each(|client| consoles += u32::from(client.kind == ClientKind::Console));
         self.context.registry.connections() <= consoles

@@ -20,6 +20,11 @@ pub(super) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::MainPid(std::process::id()), NotifyState::Status(status)]);
 }
 
+/// Another process is the service from now on.
+pub(super) fn main_pid(pid: u32) {
+    tell(&[NotifyState::MainPid(pid)]);
+}
+
 /// It reads its configuration again; [`ready`] says that this has ended.
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {

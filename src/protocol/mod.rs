@@ -6,6 +6,7 @@
 
 mod asking;
 pub mod audit;
+pub mod carried;
 pub mod custom;
 pub mod functions;
 pub mod listen;
@@ -97,9 +98,7 @@ impl ClientState {
     /// The settings that matter when a text is parsed, made to be nobody else's.
     #[must_use]
     pub fn unshared_context(&self) -> Arc<Settings> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let mark = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
-        Arc::new(self.context.with(UNSHARED, &mark))
+        Arc::new(self.context.with(UNSHARED, &unshared_mark()))
     }
 
     /// Replaces the settings.
@@ -108,6 +107,12 @@ impl ClientState {
         self.own = Own::of(&settings);
         self.settings = settings;
     }
+}
+
+/// A mark that no settings have yet.
+fn unshared_mark() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed).to_string()
 }
 
 /// What is known of one server connection. In this order in memory: what each transaction touches is together.

@@ -183,6 +183,12 @@ impl Statement {
         u16::try_from(at).ok().map(Shape)
     }
 
+    /// What it looks like in a shape.
+    #[must_use]
+    pub fn described(&self, shape: Shape) -> Option<Box<[u8]>> {
+        self.shapes.lock().known.get(usize::from(shape.0)).cloned()
+    }
+
     /// Another statement's `shape` among this one's. They have the same text.
     #[must_use]
     pub fn shape_of(&self, other: &Self, shape: Shape) -> Option<Shape> {

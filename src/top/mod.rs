@@ -65,7 +65,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// When the console can't be reached at the start or, in batch mode, any more; the terminal's.
 pub fn run(options: &Options) -> Result<(), TopError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let config = target(&options.target)?;
+    let config = target(&options.target, true)?;
     let mut console = Console { runtime, config, client: None };
     if options.batch || !io::stdout().is_terminal() {
         batch(&mut console, options)
@@ -74,12 +74,34 @@ pub fn run(options: &Options) -> Result<(), TopError> {
     }
 }
 
-/// Where the console is.
-fn target(target: &str) -> Result<tokio_postgres::Config, TopError> {
+/// Has a running Carpool put a new process in its place.
+///
+/// # Errors
+/// When the console can't be reached; why the upgrade failed.
+pub fn upgrade(to: &str) -> Result<(), TopError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut config = target(to, false)?;
+    config.application_name("carpool upgrade");
+    runtime.block_on(async {
+        let (client, connection) = config.connect(NoTls).await?;
+        tokio::spawn(connection);
+        // It takes no longer than upgrade_timeout.
+        client.simple_query("UPGRADE").await.map(drop).map_err(|error| match error.as_db_error() {
+            Some(error) => TopError::Target(match error.detail() {
+                Some(detail) => format!("{}: {detail}", error.message()),
+                None => error.message().to_owned(),
+            }),
+            None => error.into(),
+        })
+    })
+}
+
+/// Where the console is, for one who only looks or not.
+fn target(target: &str, looks: bool) -> Result<tokio_postgres::Config, TopError> {
     let mut config = if target.contains("://") || target.contains('=') {
         target.parse().map_err(|error| TopError::Target(format!("{}: {}", "not a URL", whole(&error))))?
     } else {
-        of_file(Path::new(target))?
+        of_file(Path::new(target), looks)?
     };
     if config.get_dbname().is_none_or(str::is_empty) {
         config.dbname("pgbouncer");
@@ -94,7 +116,7 @@ fn target(target: &str) -> Result<tokio_postgres::Config, TopError> {
 }
 
 /// By the unix socket, where the system's own user needs no password; else by TCP as the first who may.
-fn of_file(path: &Path) -> Result<tokio_postgres::Config, TopError> {
+fn of_file(path: &Path, looks: bool) -> Result<tokio_postgres::Config, TopError> {
     let loaded = Config::load(path).map_err(|errors| TopError::Target(errors.to_string()))?;
     let pooler = &loaded.pooler;
     let mut config = tokio_postgres::Config::new();
@@ -104,7 +126,8 @@ fn of_file(path: &Path) -> Result<tokio_postgres::Config, TopError> {
         return Ok(config);
     }
     let host = pooler.listen_addr.iter().find(|addr| *addr != "*").map_or("127.0.0.1", String::as_str);
-    let Some(user) = pooler.stats_users.iter().chain(&pooler.admin_users).next() else {
+    let lookers = pooler.stats_users.iter().filter(|_| looks);
+    let Some(user) = lookers.chain(&pooler.admin_users).next() else {
         let text = "nobody may use the console; see unix_socket_dir, stats_users and admin_users";
         return Err(TopError::Target(format!("{}: {text}", path.display())));
     };

@@ -57,5 +57,6 @@ mod tls;
 mod top;
 mod traces;
 mod unix;
+mod upgrade;
 mod versions;
 mod waits;

@@ -145,6 +145,16 @@ impl ScramKeys {
         }
     }
 
+    /// Iterations, salt, client key and server key.
+    pub(in crate::auth) fn parts(&self) -> (u32, &[u8], &Key, &Key) {
+        (self.iterations, &self.salt, &self.client_key, &self.server_key)
+    }
+
+    /// From [`Self::parts`].
+    pub(in crate::auth) fn from_parts(iterations: u32, salt: &[u8], client_key: Key, server_key: Key) -> Self {
+        Self { iterations, salt: salt.into(), client_key, server_key }
+    }
+
     /// Whether the keys fit this salt and iteration count.
     #[must_use]
     pub fn fits(&self, salt: &[u8], iterations: u32) -> bool {

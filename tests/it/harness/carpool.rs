@@ -18,6 +18,8 @@ pub struct Setup {
     pub sections: String,
     /// Further environment.
     pub environment: Vec<(String, String)>,
+    /// The program, in the place of the binary under test.
+    pub program: Option<std::path::PathBuf>,
 }
 
 impl Setup {
@@ -91,7 +93,9 @@ impl Carpool {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("carpool-test-{}-{number}-{database}.toml", std::process::id());
         let config = std::env::temp_dir().join(name);
-        let mut carpool = Self::spawn(&config, database, &setup.toml(postgres, database), &setup.environment);
+        let program = setup.program.as_deref().unwrap_or(std::path::Path::new(env!("CARGO_BIN_EXE_carpool")));
+        let toml = setup.toml(postgres, database);
+        let mut carpool = Self::spawn_as(program, &config, database, &toml, &setup.environment);
         let listening = "listening on 127.0.0.1:";
         carpool.port = eventually("Carpool listens", || {
             let log = carpool.log();
@@ -104,8 +108,19 @@ impl Carpool {
 
     /// Starts the binary with this configuration, without waiting.
     pub fn spawn(config: &std::path::Path, database: &str, toml: &str, environment: &[(String, String)]) -> Self {
+        let program = std::path::Path::new(env!("CARGO_BIN_EXE_carpool"));
+        Self::spawn_as(program, config, database, toml, environment)
+    }
+
+    fn spawn_as(
+        program: &std::path::Path,
+        config: &std::path::Path,
+        database: &str,
+        toml: &str,
+        environment: &[(String, String)],
+    ) -> Self {
         std::fs::write(config, toml).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_carpool"))
+        let mut child = Command::new(program)
             .arg(config)
             .envs(environment.iter().cloned())
             .stdin(Stdio::null())
