@@ -158,7 +158,7 @@ pub fn arrive(context: &Arc<Context>, traveller: Traveller, socket: OwnedFd) -> 
         tls: None,
         protocol: PROTOCOL_3_2,
     };
-    let key = CancelKey { pid: traveller.number, secret: traveller.secret.into() };
+    let key = CancelKey { pid: traveller.number, secret: traveller.secret.as_slice().into() };
     let connected = UNIX_EPOCH + traveller.connected;
     let settings = Arc::clone(&state.settings);
     let Some(registered) = Registry::adopt(context, identity, key, settings, connected) else {

@@ -50,7 +50,7 @@ impl Cancels {
             Message::Cancel(number, pid, secret) => {
                 let (context, done) = (Arc::clone(&self.context), self.done.clone());
                 tokio::spawn(async move {
-                    let key = CancelKey { pid, secret: secret.into() };
+                    let key = CancelKey { pid, secret: secret.as_slice().into() };
                     let found = cancel::request_here(&context, &key).await;
                     // The other one may be gone.
                     let _ = done.send(Message::Cancelled(number, found));
