@@ -24,12 +24,14 @@ test: setup axum
 
 # Against PgBouncer, in interleaved rounds. Options: make bench BENCH="--quick", and PGO= to do without that build
 bench: setup build $(PGO)
+	CARGO_TARGET_DIR=target/bench cargo build --quiet --release --manifest-path tests/bench/floor/Cargo.toml
 	$(PYTHON) tests/bench/bench.py $(addprefix --carpool ,target/release/carpool $(PGO)) $(BENCH)
 
 # Instructions, allocations and system calls of a transaction, memory of an idle client, against the committed baseline;
 # with valgrind and strace, where they are there. Options: make bench-check CHECK="--update"
-bench-check: setup build
-	$(PYTHON) tests/bench/check.py --carpool target/release/carpool $(CHECK)
+bench-check: setup
+	cargo build --profile measure
+	$(PYTHON) tests/bench/check.py $(CHECK)
 
 # What the pool-size advisor predicts against what is measured, in less than six minutes. Options: make advisor-check ADVISOR="--write"
 advisor-check: setup build
