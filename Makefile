@@ -5,6 +5,7 @@ AXUM := docker/apps/axum
 AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 
 PGO := target/pgo/carpool-pgo
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
 .PHONY: run test dashboard-check bench bench-check advisor-check conformance chaos deny fuzz showdown compose-test build pgo deb axum clean
 
@@ -81,11 +82,11 @@ target/pgo/carpool-pgo: Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 	@$(MAKE) --no-print-directory setup
 	PYTHON=$(PYTHON) scripts/pgo.sh $@
 
-# A Debian package in target/debian.
-deb: build
+# A Debian package in target/debian, of the optimized build.
+deb: $(PGO)
 	@command -v cargo-deb >/dev/null || cargo install --locked cargo-deb
-	target/release/carpool generate target
-	cargo deb --no-build --strip
+	$(PGO) generate target
+	CARGO_TARGET_DIR=target/pgo cargo deb --no-build --strip --target $(HOST) --output target/debian/
 
 # The axum app that the sharing test runs; a crate of its own, so that its dependencies aren't Carpool's.
 axum:
