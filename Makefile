@@ -7,7 +7,7 @@ AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 PGO := target/pgo/carpool-pgo
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: run test dashboard-check bench bench-check advisor-check conformance chaos deny fuzz showdown compose-test build pgo deb axum clean
+.PHONY: run test dashboard-check bench bench-check advisor-check conformance chaos soak deny fuzz showdown compose-test build pgo deb axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -46,6 +46,12 @@ conformance: setup build
 chaos: setup build
 	@tests/chaos/setup.sh
 	$(PYTHON) tests/chaos $(CHAOS)
+
+# Two hours of mixed load with faults; notes and a picture go to target/chaos. Options: make soak SOAK=SECONDS
+SOAK := 7200
+soak: setup build
+	@tests/chaos/setup.sh
+	$(PYTHON) tests/chaos --soak $(SOAK) $(CHAOS)
 
 # The demo applications on one pool, with a report in target/showdown. Options: make showdown SHOWDOWN="--help"
 showdown: build axum
