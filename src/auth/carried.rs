@@ -82,12 +82,15 @@ mod tests {
     #[test]
     fn credentials_arrive_as_they_left() {
         let keys = ScramKeys::derive(b"secret", b"salt", 4096);
-        let same = |other: &ScramKeys| other.fits(b"salt", 4096) && other.verifier().encode() == keys.verifier().encode();
+        let same =
+            |other: &ScramKeys| other.fits(b"salt", 4096) && other.verifier().encode() == keys.verifier().encode();
         let password = Password::new(b"se\xffcret");
         let with_keys = ServerCredentials::Password { password, keys: Some(keys.clone()) };
         assert!(matches!(carry(&with_keys), ServerCredentials::Password { password, keys: Some(keys) }
             if password.expose() == b"se\xffcret" && same(&keys)));
-        assert!(matches!(carry(&ServerCredentials::ScramKeys(keys.clone())), ServerCredentials::ScramKeys(k) if same(&k)));
+        assert!(
+            matches!(carry(&ServerCredentials::ScramKeys(keys.clone())), ServerCredentials::ScramKeys(k) if same(&k))
+        );
         let hash = ServerCredentials::Md5Hash(Md5Secret::from_bytes([7; 16]));
         assert!(matches!(carry(&hash), ServerCredentials::Md5Hash(hash) if *hash.expose() == [7; 16]));
         assert!(matches!(carry(&ServerCredentials::None), ServerCredentials::None));

@@ -116,6 +116,9 @@ mod tests {
         for left in 0..=25 {
             assert_eq!(old(left).part_of(25) + new(left).part_of(25), 25);
         }
-        assert_eq!((old(u32::MAX).part_of(25), new(u32::MAX).part_of(25), Division::default().part_of(25)), (25, 0, 25));
+        assert_eq!(
+            (old(u32::MAX).part_of(25), new(u32::MAX).part_of(25), Division::default().part_of(25)),
+            (25, 0, 25)
+        );
     }
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tracing::info;
 
-use super::queue::Limits;
 use super::cede::Division;
+use super::queue::Limits;
 use super::spec::Spec;
 use super::{Pool, background, pins};
 use crate::error::ClientError;

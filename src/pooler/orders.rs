@@ -9,9 +9,9 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
 use super::reload::Keeper;
-use super::upgrade::successor::{self, Launcher, Successor};
 use super::stop::{How, Stop};
 use super::systemd;
+use super::upgrade::successor::{self, Launcher, Successor};
 use crate::admin::{Admin, Failure, Order, Outcome, Request};
 
 /// The signals that mean something, as PgBouncer has them.
@@ -135,11 +135,7 @@ pub async fn handle(
     Ok(None)
 }
 
-fn begin_attempt<'l>(
-    upgrading: &mut Option<Upgrading<'l>>,
-    launcher: &'l Launcher,
-    outcome: oneshot::Sender<Outcome>,
-) {
+fn begin_attempt<'l>(upgrading: &mut Option<Upgrading<'l>>, launcher: &'l Launcher, outcome: oneshot::Sender<Outcome>) {
     // The console may have gone meanwhile.
     if upgrading.is_some() {
         drop(outcome.send(Err(Failure::Upgrade("an upgrade is under way already".into()))));
@@ -148,10 +144,7 @@ fn begin_attempt<'l>(
     }
 }
 
-fn end_attempt(
-    upgrading: &mut Option<Upgrading<'_>>,
-    attempted: Result<Successor, String>,
-) -> Option<Successor> {
+fn end_attempt(upgrading: &mut Option<Upgrading<'_>>, attempted: Result<Successor, String>) -> Option<Successor> {
     let outcome = upgrading.take()?.outcome;
     match attempted {
         Ok(successor) => {

@@ -142,7 +142,8 @@ mod tests {
         let first = tables.statements.intern(&parse("select $1"), &state.context);
         let shape = first.shape(b"row", tables.statements.epoch()).unwrap();
         state.statements.named.insert((*b"first").into(), Named { statement: first, told: Told::Shape(shape) });
-        let later = tables.settings.intern(startup.with_reported("datestyle", "SQL, DMY").with("app.tenant", "\u{e9}'"));
+        let later =
+            tables.settings.intern(startup.with_reported("datestyle", "SQL, DMY").with("app.tenant", "\u{e9}'"));
         state.set_settings(later, &tables.settings);
         let second = tables.statements.intern(&parse("select '01/02/03'::date, $1"), &state.context);
         state.statements.named.insert((*b"\xff").into(), Named { statement: Arc::clone(&second), told: Told::Nothing });
@@ -164,7 +165,10 @@ mod tests {
         assert_eq!(after.statements.named.len(), 2);
         for (name, was) in &before.statements.named {
             let is = &after.statements.named[name];
-            assert_eq!((is.statement.rest(), &**is.statement.context()), (was.statement.rest(), &**was.statement.context()));
+            assert_eq!(
+                (is.statement.rest(), &**is.statement.context()),
+                (was.statement.rest(), &**was.statement.context())
+            );
         }
         let unnamed = after.statements.unnamed.as_ref().unwrap();
         assert!(Arc::ptr_eq(unnamed, &after.statements.named[&b"\xff"[..]].statement));

@@ -177,6 +177,8 @@ pub struct ServerState {
     pub numbers: Option<Box<Numbers>>,
     /// Its process number.
     pub pid: u32,
+    /// It has said that it isn't a standby any more.
+    pub promoted: bool,
 }
 
 impl ServerState {
@@ -211,6 +213,7 @@ impl ServerState {
             defaulted: Vec::new(),
             numbers: None,
             pid: 0,
+            promoted: false,
             listens: None,
         }
     }

@@ -153,7 +153,8 @@ fn ten_upgrades_under_load() {
     let line = Line::start("", &format!("pool_size = {POOL}"));
     let (postgres, database) = (Postgres::shared(), line.carpool.database.clone());
     let port = line.carpool.port;
-    let init = ["-h", "127.0.0.1", "-U", "postgres", "-p", &postgres.port.to_string(), "-i", "-q", &database].map(String::from);
+    let init = ["-h", "127.0.0.1", "-U", "postgres", "-p", &postgres.port.to_string(), "-i", "-q", &database]
+        .map(String::from);
     assert!(Command::new("pgbench").args(init).stderr(Stdio::null()).status().unwrap().success());
     let stop = Arc::new(AtomicBool::new(false));
     let watch = {
@@ -232,12 +233,21 @@ fn a_session_goes_on_as_it_was() {
     let line = Line::start("auth_type = \"trust\"", "pool_size = 2");
     let mut client = Raw::login_with(
         line.carpool.port,
-        &[("user", "postgres"), ("database", &line.carpool.database), ("application_name", "traveller"), ("DateStyle", "German")],
+        &[
+            ("user", "postgres"),
+            ("database", &line.carpool.database),
+            ("application_name", "traveller"),
+            ("DateStyle", "German"),
+        ],
     );
     client.query("set timezone = 'Asia/Tokyo'");
     client.query("set app.tenant = 'o''neill'");
     client.query("create table t (a int)");
-    client.send_all(&[parse("named", "select $1::date, current_setting('app.tenant')"), describe('S', "named"), sync()]);
+    client.send_all(&[
+        parse("named", "select $1::date, current_setting('app.tenant')"),
+        describe('S', "named"),
+        sync(),
+    ]);
     client.until_ready();
     client.send_all(&[parse("", "select 'unnamed'"), sync()]);
     client.until_ready();
@@ -429,7 +439,15 @@ fn files_and_sockets_go_over() {
     let line = Line::start_with(setup);
     let psql = || {
         let mut psql = Command::new("psql");
-        psql.args(["-XAt", "-h", files.path("").to_str().unwrap(), "-p", &line.carpool.port.to_string(), "-U", "postgres"]);
+        psql.args([
+            "-XAt",
+            "-h",
+            files.path("").to_str().unwrap(),
+            "-p",
+            &line.carpool.port.to_string(),
+            "-U",
+            "postgres",
+        ]);
         let output = psql.args(["-d", &line.carpool.database, "-c", "select 'by file'"]).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
@@ -447,8 +465,7 @@ fn files_and_sockets_go_over() {
         assert_eq!(psql(), "by file\n");
     }
     // By the configuration: the unix socket needs no password.
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_carpool")).arg("upgrade").arg(&line.carpool.config).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_carpool")).arg("upgrade").arg(&line.carpool.config).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let pid = line.pid();
     assert!(Command::new("kill").args(["-s", "TERM", &pid.to_string()]).status().unwrap().success());
@@ -467,12 +484,8 @@ fn passwords_are_not_asked_for_again() {
         \x20 for line in sys.stdin:\n\
         \x20   print(connection.execute('select current_user').fetchone()[0], flush=True)\n";
     let python = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python");
-    let mut child = Command::new(python)
-        .args(["-c", script, &url])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        Command::new(python).args(["-c", script, &url]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut to, mut from) = (child.stdin.take().unwrap(), std::io::BufReader::new(child.stdout.take().unwrap()));
     let mut ask = || {
         to.write_all(b"\n").unwrap();

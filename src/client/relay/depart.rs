@@ -6,8 +6,8 @@ use std::time::UNIX_EPOCH;
 use super::{Relay, Work};
 use crate::auth::carried::CarriedCredentials;
 use crate::client::exodus::{Departing, Traveller};
-use crate::net::stream::Stream;
 use crate::net::Peer;
+use crate::net::stream::Stream;
 use crate::protocol::carried::CarriedState;
 
 /// How a session has come off its task.

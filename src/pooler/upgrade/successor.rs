@@ -161,7 +161,9 @@ async fn how_it_ended(child: &mut Child) -> String {
     let begun = Instant::now();
     while begun.elapsed() < END_LIMIT {
         match child.try_wait() {
-            Ok(Some(status)) => return format!("the new process ended before it was ready ({status}); see what it printed"),
+            Ok(Some(status)) => {
+                return format!("the new process ended before it was ready ({status}); see what it printed");
+            }
             Ok(None) => timer::sleep(POLL).await,
             Err(_) => break,
         }

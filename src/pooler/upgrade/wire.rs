@@ -59,7 +59,9 @@ pub(super) enum Message {
 /// The system's, or that the other one doesn't listen.
 pub(super) async fn say(to: &mut Sender, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let body = Zeroizing::new(serde_json::to_vec(message)?);
-    timer::timeout(SEND_LIMIT, to.send(&body, descriptors)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    timer::timeout(SEND_LIMIT, to.send(&body, descriptors))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// What the other one says next; `None`: it is gone.
