@@ -47,6 +47,11 @@ impl Division {
 }
 
 impl super::control::Control {
+    /// Whether this process gives the pool up, slot by slot.
+    pub(super) fn is_ceding(&self) -> bool {
+        self.division.lock().left != u32::MAX
+    }
+
     /// What another process may have of a user's slots.
     pub(super) fn elsewhere_of(&self, name: &UserName) -> u32 {
         let division = self.division.lock();

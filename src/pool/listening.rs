@@ -101,7 +101,9 @@ impl Pool {
         let spec = self.spec.load();
         let roomy =
             spec.max_pinned >= FEWEST_PINNED && spec.auto.map_or(spec.limits.size, |auto| auto.least) >= FEWEST_SERVERS;
-        roomy && !self.is_retired() && self.queue.lock().most_of(user.index) >= FEWEST_SERVERS
+        // What goes to another process is missing for a while; those who listen stay until they leave.
+        let has_room = self.control.is_ceding() || self.queue.lock().most_of(user.index) >= FEWEST_SERVERS;
+        roomy && !self.is_retired() && has_room
     }
 
     /// A client wants the listening connection to have these channels.

@@ -345,7 +345,7 @@ fn who_has_tls_stays_for_a_while() {
     raw.read_exact(&mut answer).unwrap();
     let mut tls = begin(raw, client_config(&authority)).unwrap();
     tls.write_all(&startup(V3_0, &[("user", "postgres"), ("database", &line.carpool.database)])).unwrap();
-    let mut until = |tls: &mut crate::harness::tls::Blocking, end: &[u8]| {
+    let until = |tls: &mut crate::harness::tls::Blocking, end: &[u8]| {
         let mut got = Vec::new();
         while !got.windows(end.len()).any(|w| w == end) {
             let mut chunk = [0; 4096];
@@ -484,8 +484,9 @@ fn passwords_are_not_asked_for_again() {
         \x20 for line in sys.stdin:\n\
         \x20   print(connection.execute('select current_user').fetchone()[0], flush=True)\n";
     let python = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python");
+    let psycopg3 = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/psycopg3");
     let mut child =
-        Command::new(python).args(["-c", script, &url]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        Command::new(python).env("PYTHONPATH", psycopg3).args(["-c", script, &url]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut to, mut from) = (child.stdin.take().unwrap(), std::io::BufReader::new(child.stdout.take().unwrap()));
     let mut ask = || {
         to.write_all(b"\n").unwrap();
