@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, UserName};
 use crate::net::Peer;
+use crate::net::world;
 use crate::protocol::numbers;
 use crate::protocol::settings::Settings;
 use crate::server::ServerShared;
@@ -402,7 +403,7 @@ impl Registry {
     pub fn register(admission: Admission, identity: Identity, settings: Arc<Settings>) -> Registered {
         let context = admission.hand_over();
         let registry = &context.registry;
-        let mut rng = rand::rng();
+        let mut rng = world::rng();
         let mut secret = [0u8; LONG_SECRET];
         let secret = &mut secret[..if identity.protocol >= PROTOCOL_3_2 { LONG_SECRET } else { 4 }];
         rng.fill(secret);
@@ -421,7 +422,7 @@ impl Registry {
                 peer: identity.peer,
                 local: identity.local,
                 tls: identity.tls,
-                connected: SystemTime::now(),
+                connected: world::time_of_day(),
                 settings: Mutex::new(settings),
                 cancel: Mutex::default(),
                 doing: Doing {

@@ -33,6 +33,7 @@ use super::registry::{CancelSlot, ClientShared, Phase, Registered, micros_since,
 use crate::config::PoolMode;
 use crate::error::{ClientError, SqlState};
 use crate::net::stream::Stream;
+use crate::net::world;
 use crate::pool::place::Place;
 use crate::pool::sharing::Asker;
 use crate::pool::{Checkout, Grant, Lease, Pool, PoolUser};
@@ -212,7 +213,7 @@ impl Relay {
     #[must_use]
     pub fn new(session: Session) -> Self {
         let Session { stream, unread, registered, pool, user, state, mode } = session;
-        registered.shared.set_phase(Phase::Idle, micros_since(registered.context().started, Instant::now()));
+        registered.shared.set_phase(Phase::Idle, micros_since(registered.context().started, world::now()));
         let mut relay = Self {
             stream,
             registered,
@@ -248,7 +249,7 @@ impl Relay {
     pub fn spawn_last_words(self) {
         let Self { stream, out, .. } = self;
         if !out.is_empty() {
-            tokio::spawn(super::login::last_words(stream, out.pending().to_vec()));
+            world::spawn(super::login::last_words(stream, out.pending().to_vec()));
         }
     }
 
@@ -266,7 +267,7 @@ impl Relay {
 
     /// The time, as the pool and as statistics want it.
     fn now(&self) -> (Instant, Moment) {
-        let now = Instant::now();
+        let now = world::now();
         (now, micros_since(self.context().started, now))
     }
 
@@ -657,7 +658,7 @@ impl Relay {
         out: &mut Outputs,
     ) -> Result<(), End> {
         // It was given a moment ago.
-        let instant = lease.since().unwrap_or_else(Instant::now);
+        let instant = lease.since().unwrap_or_else(world::now);
         let now = micros_since(self.context().started, instant).max(since);
         if let Some(server) = lease.server() {
             server.note_wait(now - since);

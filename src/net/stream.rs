@@ -22,6 +22,9 @@ pub enum Stream {
     Unix(UnixStream),
     /// TLS over TCP.
     Tls(Box<TlsStream>),
+    /// In memory.
+    #[cfg(test)]
+    Simulated(super::simulated::SimulatedStream),
 }
 
 /// What a look at an idle socket showed.
@@ -55,6 +58,8 @@ impl Stream {
             Self::Tcp(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
             Self::Unix(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
             Self::Tls(_) => true,
+            #[cfg(test)]
+            Self::Simulated(stream) => stream.is_readable(),
         }
     }
 
@@ -67,6 +72,8 @@ impl Stream {
             Self::Tcp(stream) => stream.try_write(bytes),
             Self::Unix(stream) => stream.try_write(bytes),
             Self::Tls(stream) => return stream.poll_write_from(cx, bytes),
+            #[cfg(test)]
+            Self::Simulated(stream) => stream.try_write(bytes),
         };
         match written {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Pin::new(self).poll_write(cx, bytes),
@@ -87,6 +94,8 @@ impl Stream {
             Self::Tcp(stream) => stream.try_read(&mut byte),
             Self::Unix(stream) => stream.try_read(&mut byte),
             Self::Tls(_) => return IdleState::Disturbed,
+            #[cfg(test)]
+            Self::Simulated(stream) => return stream.idle_state(),
         };
         match read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => IdleState::Quiet,
@@ -99,6 +108,8 @@ impl Stream {
     pub fn peer_uid(&self) -> Option<u32> {
         match self {
             Self::Tcp(_) | Self::Tls(_) => None,
+            #[cfg(test)]
+            Self::Simulated(_) => None,
             Self::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
         }
     }
@@ -110,6 +121,8 @@ impl Stream {
             Self::Tcp(stream) => stream,
             Self::Tls(stream) => stream.socket(),
             Self::Unix(_) => return (None, None),
+            #[cfg(test)]
+            Self::Simulated(_) => return (None, None),
         };
         (stream.local_addr().ok(), stream.peer_addr().ok())
     }
@@ -128,6 +141,8 @@ impl AsyncRead for Stream {
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                 Poll::Pending => Poll::Pending,
             },
+            #[cfg(test)]
+            Self::Simulated(stream) => stream.poll_read(cx, buf.initialize_unfilled()).map_ok(|n| buf.advance(n)),
         }
     }
 }
@@ -138,6 +153,8 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => stream.poll_write_from(cx, buf),
+            #[cfg(test)]
+            Self::Simulated(stream) => stream.poll_write(cx, buf),
         }
     }
 
@@ -150,6 +167,11 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => stream.poll_shutdown(cx),
+            #[cfg(test)]
+            Self::Simulated(stream) => {
+                stream.shutdown();
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::client::{Context, holders};
 use crate::config::{Config, ConfigErrors, Draft};
 use crate::net::listener;
 use crate::net::timer;
+use crate::net::world;
 use log::LogControl;
 use reload::Keeper;
 use stop::Stop;
@@ -142,13 +143,14 @@ pub async fn run(loaded: Loaded, source: Source, log: LogControl) -> io::Result<
     Ok(())
 }
 
-async fn tick(context: Arc<Context>) {
+/// The recurring work.
+pub(crate) async fn tick(context: Arc<Context>) {
     let mut interval = timer::interval(TICK);
-    let begun = Instant::now();
+    let begun = world::now();
     let mut before = begun;
     loop {
         interval.tick().await;
-        let now = Instant::now();
+        let now = world::now();
         for pool in context.pools.all() {
             pool.tick(now, || holders::look(&context, &pool, now).sentences());
         }

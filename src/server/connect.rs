@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
+use rand::RngExt;
 use tokio::io::AsyncWriteExt;
 
 use super::encrypt::{self, Encryption, OpenError, Way};
@@ -14,6 +15,7 @@ use crate::auth::{ServerAuth, ServerAuthError, ServerCredentials, ServerStep};
 use crate::error::{ClientError, SqlState};
 use crate::names::{ServerId, UserName};
 use crate::net::timer;
+use crate::net::world;
 use crate::net::{Target, TcpOptions};
 use crate::protocol::ServerState;
 use crate::protocol::settings::{Settings, SettingsTable, follows_client};
@@ -286,7 +288,7 @@ impl Session<'_> {
 
     async fn authenticate(&mut self) -> Result<(), LoginError> {
         let (user, credentials) = (&self.login.user, self.login.credentials.clone());
-        let mut auth = ServerAuth::new(user, credentials, self.binding(), &mut rand::rng());
+        let mut auth = ServerAuth::new(user, credentials, self.binding(), &mut world::rng());
         if self.login.tls.settings.binding == BindingMode::Require {
             auth = auth.require_binding();
         }
@@ -354,7 +356,7 @@ impl Session<'_> {
             key,
             addresses: self.stream.addresses(),
             encryption,
-            connected: SystemTime::now(),
+            connected: world::time_of_day(),
             generation: login.generation,
             counters: Counters::default(),
             prepared: AtomicU32::new(0),
@@ -364,7 +366,7 @@ impl Session<'_> {
             pinned: super::pins::PinRecord::default(),
         };
         // Lifetimes are spread by up to a tenth, so that a pool filled at once isn't emptied at once.
-        let spread = login.lifetime.mul_f64(rand::random_range(0.9..=1.0));
+        let spread = login.lifetime.mul_f64(world::rng().random_range(0.9..=1.0));
         Server {
             stream: self.stream,
             state,
@@ -372,7 +374,7 @@ impl Session<'_> {
             out: Outbox::default(),
             remainder: Remainder::default(),
             shared: Arc::new(shared),
-            expires: (!login.lifetime.is_zero()).then(|| Instant::now() + spread),
+            expires: (!login.lifetime.is_zero()).then(|| world::now() + spread),
             timing: super::timing::Timing::default(),
         }
     }
