@@ -1067,6 +1067,7 @@ impl Relay {
         let Some(server) = active.lease.server() else { return false };
         let mid_message = server.remainder.bytes > 0 && server.remainder.forward;
         let usable = server.is_at_boundary() && server.state.pipeline.is_answered() && !server.state.pipeline.is_open();
+        server.cut |= self.remainder.bytes > 0 && self.remainder.forward;
         if let Some(Pin::Held(held)) = self.pin.as_deref_mut() {
             held.mark = None;
         }

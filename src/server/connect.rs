@@ -174,6 +174,15 @@ impl LoginError {
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+fn next_id() -> ServerId {
+    // Errors name servers, and are to be of the same length each time.
+    #[cfg(test)]
+    if let Some(number) = crate::net::simulated::next_server() {
+        return ServerId(number);
+    }
+    ServerId(NEXT_ID.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Connects and logs in.
 ///
 /// # Errors
@@ -350,7 +359,7 @@ impl Session<'_> {
         let mut state = ServerState::new(settings, login.max_prepared_statements);
         state.pid = key.pid;
         let shared = ServerShared {
-            id: ServerId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
+            id: next_id(),
             target: login.target.clone(),
             user: login.user.clone(),
             key,
@@ -376,6 +385,7 @@ impl Session<'_> {
             shared: Arc::new(shared),
             expires: (!login.lifetime.is_zero()).then(|| world::now() + spread),
             timing: super::timing::Timing::default(),
+            cut: false,
         }
     }
 }

@@ -17,6 +17,7 @@ use rand::{Rng, RngExt, SeedableRng, TryCryptoRng, TryRng};
 
 use super::stream::Stream;
 use super::timer;
+use crate::protocol::statements::SIMULATED_ID;
 pub use pipe::SimulatedStream;
 use pipe::{Pipe, pair};
 
@@ -43,6 +44,7 @@ struct World {
     /// Where something is on its way, or may be.
     busy: RefCell<BTreeMap<u64, Arc<Mutex<Pipe>>>>,
     next_pipe: Cell<u64>,
+    next_server: Cell<u64>,
     servers: Cell<Servers>,
     /// The far ends of connections to servers.
     incoming: RefCell<Vec<Stream>>,
@@ -67,14 +69,16 @@ pub fn begin(seed: u64) -> Running {
         base: Instant::now(),
         passed: Cell::default(),
         chance: RefCell::new(StdRng::seed_from_u64(seed ^ 0x5eed)),
-        network: RefCell::new(StdRng::seed_from_u64(seed ^ 0x0ff1_1e)),
+        network: RefCell::new(StdRng::seed_from_u64(seed ^ 0x00ff_11e5)),
         spawned: RefCell::default(),
         busy: RefCell::default(),
         next_pipe: Cell::default(),
+        next_server: Cell::new(1),
         servers: Cell::default(),
         incoming: RefCell::default(),
     };
     WORLD.with(|there| *there.borrow_mut() = Some(world));
+    SIMULATED_ID.set(Some(1));
     Running(())
 }
 
@@ -82,6 +86,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         let world = WORLD.with(|there| there.borrow_mut().take());
         drop(world);
+        SIMULATED_ID.set(None);
         timer::simulated::forget();
     }
 }
@@ -143,6 +148,12 @@ pub fn set_servers(servers: Servers) {
 #[must_use]
 pub fn take_incoming() -> Vec<Stream> {
     with(|world| world.incoming.take()).unwrap_or_default()
+}
+
+/// The next server's number, if a simulation runs.
+#[must_use]
+pub fn next_server() -> Option<u64> {
+    with(|world| world.next_server.replace(world.next_server.get() + 1))
 }
 
 /// Connects to a server, if a simulation runs.

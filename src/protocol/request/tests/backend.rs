@@ -286,6 +286,7 @@ impl Backend {
     }
 
     /// In the place of running a message that is a query or an Execute: somebody has cancelled it.
+    #[cfg(test)]
     pub(crate) fn cancelled(&mut self, message: u8) {
         if self.skipping || self.copy.is_some() {
             return;
@@ -301,6 +302,7 @@ impl Backend {
     }
 
     /// Whether there is no transaction.
+    #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
         self.status == Status::Idle && !self.skipping && self.copy.is_none()
     }
