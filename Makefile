@@ -5,14 +5,16 @@ AXUM := docker/apps/axum
 AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 
 PGO := target/pgo/carpool-pgo
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: run test simulate dashboard-check bench bench-check advisor-check conformance chaos deny fuzz showdown compose-test build pgo deb axum clean
+.PHONY: run test simulate dashboard-check bench bench-check advisor-check conformance chaos soak deny fuzz showdown compose-test build pgo deb axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
 	@scripts/run.sh
 
-# Everything: formatting, lints, unit, integration and driver tests, and quick parts of `make conformance` and `make chaos`.
+# Everything: formatting, lints, unit, integration and driver tests, quick parts of `make conformance` and
+# `make chaos`, and `make bench-check`.
 test: setup axum
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
@@ -21,6 +23,8 @@ test: setup axum
 	$(PYTHON) -m unittest discover --quiet --start-directory tests/showdown
 	$(PYTHON) tests/conformance --quick --carpool target/debug/carpool
 	$(PYTHON) tests/chaos --quick --carpool target/debug/carpool
+	cargo build --profile measure
+	$(PYTHON) tests/bench/check.py
 
 # The simulation with new seeds, for eight hours. Options: make simulate SIMULATE=600 (seconds)
 SIMULATE := 28800
@@ -30,12 +34,14 @@ simulate:
 
 # Against PgBouncer, in interleaved rounds. Options: make bench BENCH="--quick", and PGO= to do without that build
 bench: setup build $(PGO)
+	CARGO_TARGET_DIR=target/bench cargo build --quiet --release --manifest-path tests/bench/floor/Cargo.toml
 	$(PYTHON) tests/bench/bench.py $(addprefix --carpool ,target/release/carpool $(PGO)) $(BENCH)
 
 # Instructions, allocations and system calls of a transaction, memory of an idle client, against the committed baseline;
 # with valgrind and strace, where they are there. Options: make bench-check CHECK="--update"
-bench-check: setup build
-	$(PYTHON) tests/bench/check.py --carpool target/release/carpool $(CHECK)
+bench-check: setup
+	cargo build --profile measure
+	$(PYTHON) tests/bench/check.py $(CHECK)
 
 # What the pool-size advisor predicts against what is measured, in less than six minutes. Options: make advisor-check ADVISOR="--write"
 advisor-check: setup build
@@ -49,6 +55,12 @@ conformance: setup build
 chaos: setup build
 	@tests/chaos/setup.sh
 	$(PYTHON) tests/chaos $(CHAOS)
+
+# Two hours of mixed load with faults; notes and a picture go to target/chaos. Options: make soak SOAK=SECONDS
+SOAK := 7200
+soak: setup build
+	@tests/chaos/setup.sh
+	$(PYTHON) tests/chaos --soak $(SOAK) $(CHAOS)
 
 # The demo applications on one pool, with a report in target/showdown. Options: make showdown SHOWDOWN="--help"
 showdown: build axum
@@ -85,11 +97,11 @@ target/pgo/carpool-pgo: Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 	@$(MAKE) --no-print-directory setup
 	PYTHON=$(PYTHON) scripts/pgo.sh $@
 
-# A Debian package in target/debian.
-deb: build
+# A Debian package in target/debian, of the optimized build.
+deb: $(PGO)
 	@command -v cargo-deb >/dev/null || cargo install --locked cargo-deb
-	target/release/carpool generate target
-	cargo deb --no-build --strip
+	$(PGO) generate target
+	CARGO_TARGET_DIR=target/pgo cargo deb --no-build --strip --target $(HOST) --output target/debian/
 
 # The axum app that the sharing test runs; a crate of its own, so that its dependencies aren't Carpool's.
 axum:

@@ -9,7 +9,8 @@
 //! | 2 protocol | [`protocol`], [`auth`] | what messages mean; authentication as state machines; pure |
 //! | 3 net | [`net`] | sockets, TLS |
 //! | 4 server | [`server`] | one PostgreSQL connection |
-//! | 5 pool | [`pool`] | the servers of a database, lent to clients |
+//! | 5 cluster | [`cluster`] | the hosts of a database: which one a login goes to |
+//! | 6 pool | [`pool`] | the servers of a database, lent to clients |
 //! | 7 client | [`client`] | login, registry, and the relay that sees both sides |
 //! | 8 operations | [`admin`] | the admin console, HTTP: health, metrics, dashboard |
 //! | 9 composition | [`pooler`], [`top`], [`ready`], [`replay`], [`advise`] | accepting, recurring work, signals, reload, stopping; `carpool top`, `ready`, `replay`, `advise` |
@@ -18,6 +19,7 @@ pub mod admin;
 pub mod advise;
 pub mod auth;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod error;
 #[cfg(any(test, feature = "fuzzing"))]

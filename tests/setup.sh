@@ -13,6 +13,8 @@ python3-venv      python3 -c 'import venv, ensurepip'
 tzdata            test -e /usr/share/zoneinfo/Europe/Berlin
 slapd             test -x /usr/sbin/slapd
 util-linux        setpriv --version
+valgrind          valgrind --version
+strace            strace --version
 "
 
 cd "$(dirname "$0")/.."

@@ -4,8 +4,8 @@
 //! log uses. `pool_size` of SHOW DATABASES is what one user can have, `max_connections` the total, which users
 //! share. `sv_used` are idle servers past `server_check_delay`, as in PgBouncer, though Carpool checks them only
 //! when they are next wanted. A cancel request is passed on at once, so none waits, and each counts as one
-//! client's and one server's connection. `wait` is 0 for a client that has its server. Reserve pools, peers and load
-//! balancing don't exist: their columns are 0 or NULL.
+//! client's and one server's connection. `wait` is 0 for a client that has its server. Reserve pools and
+//! peers don't exist: their columns are 0 or NULL. A database of several hosts has all of them in `host`, and the first's `port`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem::size_of;
@@ -322,17 +322,19 @@ impl<'a> View<'a> {
 
     fn database(&self, pool: &Pool, clients: u32) -> Option<Row> {
         let database = directory::find(&self.config, pool.name.as_str())?;
-        let host = match &database.host {
+        let name = |host: &Host| match host {
             Host::Tcp(host) => host.clone(),
             Host::Unix(dir) => dir.display().to_string(),
         };
+        let host = database.host.iter().map(name).collect::<Vec<_>>().join(",");
+        let balance = (database.host.len() > 1).then(|| database.load_balance_hosts.as_str());
         let lifetime = database.server_lifetime.unwrap_or(self.config.pooler.server_lifetime);
         let most = pool.size();
         let size = database.user_pool_size.unwrap_or(most).min(most);
         Some(row![
             pool.name.to_string(),
             host,
-            database.port,
+            database.port.first().copied().unwrap_or_default(),
             pool.spec.load().dbname.clone(),
             database.user.as_ref().map(ToString::to_string),
             size,
@@ -340,7 +342,7 @@ impl<'a> View<'a> {
             database.reserve_pool_size,
             lifetime.as_secs(),
             database.pool_mode.map(mode_name),
-            Value::Null,
+            balance,
             limit(most),
             pool.slots(),
             database.max_client_connections,

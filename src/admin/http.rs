@@ -135,7 +135,7 @@ pub(super) fn not_allowed(allowed: &'static str) -> Response {
 /// body taken off on the way out.
 pub(super) fn respond(admin: &Arc<Admin>, method: &Method, path: &str, is_told: bool) -> Response {
     let known = matches!(path, "/healthz" | "/readyz" | "/metrics" | "/api/pools" | "/api/audit")
-        || matches!(path, "/api/blockers" | "/api/waits" | "/api/statements");
+        || matches!(path, "/api/blockers" | "/api/hosts" | "/api/waits" | "/api/statements");
     if !known {
         return response(StatusCode::NOT_FOUND, TEXT, "not found\n");
     }
@@ -149,6 +149,7 @@ pub(super) fn respond(admin: &Arc<Admin>, method: &Method, path: &str, is_told: 
         "/metrics" => response(StatusCode::OK, prometheus::CONTENT_TYPE, metrics::prometheus(admin)),
         "/api/pools" => json(metrics::overview(admin, is_told)),
         "/api/audit" => json(audit::report(admin)),
+        "/api/hosts" => json(View::new(admin).hosts_json(is_told)),
         "/api/waits" => json(waits::report(admin)),
         "/api/statements" => json(waits::statements(admin, is_told)),
         _ => json(serde_json::to_string(&View::new(admin).blockers_json())),
@@ -196,6 +197,7 @@ mod tests {
             "/api/waits",
             "/api/statements",
             "/api/blockers",
+            "/api/hosts",
         ] {
             assert_eq!(status(&stand, Method::GET, path), 200, "{path}");
             assert_eq!(status(&stand, Method::HEAD, path), 200, "{path}");

@@ -19,6 +19,7 @@ pub enum Show {
     DnsHosts,
     DnsZones,
     Fds,
+    Hosts,
     Lists,
     Mem,
     Paused,
@@ -76,6 +77,7 @@ impl Show {
             "dns_hosts" => Self::DnsHosts,
             "dns_zones" => Self::DnsZones,
             "fds" => Self::Fds,
+            "hosts" => Self::Hosts,
             "lists" => Self::Lists,
             "mem" => Self::Mem,
             "paused" => Self::Paused,
@@ -113,6 +115,7 @@ impl Show {
             Self::DnsHosts => rows::DNS_HOSTS,
             Self::DnsZones => rows::DNS_ZONES,
             Self::Fds => rows::FDS,
+            Self::Hosts => rows::HOSTS,
             Self::Lists => rows::LISTS,
             Self::Mem => rows::MEM,
             Self::Paused => rows::PAUSED,
@@ -153,6 +156,7 @@ impl Show {
             Self::ActiveSockets => view.sockets(true),
             Self::Sockets => view.sockets(false),
             Self::Fds => view.descriptors(),
+            Self::Hosts => view.hosts(),
             Self::Paused => admin.paused(),
             Self::Advice => admin.advice_rows(),
             Self::Audit => view.audit(),
@@ -222,7 +226,7 @@ mod tests {
     #[test]
     fn every_row_fills_its_columns() {
         let stand = crate::admin::tests::Stand::new(&["app"]);
-        let names = "active_sockets advice audit blockers clients config databases dns_hosts dns_zones fds lists mem paused peers peer_pools pins pools servers sockets \
+        let names = "active_sockets advice audit blockers clients config databases dns_hosts dns_zones fds hosts lists mem paused peers peer_pools pins pools servers sockets \
             state statements stats stats_averages stats_totals totals users version waits timezone";
         for name in names.split_whitespace() {
             let show = Show::named(name).unwrap();

@@ -141,7 +141,7 @@ pub async fn login(
         let logical = replication == "database";
         let kind = if logical { ClientKind::LogicalReplication } else { ClientKind::PhysicalReplication };
         let identity = identity(&request, io, kind);
-        return Box::pin(super::replication::enter(admission, handshake, login, identity)).await;
+        return Box::pin(super::replication::enter(admission, handshake, (login, &pool), identity)).await;
     }
     let share = config.user_share(&server_user);
     let user = pool.user(&server_user, credentials, share);

@@ -14,7 +14,7 @@ use crate::names::UserName;
 use crate::pool::Pool;
 use crate::protocol::settings::Settings;
 use crate::server::Server;
-use crate::server::connect::{self, Login};
+use crate::server::connect::Login;
 use crate::wire::backend;
 
 /// A replication connection, logged in on both sides.
@@ -37,7 +37,8 @@ pub(super) fn login(
     let mut parameters = vec![("replication".to_owned(), mode.to_owned())];
     parameters.extend(settings);
     Login {
-        target: spec.target.clone(),
+        target: spec.policy.first(),
+        attrs: spec.policy.attrs,
         options: spec.options,
         tls: spec.tls.clone(),
         user,
@@ -56,11 +57,12 @@ pub(super) fn login(
 pub(super) async fn enter(
     admission: Admission,
     handshake: &mut Option<Handshake>,
-    login: Login,
+    (login, pool): (Login, &Pool),
     identity: Identity,
 ) -> Result<Entered, HandshakeError> {
     let table = crate::protocol::settings::SettingsTable::default();
-    let logged_in = connect::login(&login, &table).await.map_err(|error| error.client_error())?;
+    let spec = pool.spec.load_full();
+    let logged_in = pool.cluster.login(login, &spec.policy, &table).await.map_err(|error| error.client_error())?;
     let Some(mut io) = handshake.take() else { return Err(io::Error::from(io::ErrorKind::NotConnected).into()) };
     let registered = Registry::register(admission, identity, Arc::new(Settings::default()));
     *registered.shared.cancel.lock() = CancelSlot::Running(Arc::clone(&logged_in.server.shared));

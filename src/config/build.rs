@@ -130,7 +130,7 @@ impl Builder<'_> {
     /// PgBouncer's servers without a host are behind the directory of its own socket.
     fn local_host(&mut self, pooler: &Pooler, path: &KeyPath, section: &Section, database: &mut Database) {
         match &pooler.unix_socket_dir {
-            Some(directory) => database.host = Host::Unix(directory.clone()),
+            Some(directory) => database.host = vec![Host::Unix(directory.clone())],
             None if section.iter().any(|(key, _)| key == "host") => {}
             None => self.report.error(path, "has no host, and unix_socket_dir is empty"),
         }

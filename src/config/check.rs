@@ -1,7 +1,7 @@
 //! What must hold between settings, and what is likely a mistake.
 
 use super::report::{KeyPath, Report};
-use super::{AuthType, Config, Database, Format, RESERVED_DATABASES, ShareBy, UNLIMITED, User, build};
+use super::{AuthType, Config, Database, Format, RESERVED_DATABASES, ShareBy, UNLIMITED, User, build, hosts};
 use crate::names::{DatabaseName, UserName};
 
 /// The longest name of a user or database, bytes: PostgreSQL's `NAMEDATALEN - 1`.
@@ -135,6 +135,7 @@ fn check_database(config: &Config, name: &str, database: &Database, report: &mut
     if config.pooler.auth_type == AuthType::Any && database.user.is_none() {
         report.error(&path.join("user"), "must be set with auth_type any, which does not know who the client is");
     }
+    check_hosts(database, &path, report);
     if database.auto_pool_size && database.min_auto_pool_size > database.max_auto_pool_size {
         let (least, most) = (database.min_auto_pool_size, database.max_auto_pool_size);
         report.error(&path.join("min_auto_pool_size"), format!("{least} is more than max_auto_pool_size ({most})"));
@@ -153,6 +154,18 @@ fn check_database(config: &Config, name: &str, database: &Database, report: &mut
     }
     if database.password.as_ref().is_some_and(|secret| secret.expose().starts_with(SCRAM)) {
         report.warn(&path.join("password"), "is a SCRAM secret, which can check a password but not log in with it");
+    }
+}
+
+fn check_hosts(database: &Database, path: &KeyPath, report: &mut Report) {
+    let (hosts, ports) = (database.host.len(), database.port.len());
+    if hosts > hosts::MOST {
+        report.error(&path.join("host"), format!("has more than {} hosts", hosts::MOST));
+    }
+    if ports != 1 && ports != hosts {
+        let s = if hosts == 1 { "" } else { "s" };
+        let message = format!("there are {ports} ports for {hosts} host{s}: one for all, or one for each");
+        report.error(&path.join("port"), message);
     }
 }
 

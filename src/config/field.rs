@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{AuthType, Host, HttpAnonymous, PoolMode, Secret, ShareBy, Target, Weights};
+use super::{AuthType, Host, HttpAnonymous, LoadBalance, PoolMode, Secret, SessionAttrs, ShareBy, Target, Weights};
 use crate::names::{DatabaseName, UserName};
 use crate::tls::{BindingMode, SslMode, SslNegotiation};
 
@@ -104,6 +104,12 @@ field!(SslNegotiation, Text, |way| way.as_str().to_owned(), |word: String| {
 });
 field!(ShareBy, Text, |by| by.as_str().to_owned(), |word: String| {
     ShareBy::ALL.into_iter().find(|by| by.as_str() == word)
+});
+field!(LoadBalance, Text, |way| way.as_str().to_owned(), |word: String| {
+    LoadBalance::ALL.into_iter().find(|way| way.as_str() == word)
+});
+field!(SessionAttrs, Text, |attrs| attrs.as_str().to_owned(), |word: String| {
+    SessionAttrs::ALL.into_iter().find(|attrs| attrs.as_str() == word)
 });
 field!(HttpAnonymous, Text, |level| level.as_str().to_owned(), |word: String| {
     HttpAnonymous::ALL.into_iter().find(|level| level.as_str() == word)

@@ -103,8 +103,7 @@ pub(super) static POOLER: &[Foreign] = &[
 ];
 
 /// Of a database.
-pub(super) static DATABASE: &[Foreign] =
-    &[no_effect("load_balance_hosts", "round-robin", "there is one host"), refused("max_db_connections", "", TOTAL)];
+pub(super) static DATABASE: &[Foreign] = &[refused("max_db_connections", "", TOTAL)];
 
 /// Of a user.
 pub(super) static USER: &[Foreign] = &[

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::document::Raw;
 use super::field::Value;
-use super::{AuthType, Format, PoolMode, Target, UNLIMITED, secret, sharing, time};
+use super::{AuthType, Format, PoolMode, Target, UNLIMITED, hosts, secret, sharing, time};
 
 /// The largest whole number that is taken, PgBouncer's `int`.
 const LARGEST: u32 = i32::MAX as u32;
@@ -40,6 +40,10 @@ pub(super) enum Kind {
     FileMode,
     /// A host name, an address, or the directory of a unix socket.
     Host,
+    /// One or several [`Kind::Host`]s.
+    Hosts,
+    /// One port, or several.
+    Ports,
     /// A [`PoolMode`].
     PoolMode,
     /// An [`AuthType`].
@@ -79,6 +83,8 @@ impl Kind {
             Self::List => list(raw).map(Value::List),
             Self::FileMode => file_mode(raw, format).map(Value::Number),
             Self::Host => host(raw).map(Value::Text),
+            Self::Hosts => hosts::parse(raw, host).map(Value::Text),
+            Self::Ports => hosts::parse_ports(raw, format, |raw, format| in_range(number(raw, format)?, 1, 65535)),
             Self::PoolMode => word(raw, &PoolMode::ALL.map(PoolMode::as_str)),
             Self::AuthType => word(raw, &AuthType::ALL.map(AuthType::as_str)),
             Self::Word(words) => word(raw, words),
@@ -90,7 +96,7 @@ impl Kind {
 
     /// Whether PgBouncer reads it as a number.
     pub(super) const fn is_number(self) -> bool {
-        matches!(self, Self::Number(..) | Self::Size | Self::AutoSize | Self::Time | Self::Bound(_))
+        matches!(self, Self::Number(..) | Self::Size | Self::AutoSize | Self::Time | Self::Bound(_) | Self::Ports)
     }
 
     /// A value as an ini file has it.
@@ -251,7 +257,7 @@ fn host(raw: &Raw) -> Result<String, String> {
         "" => Err("is empty".into()),
         name if name.starts_with('@') => Err("abstract unix sockets are not supported yet".into()),
         name if name.starts_with('/') => Ok(host),
-        name if name.contains(',') => Err("lists of hosts are not supported yet".into()),
+        name if name.contains(',') => Err("only databases may have several hosts".into()),
         name if name.contains(char::is_whitespace) => Err("a host name has no spaces".into()),
         _ => Ok(host),
     }

@@ -12,7 +12,7 @@
 //! | `tls` | the files of TLS |
 //! | `settings`, `sections` | the table of every setting: name, kind, default, meaning |
 //! | `foreign` | PgBouncer's settings that have no effect here, or are refused |
-//! | `sharing`, `target` | values with a grammar of their own |
+//! | `sharing`, `target`, `hosts` | values with a grammar of their own |
 //! | `secret` | secrets, and where they come from |
 //! | `kind`, `field`, `time` | values: from a file, to a typed field, and back to text |
 //! | `draft` | a configuration as it was read, for SET |
@@ -31,6 +31,7 @@ mod foreign;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 pub mod hba;
+mod hosts;
 mod ini;
 pub mod jwt;
 mod kind;
@@ -61,6 +62,7 @@ use crate::names::{DatabaseName, UserName};
 use crate::tls::{AcceptTls, BindingMode, SslMode, SslNegotiation};
 
 pub use draft::{Draft, SetError};
+pub use hosts::{LoadBalance, Role, SessionAttrs};
 pub use plan::{Change, Plan};
 pub use report::{ConfigError, ConfigErrors};
 pub use secret::Secret;
@@ -485,10 +487,14 @@ pub enum Host {
 /// One `[databases.NAME]`, with the global defaults already filled in where `Option` isn't needed.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Database {
-    /// Where the server is. Default: the unix socket directory `/var/run/postgresql`, as libpq on Debian.
-    pub host: Host,
-    /// Server's port (5432).
-    pub port: u16,
+    /// Where the servers are, one at least. Default: the unix socket directory `/var/run/postgresql`, as libpq on Debian.
+    pub host: Vec<Host>,
+    /// Their port (5432): one for all, or one for each host.
+    pub port: Vec<u16>,
+    /// Which of several hosts is tried first.
+    pub load_balance_hosts: LoadBalance,
+    /// What a server has to be (libpq's).
+    pub target_session_attrs: SessionAttrs,
     /// Name on the server; `None`: as the client asked.
     pub dbname: Option<String>,
     /// Log in to the server as this user for everybody.
@@ -731,8 +737,10 @@ impl Default for Database {
     /// A database on the local unix socket with a pool of 25.
     fn default() -> Self {
         Self {
-            host: Host::Unix("/var/run/postgresql".into()),
-            port: 5432,
+            host: vec![Host::Unix("/var/run/postgresql".into())],
+            port: vec![5432],
+            load_balance_hosts: LoadBalance::RoundRobin,
+            target_session_attrs: SessionAttrs::Any,
             dbname: None,
             user: None,
             password: None,
@@ -763,6 +771,15 @@ impl Default for Database {
             query_wait_timeout: None,
             startup_parameters: BTreeMap::new(),
         }
+    }
+}
+
+impl Database {
+    /// Each host with its port.
+    pub fn places(&self) -> impl Iterator<Item = (Host, u16)> {
+        let last = self.port.last().copied().unwrap_or(5432);
+        let port = move |at: usize| self.port.get(at).copied().unwrap_or(last);
+        self.host.iter().enumerate().map(move |(at, host)| (host.clone(), port(at)))
     }
 }
 

@@ -96,7 +96,9 @@ impl Plan {
         match (old, new) {
             (Some(old), Some(new)) => {
                 self.settings(&key, DATABASE, config.format, old, new);
-                if (&old.host, old.port, &old.dbname) != (&new.host, new.port, &new.dbname) {
+                if (&old.host, &old.port, &old.dbname) != (&new.host, &new.port, &new.dbname)
+                    || old.target_session_attrs != new.target_session_attrs
+                {
                     self.push(key, "server connections go to another place: they are replaced as they come free");
                 }
             }

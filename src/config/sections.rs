@@ -6,7 +6,7 @@
 use super::field::{Field, Value};
 use super::kind::{AUTO, Kind};
 use super::settings::{Setting, setting, write};
-use super::{Database, Peer, ShareBy, User};
+use super::{Database, LoadBalance, Peer, SessionAttrs, ShareBy, User};
 use crate::tls::{BindingMode, SslMode, SslNegotiation};
 
 macro_rules! database {
@@ -44,8 +44,22 @@ pub(super) static PEER: &[Setting<Peer>] = &[
 
 /// `[databases.NAME]`, in the order of `config.example.toml`.
 pub(super) static DATABASE: &[Setting<Database>] = &[
-    database!(host, Kind::Host, "Name or address of the server, or the directory of its unix socket."),
-    database!(port, Kind::Number(1, 65535), "Port of the server."),
+    database!(
+        host,
+        Kind::Hosts,
+        "Name or address of the server, or the directory of its unix socket. Several stand with commas between them."
+    ),
+    database!(port, Kind::Ports, "Port of the server; of several hosts, one for all or one for each (\"5432,5433\")."),
+    database!(
+        load_balance_hosts,
+        Kind::Word(&LoadBalance::WORDS),
+        "Which of several hosts a new connection goes to: round-robin (each in turn), random, disable (the first)."
+    ),
+    database!(
+        target_session_attrs,
+        Kind::Word(&SessionAttrs::WORDS),
+        "What a server has to be: any, read-write, read-only, primary, standby, prefer-standby; others are not used."
+    ),
     database!(dbname, Kind::Text, "Name of the database on the server; without it, the name that clients use.")
         .unset(""),
     database!(user, Kind::Text, "Log in to the server as this user for everybody.").unset(""),

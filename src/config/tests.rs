@@ -34,7 +34,7 @@ pub(super) fn ini(text: &str) -> Config {
 }
 
 /// All errors, one a line.
-fn errors(text: &str, format: Format) -> Vec<String> {
+pub(super) fn errors(text: &str, format: Format) -> Vec<String> {
     load(text, format).unwrap_err().iter().map(ToString::to_string).collect()
 }
 

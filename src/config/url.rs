@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 
 use super::document::Raw;
-use super::field::{Field, Value};
+use super::field::Field;
 use super::kind::Kind;
 use super::report::{KeyPath, Report};
 use super::sections::DATABASE;
 use super::settings::POOLER;
-use super::{AuthType, Config, ConfigErrors, Database, Format, Host, Pooler, Secret, User, build, check, tls};
+use super::{
+    AuthType, Config, ConfigErrors, Database, Format, Host, LoadBalance, Pooler, Secret, User, build, check, tls,
+};
 use crate::names::{DatabaseName, UserName};
 
 /// What errors call the URL, which they never show.
@@ -29,7 +31,7 @@ const TLS: [(&str, &str); 6] = [
 ];
 
 /// libpq's parameters that change nothing between Carpool and a server on whom there is no choice.
-const NO_EFFECT: [&str; 12] = [
+const NO_EFFECT: [&str; 10] = [
     "connect_timeout",
     "fallback_application_name",
     "gssencmode",
@@ -38,20 +40,15 @@ const NO_EFFECT: [&str; 12] = [
     "keepalives_idle",
     "keepalives_interval",
     "krbsrvname",
-    "load_balance_hosts",
     "sslcompression",
-    "target_session_attrs",
     "tcp_user_timeout",
 ];
 
 /// Of those, the values that ask for what can't be had.
-const REFUSED: [(&str, &str); 5] = [
-    ("gssencmode", "require"),
-    ("target_session_attrs", "read-write"),
-    ("target_session_attrs", "read-only"),
-    ("target_session_attrs", "primary"),
-    ("target_session_attrs", "standby"),
-];
+const REFUSED: [(&str, &str); 1] = [("gssencmode", "require")];
+
+/// libpq's parameters about several hosts, which are settings of a database.
+const HOSTS: [&str; 2] = ["load_balance_hosts", "target_session_attrs"];
 
 /// Makes a configuration of a URL.
 pub(super) fn load(url: &str) -> Result<Config, ConfigErrors> {
@@ -80,6 +77,7 @@ struct Parts {
     dbname: String,
     session: BTreeMap<String, String>,
     tls: BTreeMap<String, String>,
+    hosts: BTreeMap<String, String>,
 }
 
 impl Parts {
@@ -90,11 +88,11 @@ impl Parts {
         let (authority, dbname) = rest.split_once('/').unwrap_or((rest, ""));
         let (login, address) = authority.rsplit_once('@').unwrap_or(("", authority));
         let (user, password) = login.split_once(':').unwrap_or((login, ""));
-        let (host, port) = split_address(address)?;
+        let (host, port) = split_addresses(address)?;
         self.user = decode(user)?;
         self.password = decode(password)?;
-        self.host = decode(host)?;
-        self.port = decode(port)?;
+        self.host = decode(&host)?;
+        self.port = decode(&port)?;
         self.dbname = decode(dbname)?;
         for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').ok_or("expected name=value behind the ?")?;
@@ -118,43 +116,33 @@ impl Parts {
             name if TLS.iter().any(|(parameter, _)| *parameter == name) => {
                 self.tls.insert(name.to_owned(), value);
             }
+            name if HOSTS.contains(&name) => drop(self.hosts.insert(name.to_owned(), value)),
             name if SESSION.contains(&name) => drop(self.session.insert(name.to_owned(), value)),
             name if REFUSED.contains(&(name, value.as_str())) => report.error(&path, "is not supported yet"),
             name if NO_EFFECT.contains(&name) => report.warn(&path, "has no effect"),
             name => {
                 let known = ["host", "port", "user", "password", "dbname", "options"];
                 let tls = TLS.iter().map(|(parameter, _)| *parameter);
-                let near = build::nearest(name, known.into_iter().chain(SESSION).chain(tls));
+                let near = build::nearest(name, known.into_iter().chain(SESSION).chain(HOSTS).chain(tls));
                 let hint = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
                 report.error(&path, format!("unknown parameter{hint}"));
             }
         }
     }
 
-    fn into_config(self, report: &mut Report) -> Config {
+    fn into_config(mut self, report: &mut Report) -> Config {
         let path = KeyPath::top(SOURCE);
         if self.user.is_empty() {
             report.error(&path, "names no user");
         }
-        let dbname = if self.dbname.is_empty() { self.user.clone() } else { self.dbname };
+        let dbname = if self.dbname.is_empty() { self.user.clone() } else { std::mem::take(&mut self.dbname) };
         let mut pooler = Pooler::default();
         if self.password.is_empty() {
             pooler.auth_type = AuthType::Trust;
         }
-        let mut database = Database { startup_parameters: self.session, ..Database::inheriting(&pooler) };
-        if !self.host.is_empty() {
-            match Kind::Host.parse(&Raw::Text(self.host), Format::Toml).map(Host::from_value) {
-                Ok(host) => database.host = host.unwrap_or(database.host),
-                Err(message) => report.error(&path.join("host"), message),
-            }
-        }
-        if !self.port.is_empty() {
-            match Kind::Number(1, 65535).parse(&Raw::Text(self.port), Format::Ini) {
-                Ok(Value::Number(port)) => database.port = u16::try_from(port).unwrap_or(database.port),
-                Ok(_) => {}
-                Err(message) => report.error(&path.join("port"), message),
-            }
-        }
+        let mut database =
+            Database { startup_parameters: std::mem::take(&mut self.session), ..Database::inheriting(&pooler) };
+        self.places(&mut database, &path, report);
         for (name, value) in self.tls {
             let setting = TLS.iter().find(|(parameter, _)| *parameter == name).map_or("", |(_, setting)| setting);
             let value = Raw::Text(value);
@@ -178,6 +166,42 @@ impl Parts {
             ..Config::default()
         }
     }
+
+    /// Where the servers are, and which of them are meant.
+    fn places(&self, database: &mut Database, path: &KeyPath, report: &mut Report) {
+        // libpq's default, where PgBouncer's holds in files.
+        database.load_balance_hosts = LoadBalance::Disable;
+        if !self.host.is_empty() {
+            match Kind::Hosts.parse(&Raw::Text(self.host.clone()), Format::Toml).map(Vec::<Host>::from_value) {
+                Ok(hosts) => database.host = hosts.unwrap_or_default(),
+                Err(message) => report.error(&path.join("host"), message),
+            }
+        }
+        if !self.port.is_empty() {
+            // One that is left out is the default.
+            let ports: Vec<_> = self.port.split(',').map(|port| if port.is_empty() { "5432" } else { port }).collect();
+            match Kind::Ports.parse(&Raw::Text(ports.join(",")), Format::Ini).map(Vec::<u16>::from_value) {
+                Ok(ports) => database.port = ports.unwrap_or_default(),
+                Err(message) => report.error(&path.join("port"), message),
+            }
+        }
+        for (name, value) in &self.hosts {
+            let Some(setting) = DATABASE.iter().find(|known| known.name == name) else { continue };
+            let value = setting.parse(&Raw::Text(value.clone()), Format::Toml);
+            if let Err(message) = value.and_then(|value| setting.store(database, value)) {
+                report.error(&path.join(name), message);
+            }
+        }
+    }
+}
+
+/// One or several `host:port` with commas between them: the hosts and the ports, each with commas between them.
+fn split_addresses(addresses: &str) -> Result<(String, String), &'static str> {
+    let each = addresses.split(',').map(split_address).collect::<Result<Vec<_>, _>>()?;
+    let hosts: Vec<_> = each.iter().map(|(host, _)| *host).collect();
+    let ports: Vec<_> = each.iter().map(|(_, port)| *port).collect();
+    let ports = if ports.iter().all(|port| port.is_empty()) { String::new() } else { ports.join(",") };
+    Ok((hosts.join(","), ports))
 }
 
 /// `host:port`, the host in brackets when it is an IPv6 address.
@@ -250,6 +274,7 @@ fn words(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SessionAttrs;
     use proptest::prelude::*;
 
     fn only(config: &Config) -> (&str, &Database) {
@@ -266,7 +291,7 @@ mod tests {
         let config = load(url).unwrap();
         let (name, database) = only(&config);
         assert_eq!(name, "my db");
-        assert_eq!((&database.host, database.port), (&Host::Tcp("db.example".into()), 5433));
+        assert_eq!(database.places().collect::<Vec<_>>(), [(Host::Tcp("db.example".into()), 5433)]);
         assert_eq!((&database.dbname, &database.user, database.pool_size), (&None, &None, 25));
         let session: Vec<_> = database.startup_parameters.iter().map(|(n, v)| format!("{n}={v}")).collect();
         assert_eq!(session, ["application_name=web", "geqo=off", "statement_timeout=5s"]);
@@ -281,9 +306,12 @@ mod tests {
         let host = |url: &str| {
             let config = load(url).unwrap();
             let (_, database) = only(&config);
-            (database.host.clone(), database.port)
+            let mut places = database.places();
+            let first = places.next().unwrap();
+            assert!(places.next().is_none());
+            first
         };
-        let default = Database::default().host;
+        let default = Database::default().host.remove(0);
         assert_eq!(host("postgresql://u@/d"), (default.clone(), 5432));
         assert_eq!(host("postgresql://u@:1/d"), (default, 1));
         assert_eq!(host("postgresql://u@[::1]:2/d"), (Host::Tcp("::1".into()), 2));
@@ -291,6 +319,28 @@ mod tests {
         assert_eq!(host("postgresql://u@%2Ftmp%2Fpg:3/d"), (Host::Unix("/tmp/pg".into()), 3));
         assert_eq!(host("postgresql://u@/d?host=/run/pg&port=4"), (Host::Unix("/run/pg".into()), 4));
         assert_eq!(host("postgresql:///?user=u&host=h&dbname=d"), (Host::Tcp("h".into()), 5432));
+    }
+
+    #[test]
+    fn several_hosts() {
+        let places = |url: &str| {
+            let config = load(url).unwrap();
+            let text = |(host, port): (Host, u16)| match host {
+                Host::Tcp(name) => format!("{name}:{port}"),
+                Host::Unix(directory) => format!("{}:{port}", directory.display()),
+            };
+            only(&config).1.places().map(text).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(places("postgres://u@a:1,b,[::1]:3/d"), "a:1 b:5432 ::1:3");
+        assert_eq!(places("postgres://u@a,b/d"), "a:5432 b:5432");
+        assert_eq!(places("postgres://u@a,b/d?port=7"), "a:7 b:7");
+        assert_eq!(places("postgres://u@/d?host=a,/run/b&port=1,"), "a:1 /run/b:5432");
+        let config = load("postgres://u@a,b/d?target_session_attrs=read-write&load_balance_hosts=random").unwrap();
+        let database = only(&config).1;
+        assert_eq!(database.target_session_attrs, SessionAttrs::ReadWrite);
+        assert_eq!(database.load_balance_hosts, LoadBalance::Random);
+        // libpq's default.
+        assert_eq!(only(&load("postgres://u@a,b/d").unwrap()).1.load_balance_hosts, LoadBalance::Disable);
     }
 
     #[test]
@@ -312,13 +362,16 @@ mod tests {
             ("postgres://u:%00@h/d", "DATABASE_URL: %00 is not possible"),
             ("postgres://u@[::1/d", "DATABASE_URL: a ] is missing"),
             ("postgres://u@[::1]5/d", "DATABASE_URL: expected : and a port behind the ]"),
-            ("postgres://u@a,b/d", "DATABASE_URL.host: lists of hosts are not supported yet"),
+            ("postgres://u@a,/d", "DATABASE_URL.host: is empty"),
+            ("postgres://u@a:1,b:x/d", "DATABASE_URL.port: expected a whole number"),
+            ("postgres://u@a,b/d?port=1,2,3", "there are 3 ports for 2 hosts"),
+            ("postgres://u@h/d?target_session_attrs=x", "DATABASE_URL.target_session_attrs: \"x\" is not one of any"),
             ("postgres://u@h:70000/d", "DATABASE_URL.port: 70000 is out of range (1 to 65535)"),
             ("postgres://u@h/d?sslmode=verify-full", "server_tls_ca_file: must be set"),
             ("postgres://u@h/d?sslmode=on", "DATABASE_URL.sslmode: \"on\" is not one of disable, allow, prefer"),
             ("postgres://u@h/d?aplication_name=x", "unknown parameter; did you mean application_name?"),
             ("postgres://u@h/d?options=-x", "DATABASE_URL.options: expected -c name=value or --name=value"),
-            ("postgres://u@h/d?target_session_attrs=read-write", "is not supported yet"),
+            ("postgres://u@h/d?gssencmode=require", "is not supported yet"),
             ("postgres://u@h/pgbouncer", "databases.pgbouncer: this name is the admin console's"),
         ] {
             let errors = load(url).unwrap_err().to_string();

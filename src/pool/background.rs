@@ -18,7 +18,7 @@ use crate::net::stream::IdleState;
 use crate::net::timer;
 use crate::net::world::{self, spawn_if_running as spawn};
 use crate::protocol::session::{Taint, Taints};
-use crate::server::connect::{self, LoggedIn, Login, LoginError};
+use crate::server::connect::{LoggedIn, Login, LoginError};
 use crate::server::{QueryError, Server};
 
 /// The first pause after a failed login; it doubles up to `server_login_retry`.
@@ -85,8 +85,7 @@ pub(super) fn renew(pooled: Box<Pooled>, client: ClientId, grant: Giver<Grant>) 
     let guard = SlotGuard { pool: Arc::clone(&pool), index: user.index, kind: Slot::Loan };
     spawn(async move {
         server.close().await;
-        let login = pool.login_for(&user);
-        match connect::login(&login, &pool.tables.settings).await {
+        match pool.log_in(&user).await {
             Ok(logged_in) => {
                 guard.keep();
                 let mut pooled = pool.welcome(user, logged_in);
@@ -223,8 +222,7 @@ pub(super) fn login(pool: &Arc<Pool>, index: UserIndex) {
     let pool = Arc::clone(pool);
     let guard = LoginGuard(Some((Arc::clone(&pool), Arc::clone(&user))));
     spawn(async move {
-        let login = pool.login_for(&user);
-        match connect::login(&login, &pool.tables.settings).await {
+        match pool.log_in(&user).await {
             Ok(logged_in) => {
                 guard.succeed();
                 pool.logged_in(user, logged_in);
@@ -238,10 +236,17 @@ pub(super) fn login(pool: &Arc<Pool>, index: UserIndex) {
 }
 
 impl Pool {
+    /// Logs in to the host whose turn it is, or to another that can be used.
+    async fn log_in(&self, user: &PoolUser) -> Result<LoggedIn, LoginError> {
+        let (login, spec) = (self.login_for(user), self.spec.load_full());
+        self.cluster.login(login, &spec.policy, &self.tables.settings).await
+    }
+
     fn login_for(&self, user: &PoolUser) -> Login {
         let spec = self.spec.load();
         Login {
-            target: spec.target.clone(),
+            target: spec.policy.first(),
+            attrs: spec.policy.attrs,
             options: spec.options,
             tls: spec.tls.clone(),
             user: user.name.clone(),
@@ -269,7 +274,7 @@ impl Pool {
 
     /// Notes what a new server says of itself.
     fn welcome(self: &Arc<Self>, user: Arc<PoolUser>, logged_in: LoggedIn) -> Box<Pooled> {
-        let LoggedIn { server, parameters, keys } = logged_in;
+        let LoggedIn { server, parameters, keys, .. } = logged_in;
         *self.backoff.lock() = super::Backoff::default();
         // What changed without Carpool seeing it is found out sometime.
         self.tables.functions.forget();
@@ -301,7 +306,13 @@ impl Pool {
         backoff.failures += 1;
         backoff.last = Some(Arc::clone(&error));
         let pause = FIRST_RETRY.saturating_mul(1 << backoff.failures.min(16).saturating_sub(1)).min(longest);
-        let until = Some(world::now() + pause.mul_f64(world::rng().random_range(0.75..=1.0)));
+        let now = world::now();
+        let jitter = pause.mul_f64(world::rng().random_range(0.75..=1.0));
+        // Of several hosts each rests for itself.
+        let until = Some(match self.cluster.next_attempt(now) {
+            Some(next) if !error.is_permanent() => next,
+            _ => now + jitter,
+        });
         // One user's wrong password holds up no other user.
         match hopeless {
             true => *user.rests_until.lock() = until,

@@ -153,7 +153,9 @@ impl Directory {
                 let moved = {
                     let old = pool.spec.load();
                     // Servers that logged in with less security than is asked for now aren't to stay.
-                    old.target != spec.target || old.dbname != spec.dbname || old.tls.asks_otherwise(&spec.tls)
+                    old.policy.is_elsewhere(&spec.policy)
+                        || old.dbname != spec.dbname
+                        || old.tls.asks_otherwise(&spec.tls)
                 };
                 if moved {
                     let gone = std::mem::replace(pool, pool.successor(spec));

@@ -1,4 +1,4 @@
-//! Layer 5: the servers of one database, lent to clients.
+//! Layer 6: the servers of one database, lent to clients.
 //!
 //! [`queue`] decides, this module acts on it: logs servers in, resets and closes them. A client holds a
 //! [`Lease`]; dropping it, in whatever state, gives the server back, tidied up or closed. Every slot that the
@@ -33,6 +33,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
 use crate::auth::ServerCredentials;
+use crate::cluster::{Cluster, HostState};
 use crate::config::ShareBy;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, ServerId, UserName};
@@ -300,6 +301,8 @@ pub struct Pool {
     /// What its clients share.
     pub tables: Tables,
     queue: Mutex<Queue<Box<Pooled>, Ticket>>,
+    /// The hosts of its servers.
+    pub cluster: Cluster,
     users: Mutex<Users>,
     backoff: Mutex<Backoff>,
     books: Arc<Books>,
@@ -343,6 +346,7 @@ impl Pool {
         let quotas = Arc::clone(quotas);
         let tables = Tables::default();
         tables.set_strict(spec.strict_session_state);
+        let cluster = Cluster::new(name.as_str(), &spec.policy);
         let mut queue = Queue::new(control.limits(&spec));
         queue.set_weights(&spec.share_weights);
         Arc::new(Self {
@@ -351,6 +355,7 @@ impl Pool {
             name,
             tables,
             queue: Mutex::new(queue),
+            cluster,
             pins: pins::Budget::new(spec.max_pinned),
             hot: Hot::new(&spec),
             demand: demand::Demand::new(spec.records),
@@ -457,7 +462,9 @@ impl Pool {
         }
         let server = &pooled.server;
         // Those of a retired pool are outdated.
-        let worn_out = server.expires.is_some_and(|at| at <= now) || pooled.pool.is_outdated(&server.shared);
+        let worn_out = server.expires.is_some_and(|at| at <= now)
+            || pooled.pool.is_outdated(&server.shared)
+            || (server.state.promoted && pooled.pool.cluster.wants_standbys());
         // Who cancels marks a doomed server before it takes its count back, so in this order nothing is missed.
         let awaits_cancel = server.shared.cancels.load(Ordering::Acquire) > 0;
         if awaits_cancel || server.shared.doomed.load(Ordering::Acquire) {
@@ -718,6 +725,21 @@ impl Pool {
     #[must_use]
     pub fn happenings(&self) -> &Happenings {
         &self.books.happenings
+    }
+
+    /// Its hosts. Of one that is the only one, and may be anything, no more is known than of the pool.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<HostState> {
+        let mut hosts = self.cluster.hosts(&self.spec.load().policy);
+        let logins = self.totals().server_logins;
+        if let ([host], true) = (&mut hosts[..], self.cluster.is_plain()) {
+            let backoff = self.backoff.lock();
+            host.health.failures = backoff.failures;
+            host.health.rests_until = backoff.until;
+            host.last_error.clone_from(&backoff.last);
+            host.health.logins = logins;
+        }
+        hosts
     }
 
     /// The last failed login, if none has succeeded since.

@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue::Limits;
+use crate::cluster::Policy;
 use crate::config::{Config, Database, ShareBy, Weights};
 use crate::names::DatabaseName;
-use crate::net::{Target, TcpOptions};
+use crate::net::TcpOptions;
 use crate::tls::ConnectTls;
 
 /// The settings of one pool. Zero durations mean "off".
 #[derive(Clone, PartialEq, Debug)]
 pub struct Spec {
-    /// Where the servers are.
-    pub target: Target,
+    /// Where the servers are, and which of them are meant.
+    pub policy: Policy,
     /// Socket options towards them.
     pub options: TcpOptions,
     /// TLS towards them.
@@ -95,7 +96,7 @@ impl Spec {
         // What must hold of its size holds of the smallest.
         let least = auto.map_or(database.pool_size, |auto| auto.least);
         Self {
-            target: Target { host: database.host.clone(), port: database.port },
+            policy: Policy::new(database, pooler.server_login_retry),
             options: TcpOptions::from(pooler),
             tls: config.server_tls.of(name.as_str()),
             dbname: database.dbname.clone().unwrap_or_else(|| name.as_str().to_owned()),

@@ -172,6 +172,8 @@ pub struct ServerState {
     pub numbers: Option<Box<Numbers>>,
     /// Its process number.
     pub pid: u32,
+    /// It has said that it isn't a standby any more.
+    pub promoted: bool,
 }
 
 impl ServerState {
@@ -206,6 +208,7 @@ impl ServerState {
             defaulted: Vec::new(),
             numbers: None,
             pid: 0,
+            promoted: false,
             listens: None,
         }
     }

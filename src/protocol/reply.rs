@@ -13,7 +13,9 @@ use super::functions::changes_functions;
 use super::pipeline::{ClientUndo, Describes, ErrorText, Fate, Kind, Meant, Passes, Request, ServerUndo, Unexpected};
 use super::request::{OWN, Output, Tables};
 use super::session::{Findings, Probe, Taint, Taints};
-use super::settings::{DEFAULT_READ_ONLY, ROLE, SESSION_AUTHORIZATION, Settings, canonical_name, follows_client};
+use super::settings::{
+    DEFAULT_READ_ONLY, IN_HOT_STANDBY, ROLE, SESSION_AUTHORIZATION, Settings, canonical_name, follows_client,
+};
 use super::sql::makes_temporary;
 use super::statements::{DUMMY, SERVER_PREFIX, Told};
 use super::{ClientState, ServerState};
@@ -313,6 +315,7 @@ impl ServerPath<'_> {
                 // Was it the session, in whatever way, or who runs the server?
                 self.server.touched |= Taint::Setting;
             }
+            self.server.promoted |= name == IN_HOT_STANDBY;
             return Ok(!own);
         }
         if self.server.settings.get(name) != Some(value) {

@@ -14,7 +14,10 @@ use parking_lot::Mutex;
 /// it has set it, which is asked for as of those that aren't reported: who runs the server makes it read-only by a
 /// reload, in the midst of sessions, and nobody is to undo that, or to stay so when it is over.
 const NOT_FOLLOWED: [&str; 6] =
-    ["server_version", "server_encoding", "integer_datetimes", "is_superuser", "in_hot_standby", DEFAULT_READ_ONLY];
+    ["server_version", "server_encoding", "integer_datetimes", "is_superuser", IN_HOT_STANDBY, DEFAULT_READ_ONLY];
+
+/// Whether the server is a standby; a report of it in mid-session says that it was promoted.
+pub const IN_HOT_STANDBY: &str = "in_hot_standby";
 
 /// See [`NOT_FOLLOWED`].
 pub const DEFAULT_READ_ONLY: &str = "default_transaction_read_only";

@@ -7,6 +7,7 @@ mod calls;
 mod functions;
 pub mod normal;
 mod process;
+pub mod shape;
 
 use std::ops::Range;
 

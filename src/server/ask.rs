@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{QueryError, Server};
+use crate::config::Role;
 use crate::net::timer;
 use crate::protocol::pipeline::Kind;
 use crate::protocol::settings::SettingsTable;
@@ -15,7 +16,23 @@ pub type Row = Vec<Option<Vec<u8>>>;
 /// Rows that are kept; further ones are read and dropped.
 const MOST_ROWS: usize = 2;
 
+/// What a server is that doesn't report it, as libpq asks for it.
+const ROLE: &str = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
+
 impl Server {
+    /// Asks whether it is a primary or a standby.
+    ///
+    /// # Errors
+    /// As [`Server::ask`].
+    pub async fn ask_role(&mut self, settings: &SettingsTable, timeout: Duration) -> Result<Role, QueryError> {
+        let rows = self.ask(ROLE, &[], settings, timeout).await?;
+        let is = |at: usize, word: &[u8]| {
+            rows.first().and_then(|row| row.get(at)).and_then(Option::as_deref).is_some_and(|value| value == word)
+        };
+        let standby = is(0, b"t");
+        Ok(Role { standby, read_only: standby || is(1, b"on") })
+    }
+
     /// Runs one statement with text parameters `$1`, `$2`, … on a server at a message boundary, and gives the first
     /// rows, two at most.
     ///

@@ -12,13 +12,14 @@ use super::encrypt::{self, Encryption, OpenError, Way};
 use super::{Outbox, QueryError, Remainder, Server, ServerShared, next_message};
 use crate::auth::scram::{ChannelBinding, ScramKeys};
 use crate::auth::{ServerAuth, ServerAuthError, ServerCredentials, ServerStep};
+use crate::config::{Role, SessionAttrs};
 use crate::error::{ClientError, SqlState};
 use crate::names::{ServerId, UserName};
 use crate::net::timer;
 use crate::net::world;
 use crate::net::{Target, TcpOptions};
 use crate::protocol::ServerState;
-use crate::protocol::settings::{Settings, SettingsTable, follows_client};
+use crate::protocol::settings::{DEFAULT_READ_ONLY, IN_HOT_STANDBY, Settings, SettingsTable, follows_client};
 use crate::stats::Counters;
 use crate::tls::{BindingMode, ConnectTls, TlsInfo};
 use crate::wire::backend::{self, tag};
@@ -31,6 +32,8 @@ use crate::wire::startup::{self, CancelKey, Secret};
 pub struct Login {
     /// Where.
     pub target: Target,
+    /// What the server has to be.
+    pub attrs: SessionAttrs,
     /// Socket options.
     pub options: TcpOptions,
     /// TLS, or not.
@@ -64,6 +67,8 @@ pub struct LoggedIn {
     pub parameters: Vec<(String, String)>,
     /// Keys for the next login with the same password.
     pub keys: Option<ScramKeys>,
+    /// What it is, if it has said so (PostgreSQL 14 and later), or has been asked.
+    pub role: Option<Role>,
 }
 
 /// Why a login failed.
@@ -111,6 +116,19 @@ pub enum LoginError {
         /// What is missing.
         error: ServerAuthError,
     },
+    /// It isn't what is wanted.
+    #[error("server {target} is a {role}, which is not {} (target_session_attrs)", .attrs.as_str())]
+    Role {
+        /// Where.
+        target: Target,
+        /// What it is.
+        role: Role,
+        /// What was wanted.
+        attrs: SessionAttrs,
+    },
+    /// None of several hosts can be used: the reason of each.
+    #[error("no host can be used: {}", listed(.0))]
+    Hosts(Vec<Arc<LoginError>>),
     /// It doesn't speak the protocol.
     #[error("server {target} broke the protocol during login: {error}")]
     Protocol {
@@ -129,13 +147,14 @@ impl LoginError {
             Self::Refused { code, .. } => code.starts_with("28") || code == "3D000" || code == "42501",
             Self::Auth { .. } => true,
             Self::Tls { error, .. } => error.is_permanent(),
+            Self::Hosts(each) => !each.is_empty() && each.iter().all(|error| error.is_permanent()),
             _ => false,
         }
     }
 
     /// In PgBouncer's words.
     #[must_use]
-    pub const fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::Io { .. } => "connect failed",
             Self::Tls { .. } => "TLS startup failed",
@@ -143,6 +162,8 @@ impl LoginError {
             Self::Refused { .. } => "login failed",
             Self::Auth { .. } => "failed to answer authreq",
             Self::Protocol { .. } => "unknown pkt from server",
+            Self::Role { .. } => "server has another role",
+            Self::Hosts(each) => each.first().map_or("no host", |first| first.reason()),
         }
     }
 
@@ -160,16 +181,30 @@ impl LoginError {
     /// they are about the client's request.
     #[must_use]
     pub fn client_error(&self) -> ClientError {
-        let code = match self {
+        ClientError::fatal(self.sqlstate(), format!("server login failed: {self}"))
+    }
+
+    fn sqlstate(&self) -> SqlState {
+        match self {
+            Self::Hosts(each) => {
+                // Where they are of one mind that is the reason.
+                let mut codes = each.iter().map(|error| error.sqlstate());
+                let first = codes.next().unwrap_or(SqlState::CONNECTION_FAILURE);
+                if codes.all(|code| code == first) { first } else { SqlState::CONNECTION_FAILURE }
+            }
             Self::Refused { code, .. } if code == "3D000" => SqlState::INVALID_CATALOG_NAME,
             Self::Refused { code, .. } if code == "28P01" => SqlState::INVALID_PASSWORD,
             Self::Refused { code, .. } if code.starts_with("28") => SqlState::INVALID_AUTHORIZATION,
             Self::Refused { code, .. } if code == "57P03" => SqlState::CANNOT_CONNECT_NOW,
             Self::Refused { code, .. } if code == "53300" => SqlState::TOO_MANY_CONNECTIONS,
             _ => SqlState::CONNECTION_FAILURE,
-        };
-        ClientError::fatal(code, format!("server login failed: {self}"))
+        }
     }
+}
+
+/// All reasons, one behind the other.
+fn listed(errors: &[Arc<LoginError>]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -209,11 +244,38 @@ async fn log_in(login: &Login, way: Way, settings: &SettingsTable) -> Result<Log
     session.start().await?;
     session.authenticate().await?;
     let mut logged_in = session.until_ready(settings).await?;
+    check_role(login, &mut logged_in, settings).await?;
     if let Some(sql) = &login.connect_query {
         let run = logged_in.server.query(sql, settings, login.timeout).await;
         run.map_err(|error| query_error(login, error))?;
     }
     Ok(logged_in)
+}
+
+/// Sees to it that the server is what it has to be.
+async fn check_role(login: &Login, logged_in: &mut LoggedIn, settings: &SettingsTable) -> Result<(), LoginError> {
+    if login.attrs == SessionAttrs::Any {
+        return Ok(());
+    }
+    if logged_in.role.is_none() {
+        let role = logged_in.server.ask_role(settings, login.timeout).await;
+        logged_in.role = Some(role.map_err(|error| query_error(login, error))?);
+    }
+    match logged_in.role {
+        Some(role) if !login.attrs.fits(role) => {
+            // Its place is another host's next: it has to be gone by then.
+            let _ = timer::timeout(super::CLOSE_TIMEOUT, logged_in.server.goodbye()).await;
+            Err(LoginError::Role { target: login.target.clone(), role, attrs: login.attrs })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a server reports of its role.
+fn reported_role(parameters: &[(String, String)]) -> Option<Role> {
+    let is_on = |name: &str| parameters.iter().find(|(n, _)| n == name).map(|(_, value)| value == "on");
+    let standby = is_on(IN_HOT_STANDBY)?;
+    Some(Role { standby, read_only: standby || is_on(DEFAULT_READ_ONLY)? })
 }
 
 fn open_error(login: &Login, error: OpenError) -> LoginError {
@@ -350,7 +412,8 @@ impl Session<'_> {
         // Without a key (some proxies give none) cancels have nothing to go by; this one fits nobody.
         let key = key.unwrap_or(CancelKey { pid: 0, secret: Secret::Short([0; 4]) });
         let keys = self.keys.take();
-        Ok(LoggedIn { server: self.into_server(reported, key), parameters, keys })
+        let role = reported_role(&parameters);
+        Ok(LoggedIn { server: self.into_server(reported, key), parameters, keys, role })
     }
 
     fn into_server(self, settings: Arc<Settings>, key: CancelKey) -> Server {

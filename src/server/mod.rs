@@ -24,7 +24,7 @@ use crate::net::stream::Stream;
 use crate::net::timer;
 use crate::protocol::ServerState;
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
-use crate::protocol::settings::{Settings, SettingsTable, follows_client};
+use crate::protocol::settings::{IN_HOT_STANDBY, Settings, SettingsTable, follows_client};
 use crate::stats::Counters;
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::frame::{self, FrameError};
@@ -285,6 +285,7 @@ impl Server {
     fn note_parameter(&mut self, body: &[u8], settings: &SettingsTable) -> Result<(), FrameError> {
         let (name, value) = backend::parameter_status(body)?;
         if let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) {
+            self.state.promoted |= name == IN_HOT_STANDBY;
             if follows_client(name) && self.state.settings.get(name) != Some(value) {
                 self.state.settings = settings.intern(self.state.settings.with_reported(name, value));
             }

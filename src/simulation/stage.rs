@@ -68,7 +68,7 @@ fn config(pool_size: u32) -> Config {
         config.users.insert(user.into(), User::default());
     }
     let host = Host::Tcp("simulated".into());
-    config.databases.insert(DATABASE.into(), Database { host, pool_size, ..Database::default() });
+    config.databases.insert(DATABASE.into(), Database { host: vec![host], pool_size, ..Database::default() });
     config
 }
 

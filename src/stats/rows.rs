@@ -366,6 +366,21 @@ pub const SHARES: &[Column] = &[
     Column::long("wait_time"),
 ];
 
+/// SHOW HOSTS, Carpool's own. `failures` are those in a row, `rests_ms` how long the host is still left alone.
+pub const HOSTS: &[Column] = &[
+    text("database"),
+    text("host"),
+    int("port"),
+    text("role"),
+    text("state"),
+    int("servers"),
+    Column::long("logins"),
+    Column::long("failed_logins"),
+    int("failures"),
+    Column::long("rests_ms"),
+    text("last_error"),
+];
+
 /// SHOW ADVICE, Carpool's own.
 pub const ADVICE: &[Column] = &[
     text("database"),

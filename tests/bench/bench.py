@@ -85,6 +85,7 @@ class Row:
     script: str | None = None
     # A new connection for each transaction.
     reconnect: bool = False
+    # How clients log in: trust, scram, tls; canned: with trust, and the server is one that only has canned answers.
     auth: str = "trust"
     # Count the pooler's memory instead of its speed.
     memory: bool = False
@@ -124,6 +125,10 @@ ROWS = [
         auth="tls",
         unit="connections/s",
     ),
+    # A server that answers at once, so that the pooler is all there is to see.
+    Row("canned-simple-50", "Canned answers, simple protocol, 50 clients", 50, script="SELECT 1;", auth="canned"),
+    Row("canned-prepared-50", "Canned answers, prepared statements, 50 clients", 50, "prepared", "SELECT 1;", auth="canned"),
+    Row("canned-simple-500", "Canned answers, simple protocol, 500 clients", 500, script="SELECT 1;", auth="canned"),
     Row("memory", "Memory for each idle client that has run one query", 5000, memory=True),
     Row("tls-memory", "Memory for each idle client with TLS 1.3 that has run one query", 5000, auth="tls", memory=True),
 ]
@@ -234,10 +239,30 @@ class Direct:
     def unsupported(self, row: Row) -> str | None:
         if row.auth == "tls":
             return "PostgreSQL is set up without TLS"
+        if row.auth == "canned":
+            return self.bench.without_floor()
         return "every client has a PostgreSQL process of its own" if row.memory else None
 
     def start(self, auth: str) -> Daemon:
-        return self.bench.postgres
+        return self.bench.server(auth)
+
+
+class Forwarder:
+    """Copies bytes between each client and a server connection of its own: what no pooler can do without."""
+
+    name = "forwarder"
+    is_pooler = True
+
+    def __init__(self, bench: Bench, path: Path):
+        self.bench, self.path = bench, path
+
+    def unsupported(self, row: Row) -> str | None:
+        # PostgreSQL with a process for each client would be another one than poolers see.
+        return None if row.auth == "canned" else "only for canned answers"
+
+    def start(self, auth: str) -> Daemon:
+        port = free_port()
+        return Daemon(self.bench, self.name, [str(self.path), "forward", str(port), str(self.bench.server(auth).port)], port)
 
 
 class PgBouncer:
@@ -254,7 +279,7 @@ class PgBouncer:
     def unsupported(self, row: Row) -> str | None:
         if row.protocol == "prepared" and self.version < (1, 21):
             return "not supported before 1.21 in transaction mode"
-        return None
+        return self.bench.without_floor() if row.auth == "canned" else None
 
     def start(self, auth: str) -> Daemon:
         bench, port = self.bench, free_port()
@@ -278,7 +303,7 @@ class PgBouncer:
             settings["max_prepared_statements"] = 200
         if auth == "tls":
             settings |= bench.tls_settings()
-        lines = ["[databases]", f"* = host={bench.server_host()} port={bench.postgres.port}", "[pgbouncer]"]
+        lines = ["[databases]", f"* = host={bench.server_host(auth)} port={bench.server(auth).port}", "[pgbouncer]"]
         lines += [f"{name} = {value}" for name, value in settings.items()]
         config = bench.write(f"pgbouncer-{port}.ini", "\n".join(lines) + "\n")
         return Daemon(bench, self.name, [str(self.path), "-q", str(config)], port)
@@ -295,7 +320,7 @@ class Carpool:
         self.name = f"{name}{count}" + "".join(f" {setting.replace(' ', '')}" for setting in self.settings)
 
     def unsupported(self, row: Row) -> str | None:
-        return None
+        return self.bench.without_floor() if row.auth == "canned" else None
 
     def start(self, auth: str) -> Daemon:
         bench, port = self.bench, free_port()
@@ -317,14 +342,14 @@ class Carpool:
             lines.append(f"worker_threads = {self.workers}")
         lines += self.settings
         for database in ("bench", "scram"):
-            lines += [f"[databases.{database}]", f'host = "{bench.server_host()}"', f"port = {bench.postgres.port}"]
+            lines += [f"[databases.{database}]", f'host = "{bench.server_host(auth)}"', f"port = {bench.server(auth).port}"]
             lines.append(f"pool_size = {POOL_SIZE}")
         lines += [f"[users.{USER}]", f'password = "{PASSWORD}"']
         config = bench.write(f"carpool-{port}.toml", "\n".join(lines) + "\n")
         return Daemon(bench, self.name, [str(self.path), "--quiet", str(config)], port)
 
 
-Target = Direct | PgBouncer | Carpool
+Target = Direct | Forwarder | PgBouncer | Carpool
 
 
 def version_of(path: Path) -> str:
@@ -371,6 +396,10 @@ class Bench:
         directory.chmod(0o755)
         self.bin = Path(options.pg_bin)
         self.daemons: dict[tuple[str, str], Daemon] = {}
+        self.canned: Daemon | None = None
+        self.floor: Path | None = None
+        if options.floor and options.floor.exists():
+            self.floor = Path(shutil.copy2(options.floor, directory / "floor"))
         self.results = Results()
 
     # PostgreSQL
@@ -381,8 +410,21 @@ class Bench:
         path.chmod(0o644)
         return path
 
-    def server_host(self) -> str:
-        return str(self.dir) if self.options.unix else "127.0.0.1"
+    def server_host(self, auth: str) -> str:
+        return str(self.dir) if self.options.unix and auth != "canned" else "127.0.0.1"
+
+    def server(self, auth: str) -> Daemon:
+        """What a pooler has its servers of, for this kind of login."""
+        if auth != "canned":
+            return self.postgres
+        if self.canned is None:
+            port = free_port()
+            self.canned = Daemon(self, "canned answers", [str(self.floor), "backend", str(port)], port)
+        return self.canned
+
+    def without_floor(self) -> str | None:
+        """Why there are no canned answers, if there are none."""
+        return None if self.floor else "not supported without --floor"
 
     def run(self, command: list[str | Path], **kwargs: object) -> str:
         try:
@@ -464,7 +506,7 @@ class Bench:
         bouncers = [PgBouncer(self, path) for path in dict.fromkeys(paths)]
         bouncers.sort(key=lambda b: b.version)
         if not options.alone:
-            targets += [Direct(self), *bouncers]
+            targets += [Direct(self), *([Forwarder(self, self.floor)] if self.floor else []), *bouncers]
         for path in map(Path, options.carpool):
             if not path.exists():
                 raise Failed(f"{path} is missing: run `cargo build --release`, or give --carpool")
@@ -495,6 +537,8 @@ class Bench:
     def stop(self) -> None:
         for daemon in self.daemons.values():
             daemon.stop()
+        if self.canned:
+            self.canned.stop()
         if hasattr(self, "postgres"):
             self.postgres.stop()
 
@@ -504,7 +548,7 @@ class Bench:
         clients = row.clients
         command: list[str] = [self.options.pgbench, "-n", "-c", str(clients)]
         command += ["-j", str(min(self.options.jobs, clients)), "-M", row.protocol]
-        command += ["-h", str(self.dir) if self.options.unix else "127.0.0.1", "-p", str(daemon.port), "-U", USER]
+        command += ["-h", self.client_host(daemon), "-p", str(daemon.port), "-U", USER]
         if row.script is None:
             command.append("-S")
         else:
@@ -516,6 +560,10 @@ class Bench:
         out = self.run(command, cwd=self.dir, env=env, timeout=self.options.seconds + PATIENCE)
         daemon.check()
         return out
+
+    def client_host(self, daemon: Daemon) -> str:
+        tcp_only = daemon is self.canned or daemon.name == Forwarder.name
+        return str(self.dir) if self.options.unix and not tcp_only else "127.0.0.1"
 
     def warm_up(self, row: Row, daemon: Daemon) -> None:
         self.pgbench(row, daemon, "-t", str(max(2, min(200, 1000 // row.clients))))
@@ -959,6 +1007,13 @@ def parse() -> argparse.Namespace:
         help="Carpool with these settings, too, as a target of its own; repeatable",
     )
     parser.add_argument("--pgbouncer", action="append", default=[], metavar="PATH", help="another PgBouncer; repeatable")
+    parser.add_argument(
+        "--floor",
+        type=Path,
+        default=ROOT / "target/bench/release/floor",
+        metavar="PATH",
+        help="canned answers and a plain forwarder, for the rows canned-* (default: %(default)s; `make bench` builds it)",
+    )
     parser.add_argument("--alone", action="store_true", help="nothing but Carpool")
     parser.add_argument("--reference", metavar="NAME", help="target of the ratios (default: the newest PgBouncer)")
     parser.add_argument("--pg-bin", default=newest_bin(), help="directory of initdb and postgres")

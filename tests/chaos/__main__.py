@@ -17,6 +17,7 @@ from pathlib import Path
 
 import world  # noqa: F401 makes what is shared with tests/conformance importable
 import faults  # noqa: F401
+import soak
 import stage
 from system import ROOT, Failure, is_root, progress
 
@@ -32,6 +33,7 @@ def arguments():
     parser.add_argument("--carpool", type=Path, default=ROOT / "target/release/carpool", help="the binary")
     parser.add_argument("--keep", type=Path, default=ROOT / "target/chaos", metavar="DIR",
                         help="for logs of faults with failed checks (default: %(default)s)")
+    parser.add_argument("--soak", type=float, metavar="SECONDS", help="mixed load for so long, with faults in between, instead")
     parser.add_argument("--quick", action="store_true", help="the part that `make test` runs, without a time for the way back")
     options = parser.parse_args()
     if not 0 < options.seconds <= 20:
@@ -64,11 +66,12 @@ def table(results):
 
 async def play_all(options):
     results = []
+    wanted = [soak.SOAK] if options.soak else [stage.FAULTS[name] for name in options.faults]
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
-    for name in options.faults * options.repeat:
-        progress(f"{name}: {stage.FAULTS[name].meaning} …")
+    for fault in wanted * options.repeat:
+        progress(f"{fault.name}: {fault.meaning} …")
         begun = time.monotonic()
-        result = await stage.play(stage.FAULTS[name], options)
+        result = await stage.play(fault, options)
         results.append(result)
         if result.skipped:
             progress(f"  SKIPPED: {result.skipped}")

@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { chromium } from 'playwright-core';
 import * as recorded from './recorded.mjs';
-import { eventually, World } from './world.mjs';
+import { eventually, FLAGS, World } from './world.mjs';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 const { values: options } = parseArgs({ options: {
@@ -20,7 +20,6 @@ const { values: options } = parseArgs({ options: {
   page: { type: 'string' },
 } });
 const shots = path.join(root, 'target/dashboard');
-const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
 let failures = 0;
 const measured = [];
@@ -212,6 +211,29 @@ try {
     await shows('main .notice.bad', 'each waits for the others');
     await shot('holders');
     for (const name of Object.keys(answers)) await page.unroute(`**/api/${name}`);
+  });
+
+  await step('waits, statements, advice and holders of this very load', async () => {
+    world.configure('query_wait_timeout = 90\ntrack_waits = true\ntrack_statements = true\nadvisor = true\nshow_query_text = true');
+    await open('config');
+    await page.getByRole('button', { name: 'Show reload plan' }).click();
+    await page.getByRole('button', { name: 'Reload: 4 changes' }).click();
+    await shows('#toasts', 'Reloaded');
+    await open('waits');
+    await shows('main tbody', 'shop');
+    await page.getByRole('button', { name: 'By application' }).click();
+    await shows('main tbody', 'queue-worker');
+    await shot('waits-live');
+    await open('statements');
+    await shows('main tbody', 'select pg_sleep($1)');
+    await shows('main tbody', 'generate_series($1, $2)');
+    await shot('statements-live');
+    await open('holders');
+    await shows('main tbody', 'left-open');
+    await shot('holders-live');
+    await open('advisor');
+    await eventually('advice, once there is enough to go by', async () => /recommended \d+/.test((await texts('.chart')).join()), 90_000);
+    await shot('advisor-live');
   });
 
   await step('charts are read by pointer, keyboard and as a table', async () => {

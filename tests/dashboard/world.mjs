@@ -9,6 +9,9 @@ import pg from 'pg';
 
 const PATIENCE = 30_000;
 
+/** Chromium's, for a machine of its own, without a screen or a network. */
+export const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+
 /** Waits until `condition` gives something; fails when it hasn't in time. */
 export async function eventually(what, condition, patience = PATIENCE) {
   const end = Date.now() + patience;

@@ -17,6 +17,7 @@ mod auth_query;
 mod basics;
 mod blockers;
 mod cancel;
+mod cluster;
 mod console;
 mod dashboard;
 mod differential;

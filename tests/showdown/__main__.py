@@ -61,6 +61,14 @@ def arguments() -> argparse.Namespace:
         "--output", type=Path, default=ROOT / "target/showdown", metavar="DIR", help="default: %(default)s"
     )
     parser.add_argument("--publish", type=Path, metavar="DIR", help="write the report of a complete run there, too")
+    parser.add_argument(
+        "--dashboard",
+        type=int,
+        default=0,
+        metavar="PORT",
+        help="serve Carpool's dashboard there, with all switched on that it can show (user and password: "
+        f"{stack.USER}, {stack.PASSWORD})",
+    )
     parser.add_argument("--render", type=Path, metavar="DIR", help="only write the report of DIR/results.json again")
     parser.add_argument("--carpool", type=Path, default=ROOT / "target/release/carpool", metavar="PATH")
     parser.add_argument("--pgbouncer", type=Path, metavar="PATH", help="default: the installed one")
@@ -72,8 +80,8 @@ def arguments() -> argparse.Namespace:
     if options.quick:
         options.seconds = 4.0
     everything = options.poolers == POOLERS and options.apps == kinds
-    if options.publish and (not everything or options.no_all or options.no_flood or options.no_why):
-        parser.error("--publish: only of a run with everything")
+    if options.publish and (not everything or options.no_all or options.no_flood or options.no_why or options.dashboard):
+        parser.error("--publish: only of a run with everything, and without --dashboard")
     return options
 
 
@@ -128,7 +136,7 @@ def summary(measured: dict[str, Any]) -> str:
 
 def start(name: str, machine: Machine, postgres: stack.Postgres, options: argparse.Namespace) -> Any:
     if name == "carpool":
-        return stack.carpool(machine, postgres, options.carpool.resolve())
+        return stack.carpool(machine, postgres, options.carpool.resolve(), dashboard=options.dashboard)
     if name == "pgbouncer":
         return stack.pgbouncer(machine, postgres, options.pgbouncer and options.pgbouncer.resolve())
     return stack.Direct(postgres)

@@ -203,9 +203,10 @@ def carpool(
     server_port: int = 0,
     sharing: Sharing | None = None,
     wrapper: list[str | Path] | None = None,
+    dashboard: int = 0,
 ) -> Pooler:
     """It takes clients with TLS and without, and itself uses none, as PgBouncer here. `wrapper` is a command that runs
-    it.
+    it, `dashboard` the port of its dashboard, with all switched on that this can show.
     """
     sharing = sharing or Sharing()
     if not binary.exists():
@@ -217,8 +218,8 @@ def carpool(
 listen_port = {port}
 log_connections = false
 log_disconnections = false
-stats_users = ["{USER}"]
-[databases.{DATABASE}]
+admin_users = ["{USER}"]
+{observed(dashboard)}[databases.{DATABASE}]
 host = "127.0.0.1"
 port = {server_port or postgres.port}
 server_tls_sslmode = "disable"
@@ -233,6 +234,14 @@ password = "{PASSWORD}"
     command = [*(wrapper or []), machine.copy(binary), config]
     # SIGINT ends it when its clients have gone, so that a wrapper can say what it has found.
     return Pooler("carpool", name, machine.start("Carpool", command, port, stop_signal=2 if wrapper else 15))
+
+
+def observed(port: int) -> str:
+    """Carpool's settings for a dashboard that shows all there is to show; none without a port."""
+    if not port:
+        return ""
+    on = ["track_waits", "track_statements", "advisor", "show_query_text", "diagnostic_connection"]
+    return f"http_port = {port}\n" + "".join(f"{name} = true\n" for name in on)
 
 
 def certificate(machine: Machine) -> str:

@@ -151,7 +151,7 @@ mod tests {
     fn what_isnt_named_needs_a_login() {
         assert_eq!(need("/metrics"), Level::Nothing);
         assert_eq!(need("/api/pools"), Level::Status);
-        for path in ["/api/clients", "/api/blockers", "/api/trace", "/api/whatever"] {
+        for path in ["/api/clients", "/api/blockers", "/api/hosts", "/api/trace", "/api/whatever"] {
             assert_eq!(need(path), Level::Read, "{path}");
         }
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use crate::client::registry::ClientShared;
 use crate::protocol::ClientState;
 use crate::protocol::settings::Settings;
-use crate::protocol::sql::normal;
+use crate::protocol::sql::{normal, shape};
 use crate::protocol::statements::significant;
 use crate::stats::statements::{Data, Entry, Statements, TEXT_LIMIT};
 use crate::stats::waits::Meter;
@@ -102,6 +102,12 @@ impl Tracker {
         hasher.finish()
     }
 
+    /// What a query's text is known by. Texts that differ in plain constants alone are known by the same.
+    fn text_key(&mut self, text: &[u8]) -> u64 {
+        self.form.clear();
+        if !self.backslashes && shape::shape(text, &mut self.form) { self.key(&self.form[..]) } else { self.key(text) }
+    }
+
     /// The statement of a text that is known by `key`.
     fn entry(&mut self, key: u64, text: &[u8], all: &Statements) -> Arc<Entry> {
         if let Some(entry) = find(&self.by_text, key) {
@@ -129,7 +135,8 @@ impl Tracker {
             frontend::tag::QUERY => {
                 let text = if body.len() == header.body_len { frontend::query(body).ok() } else { None };
                 let text = text.unwrap_or(TOO_LONG);
-                let entry = self.entry(self.key(text), text, all);
+                let key = self.text_key(text);
+                let entry = self.entry(key, text, all);
                 self.running.push_back(Some(entry));
             }
             frontend::tag::FUNCTION_CALL => {

@@ -16,7 +16,7 @@ fn everything() -> String {
 fn it_loads() {
     let config = toml(EXAMPLE);
     assert_eq!(config.pooler, Pooler { http_port: Some(9187), ..Pooler::default() });
-    let database = Database { host: Host::Tcp("127.0.0.1".into()), ..Database::default() };
+    let database = Database { host: vec![Host::Tcp("127.0.0.1".into())], ..Database::default() };
     assert_eq!(config.databases, BTreeMap::from([("app".into(), database)]));
     assert_eq!(config.users["app"], User { password: Some(Secret::new("change me")), ..User::default() });
     assert_eq!(config.warnings, Vec::<String>::new());

@@ -136,8 +136,8 @@ fn defaults_are_pgbouncers() {
     assert_eq!((pooler.listen_addr.len(), pooler.unix_socket_dir.as_deref()), (0, Some(Path::new("/tmp"))));
     let a = &config.databases["a"];
     assert_eq!((a.pool_size, a.user_pool_size), (UNLIMITED, Some(20)));
-    assert_eq!(a.host, Host::Unix("/tmp".into()));
-    assert_eq!(config.fallback.unwrap().host, Host::Tcp("h".into()));
+    assert_eq!(a.host, [Host::Unix("/tmp".into())]);
+    assert_eq!(config.fallback.unwrap().host, [Host::Tcp("h".into())]);
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn databases_as_pgbouncer_writes_them() {
                       \"odd name\" = dbname=x\n'other name' = dbname=y\n\
                       twice = dbname=first\ntwice = host=h\n");
     let forced = &config.databases["forced"];
-    assert_eq!((&forced.host, forced.port), (&Host::Tcp("localhost".into()), 300));
+    assert_eq!(forced.places().collect::<Vec<_>>(), [(Host::Tcp("localhost".into()), 300)]);
     assert_eq!(
         (forced.user.clone(), forced.password.clone()),
         (Some("baz".into()), Some(Secret::new("it's a secret")))
@@ -222,7 +222,10 @@ fn databases_as_pgbouncer_writes_them() {
     assert_eq!(parameters, ["client_encoding=UNICODE", "datestyle=ISO"]);
     assert_eq!(config.databases["odd name"].dbname.as_deref(), Some("x"));
     assert_eq!(config.databases["other name"].dbname.as_deref(), Some("y"));
-    assert_eq!((&config.databases["twice"].dbname, &config.databases["twice"].host), (&None, &Host::Tcp("h".into())));
+    assert_eq!(
+        (&config.databases["twice"].dbname, &config.databases["twice"].host),
+        (&None, &vec![Host::Tcp("h".into())])
+    );
 }
 
 #[test]
@@ -237,7 +240,7 @@ client_tls_sslmode = require
 [databases]
 a = host=h pol_size=3
 b = host=h port=0 auth_query='x'
-c = host=@x host=h,i
+c = host=@x host=h,@i
 pgbouncer = host=h
 e = host=h user_pool_size=3
 [users]
@@ -255,7 +258,7 @@ v = pool_mode=x
         "c.ini:9: databases.a.pol_size: unknown setting; did you mean pool_size?",
         "c.ini:10: databases.b.port: 0 is out of range (1 to 65535)",
         "c.ini:10: databases.b.auth_query: asks for nobody: the user's name is $1",
-        "c.ini:11: databases.c.host: lists of hosts are not supported yet",
+        "c.ini:11: databases.c.host: abstract unix sockets are not supported yet",
         "c.ini:12: databases.pgbouncer: this name is the admin console's",
         "c.ini:13: databases.e.user_pool_size: unknown setting; did you mean pool_size?",
         "c.ini:15: users.u.password: unknown setting",

@@ -56,13 +56,13 @@ fn a_typical_file() {
     assert_eq!(pooler.unix_socket_mode, 0o700);
     let (app, is_fallback) = config.database("app").unwrap();
     assert!(!is_fallback);
-    assert_eq!((&app.host, app.port), (&Host::Tcp("db.example".into()), 5433));
+    assert_eq!(app.places().collect::<Vec<_>>(), [(Host::Tcp("db.example".into()), 5433)]);
     assert_eq!((app.pool_size, app.user_pool_size, app.min_pool_size), (40, Some(30), 2));
     assert_eq!(app.max_client_connections, 100);
     assert_eq!(app.startup_parameters, BTreeMap::from([("timezone".into(), "UTC".into())]));
     let (other, is_fallback) = config.database("anything").unwrap();
     assert!(is_fallback);
-    assert_eq!((&other.host, other.pool_size), (&Host::Unix("/run/postgresql".into()), 10));
+    assert_eq!((&other.host, other.pool_size), (&vec![Host::Unix("/run/postgresql".into())], 10));
     assert_eq!(other.user, Some("shared".into()));
     let alice = &config.users["alice"];
     assert_eq!((alice.pool_mode, alice.max_user_connections), (Some(PoolMode::Transaction), 0));
@@ -85,7 +85,7 @@ pool_size = 0
 hots = "db"
 dbname = 5
 [databases."my db"]
-host = "a,b"
+host = "a,"
 
 [users.u]
 max_client_connections = 1
@@ -105,7 +105,7 @@ max_user_client_connections = 2
         "c.toml:10: databases.app.pool_size: 0 is out of range (1 to 2147483647)",
         "c.toml:11: databases.app.hots: unknown setting; did you mean host?",
         "c.toml:12: databases.app.dbname: expected a text in quotes, found a number",
-        "c.toml:14: databases.\"my db\".host: lists of hosts are not supported yet",
+        "c.toml:14: databases.\"my db\".host: is empty",
         "c.toml:18: users.u.max_user_client_connections: max_client_connections and max_user_client_connections are the \
          same setting",
         "c.toml:19: user: unknown section; did you mean [users]?",

@@ -29,6 +29,11 @@ fn value(kind: Kind) -> BoxedStrategy<Value> {
         Kind::List => vec(text(), 0..4).prop_map(Value::List).boxed(),
         Kind::FileMode => (0..=0o777_u32).prop_map(Value::Number).boxed(),
         Kind::Host => prop_oneof!["[a-z0-9.:-]{1,12}", "/[a-z/ ]{0,12}"].prop_map(Value::Text).boxed(),
+        Kind::Hosts => vec(prop_oneof!["[a-z0-9.:-]{1,12}", "/[a-z/]{0,12}"], 1..4)
+            .prop_map(|hosts| Value::Text(hosts.join(",")))
+            .boxed(),
+        // Several have to be as many as the hosts are.
+        Kind::Ports => (1..=65535_u32).prop_map(Value::Number).boxed(),
         Kind::PoolMode => {
             proptest::sample::select(&PoolMode::ALL[..]).prop_map(|m| Value::Text(m.as_str().into())).boxed()
         }

@@ -99,6 +99,30 @@ impl Postgres {
         postgres
     }
 
+    /// A streaming standby of this one, called `name` in `synchronous_standby_names`.
+    pub fn standby(&self, name: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("carpool-test-{}-standby-{number}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir(&dir).unwrap();
+        if let Some(user) = unprivileged_user() {
+            run(Command::new("chown").arg(user).arg(&dir));
+        }
+        let data = dir.join("data");
+        let from = format!("host=127.0.0.1 port={} user=postgres application_name={name}", self.port);
+        run(as_user(&self.bin.join("pg_basebackup"))
+            .args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-d", &from, "-D"])
+            .arg(&data));
+        let conf = data.join("postgresql.conf");
+        let settings = std::fs::read_to_string(&conf).unwrap();
+        std::fs::write(&conf, format!("{settings}\nunix_socket_directories = '{}'\n", dir.display())).unwrap();
+        let port = start_on_free_port(&self.bin, &data);
+        let mut watchdog = watchdog(&dir);
+        let lifeline = watchdog.stdin.take();
+        Self { port, dir, bin: self.bin.clone(), lifeline, watchdog }
+    }
+
     /// Runs SQL as `postgres` and gives what `psql -At` prints.
     pub fn sql(&self, database: &str, sql: &str) -> String {
         let output = Command::new("psql")
