@@ -13,7 +13,8 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 run:
 	@scripts/run.sh
 
-# Everything: formatting, lints, unit, integration and driver tests, and quick parts of `make conformance` and `make chaos`.
+# Everything: formatting, lints, unit, integration and driver tests, quick parts of `make conformance` and
+# `make chaos`, and `make bench-check`.
 test: setup axum
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
@@ -22,6 +23,8 @@ test: setup axum
 	$(PYTHON) -m unittest discover --quiet --start-directory tests/showdown
 	$(PYTHON) tests/conformance --quick --carpool target/debug/carpool
 	$(PYTHON) tests/chaos --quick --carpool target/debug/carpool
+	cargo build --profile measure
+	$(PYTHON) tests/bench/check.py
 
 # Against PgBouncer, in interleaved rounds. Options: make bench BENCH="--quick", and PGO= to do without that build
 bench: setup build $(PGO)

@@ -57,13 +57,13 @@ class Tolerance:
         return baseline * (1 + self.part) + self.amount
 
 
-# How often 50 clients find a server free depends on the load.
+# How often 50 clients find a server free depends on the load, as does how much of the recurring work falls into a run.
+# That no transaction allocates is for tests/allocations.rs to say.
 TOLERANCES = {
-    "instructions": Tolerance(part=0.05),
-    # One more for each transaction shows; what is left of the recurring work scatters.
-    "allocations": Tolerance(amount=0.3),
-    "system calls": Tolerance(amount=0.1),
-    "bytes per idle client": Tolerance(part=0.06),
+    "instructions": Tolerance(part=0.1),
+    "allocations": Tolerance(amount=1.0),
+    "system calls": Tolerance(amount=0.2),
+    "bytes per idle client": Tolerance(part=0.1),
 }
 
 
