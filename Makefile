@@ -7,7 +7,7 @@ AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 PGO := target/pgo/carpool-pgo
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: run test dashboard-check bench bench-check advisor-check conformance chaos soak deny fuzz showdown compose-test build pgo deb axum clean
+.PHONY: run test simulate dashboard-check bench bench-check advisor-check conformance chaos soak deny fuzz showdown compose-test build pgo deb axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -25,6 +25,12 @@ test: setup axum
 	$(PYTHON) tests/chaos --quick --carpool target/debug/carpool
 	cargo build --profile measure
 	$(PYTHON) tests/bench/check.py
+
+# The simulation with new seeds, for eight hours. Options: make simulate SIMULATE=600 (seconds)
+SIMULATE := 28800
+simulate:
+	CARPOOL_SIM_SECONDS=$(SIMULATE) CARPOOL_SIM_FIRST=$${CARPOOL_SIM_FIRST:-$$(date +%s)} \
+		cargo test --lib simulation::tests::nothing_goes_wrong -- --nocapture
 
 # Against PgBouncer, in interleaved rounds. Options: make bench BENCH="--quick", and PGO= to do without that build
 bench: setup build $(PGO)

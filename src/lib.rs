@@ -32,6 +32,8 @@ pub mod protocol;
 pub mod ready;
 pub mod replay;
 pub mod server;
+#[cfg(test)]
+mod simulation;
 pub mod stats;
 pub mod tls;
 pub mod top;

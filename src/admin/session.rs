@@ -293,12 +293,7 @@ impl Session {
                 "UPGRADE"
             }
             Command::Shutdown(wait) => {
-                let order = match wait {
-                    Shutdown::Now => Order::StopNow,
-                    Shutdown::WaitForServers => Order::StopAfterTransactions,
-                    Shutdown::WaitForClients => Order::StopAfterClients,
-                };
-                self.order("SHUTDOWN", order).await?;
+                self.order("SHUTDOWN", stop_order(*wait)).await?;
                 "SHUTDOWN"
             }
             Command::Operate(operation, database) => {
@@ -428,6 +423,14 @@ fn no_statement(name: &[u8]) -> ClientError {
 fn no_portal(name: &[u8]) -> ClientError {
     let text = format!("portal \"{}\" does not exist", String::from_utf8_lossy(name));
     ClientError::error(INVALID_CURSOR_NAME, text)
+}
+
+const fn stop_order(wait: Shutdown) -> Order {
+    match wait {
+        Shutdown::Now => Order::StopNow,
+        Shutdown::WaitForServers => Order::StopAfterTransactions,
+        Shutdown::WaitForClients => Order::StopAfterClients,
+    }
 }
 
 #[cfg(test)]

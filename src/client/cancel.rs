@@ -10,6 +10,7 @@ use super::peers;
 use super::registry::{CancelSlot, ClientShared, order};
 use crate::net::TcpOptions;
 use crate::net::timer;
+use crate::net::world;
 use crate::pool::Lease;
 use crate::server::ServerShared;
 use crate::server::cancel::CancelInFlight;
@@ -19,7 +20,7 @@ use crate::wire::startup::CancelKey;
 /// can't change hands before the cancel is counted.
 pub fn spawn(context: &Context, server: &Arc<ServerShared>) {
     let in_flight = CancelInFlight::begin(server);
-    tokio::spawn(send(in_flight, settings(context), Arc::clone(server)));
+    world::spawn(send(in_flight, settings(context), Arc::clone(server)));
 }
 
 type Settings = (TcpOptions, std::time::Duration);
@@ -46,7 +47,7 @@ pub fn then_close(context: &Context, mut lease: Lease) {
     let Some(shared) = lease.server().map(|s| Arc::clone(&s.shared)) else { return };
     let in_flight = CancelInFlight::begin(&shared);
     let settings = settings(context);
-    tokio::spawn(async move {
+    world::spawn(async move {
         send(in_flight, settings, Arc::clone(&shared)).await;
         for _ in 0..MOST_QUERIES {
             if lease.server().is_none() || hangs_up(&mut lease).await {
@@ -121,7 +122,7 @@ pub fn spawn_for(context: &Context, client: &ClientShared) -> bool {
         Due::Nothing => return false,
         Due::Noted => {}
         Due::Send(in_flight, server) => {
-            tokio::spawn(send(in_flight, settings(context), server));
+            world::spawn(send(in_flight, settings(context), server));
         }
     }
     true

@@ -22,6 +22,7 @@ use tracing::warn;
 use super::Context;
 use crate::config::Pooler;
 use crate::error::{ClientError, SqlState};
+use crate::net::world;
 use crate::net::{Peer, timer};
 
 /// What a connection has at least to prove who it is.
@@ -325,7 +326,7 @@ pub async fn enter(context: &Arc<Context>, pooler: &Pooler, peer: Peer) -> Resul
     context.door.count(peer, pooler.max_client_conn_per_address)?;
     let most = usize::try_from(pooler.max_login_connections).unwrap_or(usize::MAX);
     loop {
-        let now = Instant::now();
+        let now = world::now();
         let (room, entered) = {
             let mut line = context.door.line.lock();
             let room = line.room(most, now);

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tracing::info;
@@ -26,6 +26,7 @@ use crate::names::{DatabaseName, UserName};
 use crate::net::Peer;
 use crate::net::stream::Stream;
 use crate::net::timer;
+use crate::net::world;
 use crate::pool::sharing::Asker;
 use crate::pool::start::Start;
 use crate::pool::{Checkout, Judged, Lease, Pool, PoolUser, Welcome};
@@ -239,7 +240,7 @@ async fn authenticate(
     let decoy = context.secrets.decoy(config, request.database.as_str());
     let policy = Policy { auth_type, decoy, binding: io.binding() };
     let start = |known: &Known| {
-        ClientAuth::start(&policy, &request.user, known.account(), &context.verifiers, &mut rand::rng())
+        ClientAuth::start(&policy, &request.user, known.account(), &context.verifiers, &mut world::rng())
     };
     let mut step = start(&known);
     let (mut message, mut answer) = (Vec::new(), Zeroizing::new(Vec::new()));
@@ -496,7 +497,7 @@ async fn judged_settings(
 }
 
 async fn wait_for_server(pool: &Arc<Pool>, user: &Arc<PoolUser>) -> Result<Lease, ClientError> {
-    match pool.checkout(user, &Asker::itself(crate::names::ClientId(0)), Instant::now()) {
+    match pool.checkout(user, &Asker::itself(crate::names::ClientId(0)), world::now()) {
         Checkout::Now(lease) => Ok(lease),
         Checkout::Wait(granted) => granted.await.unwrap_or_else(|_| {
             let text = format!("database \"{}\" was removed", pool.name);

@@ -23,6 +23,7 @@ use arc_swap::ArcSwap;
 use crate::auth::Verifiers;
 use crate::config::Config;
 use crate::names::{DatabaseName, UserName};
+use crate::net::world;
 use crate::pool::directory::Directory;
 use crate::stats::audit::Audit;
 use crate::stats::spans;
@@ -86,7 +87,7 @@ impl Context {
             registry: Registry::default(),
             outside: access::outside::Outside::default(),
             secrets: secrets::Secrets::default(),
-            verifiers: Verifiers::new(&mut rand::rng()),
+            verifiers: Verifiers::new(&mut world::rng()),
             audit: Audit::default(),
             waits: Waits::default(),
             wanted_records: relay::recorder::Wanted::default(),
@@ -96,7 +97,7 @@ impl Context {
             refusals: Tally::default(),
             spans: spans::Queue::default(),
             slow: Throttle::new(SLOW_PERIOD),
-            started: Instant::now(),
+            started: world::now(),
             suspended: AtomicBool::new(false),
             config: ArcSwap::from_pointee(config),
         };

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, UserName};
 use crate::net::Peer;
+use crate::net::world;
 use crate::protocol::numbers;
 use crate::protocol::settings::Settings;
 use crate::server::ServerShared;
@@ -407,7 +408,7 @@ impl Registry {
     pub fn register(admission: Admission, identity: Identity, settings: Arc<Settings>) -> Registered {
         let context = admission.hand_over();
         let registry = &context.registry;
-        let mut rng = rand::rng();
+        let mut rng = world::rng();
         let mut secret = [0u8; LONG_SECRET];
         let secret = &mut secret[..if identity.protocol >= PROTOCOL_3_2 { LONG_SECRET } else { 4 }];
         rng.fill(secret);
@@ -420,7 +421,7 @@ impl Registry {
             }
             let dashmap::Entry::Vacant(vacant) = registry.clients.entry(pid) else { continue };
             let key = CancelKey { pid, secret: (&*secret).into() };
-            let shared = registry.shared(identity, key, settings, SystemTime::now());
+            let shared = registry.shared(identity, key, settings, world::time_of_day());
             vacant.insert(Arc::clone(&shared));
             drop(rng);
             return Registered { shared, context };

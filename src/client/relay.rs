@@ -34,6 +34,7 @@ use super::registry::{CancelSlot, ClientShared, Phase, Registered, micros_since,
 use crate::config::PoolMode;
 use crate::error::{ClientError, SqlState};
 use crate::net::stream::Stream;
+use crate::net::world;
 use crate::pool::place::Place;
 use crate::pool::sharing::Asker;
 use crate::pool::{Checkout, Grant, Lease, Pool, PoolUser};
@@ -216,7 +217,7 @@ impl Relay {
     #[must_use]
     pub fn new(session: Session) -> Self {
         let Session { stream, unread, registered, pool, user, state, mode } = session;
-        registered.shared.set_phase(Phase::Idle, micros_since(registered.context().started, Instant::now()));
+        registered.shared.set_phase(Phase::Idle, micros_since(registered.context().started, world::now()));
         let mut relay = Self {
             stream,
             registered,
@@ -252,7 +253,7 @@ impl Relay {
     pub fn spawn_last_words(self) {
         let Self { stream, out, .. } = self;
         if !out.is_empty() {
-            tokio::spawn(super::login::last_words(stream, out.pending().to_vec()));
+            world::spawn(super::login::last_words(stream, out.pending().to_vec()));
         }
     }
 
@@ -272,7 +273,7 @@ impl Relay {
 
     /// The time, as the pool and as statistics want it.
     fn now(&self) -> (Instant, Moment) {
-        let now = Instant::now();
+        let now = world::now();
         (now, micros_since(self.context().started, now))
     }
 
@@ -663,7 +664,7 @@ impl Relay {
         out: &mut Outputs,
     ) -> Result<(), End> {
         // It was given a moment ago.
-        let instant = lease.since().unwrap_or_else(Instant::now);
+        let instant = lease.since().unwrap_or_else(world::now);
         let now = micros_since(self.context().started, instant).max(since);
         if let Some(server) = lease.server() {
             server.note_wait(now - since);
@@ -1077,6 +1078,7 @@ impl Relay {
         let Some(server) = active.lease.server() else { return false };
         let mid_message = server.remainder.bytes > 0 && server.remainder.forward;
         let usable = server.is_at_boundary() && server.state.pipeline.is_answered() && !server.state.pipeline.is_open();
+        server.cut |= self.remainder.bytes > 0 && self.remainder.forward;
         if let Some(Pin::Held(held)) = self.pin.as_deref_mut() {
             held.mark = None;
         }

@@ -20,6 +20,7 @@ use crate::auth::{self, Proven, SecretKind, ServerCredentials, StoredSecret};
 use crate::config::{AuthType, Config, Secret};
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, UserName};
+use crate::net::world;
 use crate::pool::sharing::Asker;
 use crate::pool::{Checkout, Lease, Pool};
 use crate::server::QueryError;
@@ -144,7 +145,7 @@ impl Known {
     /// time. Gives true where that can make a difference.
     pub fn doubt(&self, context: &Context) -> bool {
         let Some(LookedUp { source, question, since }) = &self.looked_up else { return false };
-        if since.elapsed() < FRESH {
+        if world::now().saturating_duration_since(*since) < FRESH {
             return false;
         }
         if let Some(shared) = context.secrets.sources.get(source) {
@@ -208,7 +209,7 @@ async fn ask(context: &Arc<Context>, source: &Source, question: &Question) -> Ou
     let (told, answer) = oneshot::channel();
     let must_serve = {
         let mut book = shared.lock();
-        if let Some(kept) = book.known(question, Instant::now()) {
+        if let Some(kept) = book.known(question, world::now()) {
             return Ok(kept.clone());
         }
         book.wait(question.clone(), Waiting(told))
@@ -216,7 +217,7 @@ async fn ask(context: &Arc<Context>, source: &Source, question: &Question) -> Ou
     if must_serve {
         let (context, source) = (Arc::clone(context), source.clone());
         let service = Service { context, source, shared, dismissed: false };
-        tokio::spawn(Box::pin(service.run()));
+        world::spawn(Box::pin(service.run()));
     }
     answer.await.unwrap_or_else(|_| Err(refusal(SqlState::ADMIN_SHUTDOWN, "it was not answered")))
 }
@@ -301,7 +302,7 @@ impl Service {
             let config = self.context.config.load_full();
             let Some(pool) = self.context.pools.get(self.source.database.as_str(), &config) else { break };
             let user = pool.lookup_user(&self.source.user, self.credentials(&config));
-            match pool.checkout(&user, &Asker::itself(ClientId::LOOKUP), Instant::now()) {
+            match pool.checkout(&user, &Asker::itself(ClientId::LOOKUP), world::now()) {
                 Checkout::Now(lease) => return Ok((pool, lease)),
                 Checkout::Wait(granted) => {
                     // Else the pool was replaced.
@@ -378,7 +379,7 @@ impl Service {
             self.context.secrets.kinds.note_found(secret.kind());
         }
         let ttl = self.context.config.load().pooler.auth_query_cache_ttl.min(holds_for);
-        let now = Instant::now();
+        let now = world::now();
         let until = now.checked_add(ttl).unwrap_or(now);
         let (waiting, kept) = self.shared.lock().answer(asked, answer, now, until);
         tell(waiting, &Ok(kept));

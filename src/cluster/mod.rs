@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rand::RngExt;
 use tracing::{info, warn};
 
 use crate::config::{Database, LoadBalance, SessionAttrs};
-use crate::net::Target;
+use crate::net::{Target, world};
 use crate::protocol::settings::SettingsTable;
 use crate::server::connect::{self, LoggedIn, Login, LoginError};
 use hosts::{Health, Hosts, News, Outcome};
@@ -120,8 +121,8 @@ impl Attempt<'_> {
     fn end(mut self, outcome: Outcome, error: Option<&Arc<LoginError>>) {
         self.open = false;
         let mut known = self.cluster.known.lock();
-        let times = (self.began, Instant::now());
-        let news = known.hosts.end(self.at, outcome, times, self.policy.longest_rest, rand::random());
+        let times = (self.began, world::now());
+        let news = known.hosts.end(self.at, outcome, times, self.policy.longest_rest, world::rng().random());
         known.errors[self.at] = error.cloned();
         drop(known);
         let (database, host) = (&self.cluster.name, &self.policy.hosts[self.at]);
@@ -210,8 +211,8 @@ impl Cluster {
     /// The hosts to try, without those that have failed already.
     fn order(&self, policy: &Policy, attrs: SessionAttrs, last: bool, tried: &[Option<Arc<LoginError>>]) -> Vec<usize> {
         let mut known = self.known.lock();
-        let random = |below: usize| rand::random_range(0..below);
-        let mut order = known.hosts.order(policy.balance, attrs, Instant::now(), random);
+        let random = |below: usize| world::rng().random_range(0..below);
+        let mut order = known.hosts.order(policy.balance, attrs, world::now(), random);
         let may_do =
             |at: &usize| !matches!(tried[*at].as_deref(), Some(error) if !matches!(error, LoginError::Role { .. }));
         order.retain(may_do);
@@ -228,7 +229,7 @@ impl Cluster {
         policy: &Policy,
         settings: &SettingsTable,
     ) -> Result<LoggedIn, Arc<LoginError>> {
-        let began = Instant::now();
+        let began = world::now();
         self.known.lock().hosts.begin(at, began);
         let attempt = Attempt { cluster: self, at, began, policy, open: true };
         match connect::login(login, settings).await {

@@ -23,6 +23,9 @@ pub enum Stream {
     Unix(UnixStream),
     /// TLS over TCP.
     Tls(Box<TlsStream>),
+    /// In memory.
+    #[cfg(test)]
+    Simulated(super::simulated::SimulatedStream),
 }
 
 /// What a look at an idle socket showed.
@@ -56,6 +59,8 @@ impl Stream {
             Self::Tcp(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
             Self::Unix(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
             Self::Tls(_) => true,
+            #[cfg(test)]
+            Self::Simulated(stream) => stream.is_readable(),
         }
     }
 
@@ -68,6 +73,8 @@ impl Stream {
             Self::Tcp(stream) => stream.try_write(bytes),
             Self::Unix(stream) => stream.try_write(bytes),
             Self::Tls(stream) => return stream.poll_write_from(cx, bytes),
+            #[cfg(test)]
+            Self::Simulated(stream) => stream.try_write(bytes),
         };
         match written {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Pin::new(self).poll_write(cx, bytes),
@@ -88,6 +95,8 @@ impl Stream {
             Self::Tcp(stream) => stream.try_read(&mut byte),
             Self::Unix(stream) => stream.try_read(&mut byte),
             Self::Tls(_) => return IdleState::Disturbed,
+            #[cfg(test)]
+            Self::Simulated(stream) => return stream.idle_state(),
         };
         match read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => IdleState::Quiet,
@@ -100,6 +109,8 @@ impl Stream {
     pub fn peer_uid(&self) -> Option<u32> {
         match self {
             Self::Tcp(_) | Self::Tls(_) => None,
+            #[cfg(test)]
+            Self::Simulated(_) => None,
             Self::Unix(stream) => stream.peer_cred().ok().map(|peer| peer.uid()),
         }
     }
@@ -113,6 +124,8 @@ impl Stream {
             Self::Tcp(stream) => stream.into_std().map(OwnedFd::from),
             Self::Unix(stream) => stream.into_std().map(OwnedFd::from),
             Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+            #[cfg(test)]
+            Self::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -138,6 +151,8 @@ impl Stream {
             Self::Tcp(stream) => stream,
             Self::Tls(stream) => stream.socket(),
             Self::Unix(_) => return (None, None),
+            #[cfg(test)]
+            Self::Simulated(_) => return (None, None),
         };
         (stream.local_addr().ok(), stream.peer_addr().ok())
     }
@@ -156,6 +171,8 @@ impl AsyncRead for Stream {
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                 Poll::Pending => Poll::Pending,
             },
+            #[cfg(test)]
+            Self::Simulated(stream) => stream.poll_read(cx, buf.initialize_unfilled()).map_ok(|n| buf.advance(n)),
         }
     }
 }
@@ -166,6 +183,8 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => stream.poll_write_from(cx, buf),
+            #[cfg(test)]
+            Self::Simulated(stream) => stream.poll_write(cx, buf),
         }
     }
 
@@ -178,6 +197,11 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => stream.poll_shutdown(cx),
+            #[cfg(test)]
+            Self::Simulated(stream) => {
+                stream.shutdown();
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }

@@ -4,6 +4,8 @@
 //! make every system call of the first dearer, since descriptors are then counted.
 
 mod alarm;
+#[cfg(test)]
+pub(super) mod simulated;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 
+use super::world;
 use alarm::Alarm;
 
 /// What stands for "never": no process lives as long.
@@ -35,6 +38,13 @@ struct Waiting {
 }
 
 impl Waiting {
+    fn insert(&mut self, at: Instant, waker: Waker) -> Key {
+        self.next_number += 1;
+        let key = (at, self.next_number);
+        self.wakers.insert(key, waker);
+        key
+    }
+
     /// Takes those who are due at `now`.
     fn take_due(&mut self, now: Instant) -> Vec<Waker> {
         let mut due = Vec::new();
@@ -61,9 +71,7 @@ struct Timers {
 impl Timers {
     fn insert(&'static self, at: Instant, waker: Waker) -> Key {
         let mut waiting = self.waiting.lock();
-        waiting.next_number += 1;
-        let key = (at, waiting.next_number);
-        waiting.wakers.insert(key, waker);
+        let key = waiting.insert(at, waker);
         self.set_alarm(&mut waiting);
         key
     }
@@ -87,6 +95,24 @@ impl Timers {
     }
 }
 
+/// Has `waker` woken at `at`.
+fn insert(at: Instant, waker: Waker) -> Key {
+    #[cfg(test)]
+    if super::simulated::is_running() {
+        return simulated::waiting(|waiting| waiting.insert(at, waker));
+    }
+    TIMERS.insert(at, waker)
+}
+
+/// Those who wait.
+fn waiting<R>(f: impl FnOnce(&mut Waiting) -> R) -> R {
+    #[cfg(test)]
+    if super::simulated::is_running() {
+        return simulated::waiting(f);
+    }
+    f(&mut TIMERS.waiting.lock())
+}
+
 /// Has the runtime that this is called in ring the alarm from now on, for all. Without, a thread does.
 ///
 /// # Errors
@@ -108,19 +134,19 @@ impl Future for Sleep {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(key) = self.key else {
-            if self.at <= Instant::now() {
+            if self.at <= world::now() {
                 return Poll::Ready(());
             }
-            self.key = Some(TIMERS.insert(self.at, cx.waker().clone()));
+            self.key = Some(insert(self.at, cx.waker().clone()));
             return Poll::Pending;
         };
-        match TIMERS.waiting.lock().wakers.get_mut(&key) {
+        waiting(|waiting| match waiting.wakers.get_mut(&key) {
             Some(waker) => {
                 waker.clone_from(cx.waker());
                 Poll::Pending
             }
             None => Poll::Ready(()),
-        }
+        })
     }
 }
 
@@ -128,7 +154,7 @@ impl Drop for Sleep {
     fn drop(&mut self) {
         if let Some(key) = self.key {
             // An alarm that it has set goes off for nothing.
-            let waker = TIMERS.waiting.lock().wakers.remove(&key);
+            let waker = waiting(|waiting| waiting.wakers.remove(&key));
             // Its task may end with it, and that may have timers of its own: not while the lock is held.
             drop(waker);
         }
@@ -144,7 +170,7 @@ pub const fn sleep_until(deadline: Instant) -> Sleep {
 /// Ends after `duration`.
 #[must_use]
 pub fn sleep(duration: Duration) -> Sleep {
-    let now = Instant::now();
+    let now = world::now();
     sleep_until(now.checked_add(duration.min(FAR)).unwrap_or(now))
 }
 
@@ -191,7 +217,7 @@ impl Interval {
     /// Waits for the next tick. Ticks that were missed are left out.
     pub async fn tick(&mut self) {
         sleep_until(self.next).await;
-        let now = Instant::now();
+        let now = world::now();
         while self.next <= now {
             self.next += self.period;
         }
@@ -201,7 +227,7 @@ impl Interval {
 /// Ticks now, and then every `period`, which must not be 0.
 #[must_use]
 pub fn interval(period: Duration) -> Interval {
-    Interval { next: Instant::now(), period }
+    Interval { next: world::now(), period }
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use rand::RngExt;
 use tracing::{debug, info, warn};
 
 use super::place::Giver;
@@ -15,6 +16,7 @@ use crate::auth::ServerCredentials;
 use crate::names::ClientId;
 use crate::net::stream::IdleState;
 use crate::net::timer;
+use crate::net::world::{self, spawn_if_running as spawn};
 use crate::protocol::session::{Taint, Taints};
 use crate::server::connect::{LoggedIn, Login, LoginError};
 use crate::server::{QueryError, Server};
@@ -89,11 +91,11 @@ pub(super) fn renew(pooled: Box<Pooled>, client: ClientId, grant: Giver<Grant>) 
                 let mut pooled = pool.welcome(user, logged_in);
                 pooled.loan = loan;
                 // Should the client have gone meanwhile, the lease is dropped, and the server offered to others.
-                drop(grant.give(Ok(Lease::new(pooled, client, Instant::now()))));
+                drop(grant.give(Ok(Lease::new(pooled, client, world::now()))));
             }
             Err(error) => {
                 if let Some(loan) = loan {
-                    pool.queue.lock().take_back(user.index, loan, Instant::now());
+                    pool.queue.lock().take_back(user.index, loan, world::now());
                 }
                 drop(guard);
                 drop(grant.give(Err(error.client_error())));
@@ -103,13 +105,6 @@ pub(super) fn renew(pooled: Box<Pooled>, client: ClientId, grant: Giver<Grant>) 
     });
 }
 
-/// Spawns where a runtime runs; at its end, what is left is dropped, and its guards with it.
-fn spawn(task: impl Future<Output = ()> + Send + 'static) {
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(task);
-    }
-}
-
 /// Makes a server ready for its next client: waits for cancels in flight, rolls back, resets. What fails is closed.
 pub(super) fn tidy(mut pooled: Box<Pooled>) {
     pooled.end_loan();
@@ -117,9 +112,9 @@ pub(super) fn tidy(mut pooled: Box<Pooled>) {
     let mut lost = Abandoned(Some(pooled));
     spawn(async move {
         let Some(pooled) = lost.0.as_mut() else { return };
-        let deadline = Instant::now() + pooled.pool.spec.load().cancel_timeout + TIDY_TIMEOUT;
+        let deadline = world::now() + pooled.pool.spec.load().cancel_timeout + TIDY_TIMEOUT;
         while pooled.server.shared.cancels.load(Ordering::Acquire) > 0 {
-            if Instant::now() > deadline {
+            if world::now() > deadline {
                 return;
             }
             timer::sleep(CANCEL_POLL).await;
@@ -174,7 +169,7 @@ impl Abandoned {
         };
         if self.0.as_mut().is_some_and(fit) {
             if let Some(pooled) = self.0.take() {
-                Pool::offer(pooled, Instant::now(), false);
+                Pool::offer(pooled, world::now(), false);
             }
         }
     }
@@ -272,7 +267,7 @@ impl Pool {
             self.queue.lock().login_outdated(pooled.user.index);
             close(pooled, Slot::Loan);
         } else {
-            Self::offer(pooled, Instant::now(), true);
+            Self::offer(pooled, world::now(), true);
         }
         self.pump();
     }
@@ -295,7 +290,7 @@ impl Pool {
             server = %shared.id, database = %self.name, user = %user.name, target = %shared.target,
             "new connection to server (from {from})"
         );
-        Box::new(Pooled { server, pool: Arc::clone(self), user, lent: Instant::now(), loan: None, waited: 0 })
+        Box::new(Pooled { server, pool: Arc::clone(self), user, lent: world::now(), loan: None, waited: 0 })
     }
 
     fn login_failed(self: &Arc<Self>, user: &PoolUser, error: LoginError) {
@@ -311,8 +306,8 @@ impl Pool {
         backoff.failures += 1;
         backoff.last = Some(Arc::clone(&error));
         let pause = FIRST_RETRY.saturating_mul(1 << backoff.failures.min(16).saturating_sub(1)).min(longest);
-        let now = Instant::now();
-        let jitter = pause.mul_f64(rand::random_range(0.75..=1.0));
+        let now = world::now();
+        let jitter = pause.mul_f64(world::rng().random_range(0.75..=1.0));
         // Of several hosts each rests for itself.
         let until = Some(match self.cluster.next_attempt(now) {
             Some(next) if !error.is_permanent() => next,

@@ -17,6 +17,7 @@ use super::spec::Spec;
 use super::{Pool, background, pins};
 use crate::error::ClientError;
 use crate::names::ClientId;
+use crate::net::world;
 use crate::server::{Holder, ServerShared};
 
 /// Who has paused a pool. It lends again when neither has.
@@ -110,7 +111,7 @@ impl Pool {
     /// Lends nothing any more until [`Pool::resume`]; servers close as they come free. Says whether this is new.
     pub fn pause(self: &Arc<Self>, by: Pauser) -> bool {
         let before = self.set_pausers(|pausers| pausers | by as u8);
-        self.control.paused_since.lock().get_or_insert_with(Instant::now);
+        self.control.paused_since.lock().get_or_insert_with(world::now);
         self.reconnect();
         before & by as u8 == 0
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::{Pool, Pooled};
+use crate::net::world;
 use crate::server::Holder;
 use crate::stats::advisor::trace::{Loan, Recorder, Trace};
 
@@ -25,14 +26,14 @@ pub(super) struct Demand {
 impl Demand {
     /// With nothing recorded yet.
     pub(super) fn new(window: Option<Duration>) -> Self {
-        let demand = Self { epoch: Instant::now(), recorder: Mutex::default() };
+        let demand = Self { epoch: world::now(), recorder: Mutex::default() };
         demand.set(window);
         demand
     }
 
     /// Records what the last `window` had, or nothing. What was recorded stays unless the window changes.
     pub(super) fn set(&self, window: Option<Duration>) {
-        let now = self.micros(Instant::now());
+        let now = self.micros(world::now());
         let new = window.map(|window| Box::new(Recorder::new(micros(window), now)));
         let mut recorder = self.recorder.lock();
         if recorder.as_ref().map(|r| r.window()) != new.as_ref().map(|r| r.window()) {
@@ -83,7 +84,7 @@ impl Pool {
     /// What is recorded, with the loans that haven't ended as if they did now; `None`: nothing is.
     #[must_use]
     pub fn demand(&self) -> Option<Trace> {
-        let now = Instant::now();
+        let now = world::now();
         let end = self.demand.micros(now);
         let mut windows = self.demand.recorder.lock().as_ref()?.windows(end);
         let servers = self.servers();

@@ -18,6 +18,7 @@ use super::sharing::Asker;
 use super::{Checkout, Lease, Pool, PoolUser, Purpose};
 use crate::names::ClientId;
 use crate::net::timer;
+use crate::net::world;
 use crate::server::QueryError;
 
 /// Its `application_name`.
@@ -147,7 +148,7 @@ impl Pool {
         }
         let Some(user) = self.diagnosing_user() else { return };
         self.diagnosis.is_running.store(true, Ordering::Release);
-        tokio::spawn(run(Running(Arc::clone(self)), user));
+        world::spawn(run(Running(Arc::clone(self)), user));
     }
 
     /// The role of the clients that came first.
@@ -167,7 +168,7 @@ impl Pool {
 
 async fn run(running: Running, user: Arc<PoolUser>) {
     let pool = &running.0;
-    let granted = match pool.checkout(&user, &Asker::itself(ClientId::DIAGNOSIS), Instant::now()) {
+    let granted = match pool.checkout(&user, &Asker::itself(ClientId::DIAGNOSIS), world::now()) {
         Checkout::Now(lease) => Ok(Ok(lease)),
         Checkout::Wait(granted) => granted.await,
     };
@@ -183,15 +184,15 @@ async fn run(running: Running, user: Arc<PoolUser>) {
 }
 
 fn rest(pool: &Pool) {
-    *pool.diagnosis.rests_until.lock() = Instant::now().checked_add(RETRY);
+    *pool.diagnosis.rests_until.lock() = world::now().checked_add(RETRY);
 }
 
 /// Asks for as long as it is wanted and the server is good.
 async fn serve(pool: &Arc<Pool>, mut lease: Lease) {
     while pool.wants_diagnosis() && !lease.server().is_some_and(|server| pool.is_outdated(&server.shared)) {
-        if pool.is_congested(Instant::now()) {
+        if pool.is_congested(world::now()) {
             match ask(pool, &mut lease).await {
-                Ok(answer) => pool.diagnosis.answer.store(Some(Arc::new((Instant::now(), answer)))),
+                Ok(answer) => pool.diagnosis.answer.store(Some(Arc::new((world::now(), answer)))),
                 Err(error) => {
                     warn!(database = %pool.name, "the diagnostic connection failed: {error}");
                     rest(pool);

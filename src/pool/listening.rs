@@ -17,6 +17,7 @@ use super::{Checkout, Lease, Pool, PoolUser};
 use crate::error::{ClientError, SqlState};
 use crate::names::ClientId;
 use crate::net::timer;
+use crate::net::world;
 use crate::protocol::listen::hub::{Due, Hub};
 use crate::protocol::listen::{self, Channel, Mailbox};
 use crate::protocol::session::Taint;
@@ -135,7 +136,7 @@ impl Pool {
     #[must_use]
     pub fn will_listen(&self, user: &PoolUser) -> bool {
         let served = self.listening.state.lock().served;
-        served || self.may_login(Instant::now()) && self.queue.lock().has_one_for(user.index)
+        served || self.may_login(world::now()) && self.queue.lock().has_one_for(user.index)
     }
 
     /// Whether the listening connection is there for a client that reads this encoding.
@@ -164,7 +165,7 @@ impl Pool {
 
     fn start(self: &Arc<Self>, state: &mut State) {
         if !std::mem::replace(&mut state.running, true) {
-            tokio::spawn(run(Arc::clone(self)));
+            world::spawn(run(Arc::clone(self)));
         }
         self.listening.look();
     }
@@ -187,7 +188,7 @@ impl Pool {
 
     /// The client's server has delivered a marker.
     pub fn marker_passed(&self, nonce: u64) {
-        self.listening.state.lock().hub.passed(nonce, Instant::now());
+        self.listening.state.lock().hub.passed(nonce, world::now());
         self.listening.look();
     }
 
@@ -285,8 +286,7 @@ async fn run(pool: Arc<Pool>) {
             Ok(None) => continue,
             Ok(Some(lease)) => {
                 pool.listening.state.lock().served = true;
-                let mut connection =
-                    Connection { pool: &pool, lease, buf: Vec::new(), up: false, heard: Instant::now() };
+                let mut connection = Connection { pool: &pool, lease, buf: Vec::new(), up: false, heard: world::now() };
                 let ended = connection.serve(lost).await;
                 let was_up = connection.up;
                 connection.lease.close();
@@ -300,7 +300,7 @@ async fn run(pool: Arc<Pool>) {
         };
         let Err(error) = ended else { continue };
         warn!(database = %pool.name, "the connection that listens for clients is not there: {error}");
-        lost = lost.or(Some(Instant::now()));
+        lost = lost.or(Some(world::now()));
         pool.lose_listener();
         timer::sleep(pause).await;
         pause = (pause * 2).min(pool.spec.load().login_retry.max(FIRST_RETRY));
@@ -311,7 +311,7 @@ async fn run(pool: Arc<Pool>) {
 async fn connect(pool: &Arc<Pool>, attempt: usize) -> Result<Option<Lease>, Lost> {
     let users: Vec<_> = pool.listening.state.lock().hub.users().cloned().collect();
     let Some(user) = users.get(attempt % users.len().max(1)) else { return Ok(None) };
-    let mut granted = match pool.checkout(user, &Asker::itself(ClientId::LISTENER), Instant::now()) {
+    let mut granted = match pool.checkout(user, &Asker::itself(ClientId::LISTENER), world::now()) {
         Checkout::Now(lease) => return Ok(Some(lease)),
         Checkout::Wait(granted) => granted,
     };
@@ -406,7 +406,7 @@ impl Connection<'_> {
             if n == 0 {
                 return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
             }
-            self.heard = Instant::now();
+            self.heard = world::now();
             self.buf.extend_from_slice(&chunk[..n]);
             let answered = self.take_messages()?;
             if let Some(asked) = asked.take_if(|_| answered) {
@@ -427,7 +427,7 @@ impl Connection<'_> {
         }
         let text = [listen::unlisten(&unlisten), listen::listen(&listen)].concat();
         self.ask(&text).await?;
-        Ok(Some(Asked { listen, since: Instant::now() }))
+        Ok(Some(Asked { listen, since: world::now() }))
     }
 
     async fn ask(&mut self, text: &[u8]) -> Result<(), Lost> {
@@ -454,7 +454,7 @@ impl Connection<'_> {
             return Err(Lost::Silent);
         }
         self.ask(b"").await?;
-        *asked = Some(Asked { listen: Vec::new(), since: Instant::now() });
+        *asked = Some(Asked { listen: Vec::new(), since: world::now() });
         Ok(())
     }
 
@@ -492,7 +492,7 @@ impl Connection<'_> {
         drop(state);
         match lost {
             Some(since) if told > 0 => {
-                warn!(database = %self.pool.name, "listening again after {:.3} s: {told} clients may have missed notifications", since.elapsed().as_secs_f64());
+                warn!(database = %self.pool.name, "listening again after {:.3} s: {told} clients may have missed notifications", world::now().saturating_duration_since(since).as_secs_f64());
             }
             _ => info!(database = %self.pool.name, "listening for clients"),
         }
@@ -522,7 +522,9 @@ impl Pool {
 
 /// What clients are told that may have missed something.
 fn notice(database: &str, lost: Option<Instant>) -> Arc<[u8]> {
-    let time = lost.map_or_else(String::new, |since| format!(" for {:.3} s, until now", since.elapsed().as_secs_f64()));
+    let time = lost.map_or_else(String::new, |since| {
+        format!(" for {:.3} s, until now", world::now().saturating_duration_since(since).as_secs_f64())
+    });
     let warning = ClientError::error(SqlState::WARNING, "notifications may have been lost")
         .detail(format!("The connection that listens for the clients of database \"{database}\" was not there{time}."))
         .hint("Look at the data that the notifications are about.");

@@ -39,6 +39,7 @@ use crate::config::ShareBy;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, ServerId, UserName};
 use crate::net::stream::IdleState;
+use crate::net::world;
 use crate::protocol::request::Tables;
 use crate::protocol::settings::Settings;
 use crate::server::connect::LoginError;
@@ -153,7 +154,7 @@ impl Lease {
         if let Some(pooled) = self.0.take() {
             let holder = pooled.server.shared.holder.lock().clone();
             if let Some(holder) = holder {
-                pooled.note_demand(&holder, Instant::now());
+                pooled.note_demand(&holder, world::now());
             }
             background::close(pooled, background::Slot::Loan);
         }
@@ -163,7 +164,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(pooled) = self.0.take() {
-            Pool::take_back(pooled, Instant::now());
+            Pool::take_back(pooled, world::now());
         }
     }
 }
@@ -514,7 +515,7 @@ impl Pool {
     /// Begins what the queue says is to be done.
     pub fn pump(self: &Arc<Self>) {
         loop {
-            let may_login = self.may_login(Instant::now());
+            let may_login = self.may_login(world::now());
             let plan = self.queue.lock().plan(may_login);
             match plan {
                 None => return,
@@ -632,7 +633,7 @@ impl Pool {
         drop(waiting);
         self.stop_listening();
         self.diagnosis.look();
-        self.sweep(Instant::now());
+        self.sweep(world::now());
     }
 
     /// Whether [`Pool::retire`] was called.

@@ -12,6 +12,7 @@ use super::Pool;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, UserName};
 use crate::net::timer;
+use crate::net::world;
 use crate::protocol::session::Taint;
 use crate::server::pins::Pinned;
 use crate::server::{Holder, ServerShared};
@@ -63,18 +64,18 @@ impl Pool {
     /// What the client is told when it has waited for `query_wait_timeout`.
     pub fn pin(self: &Arc<Self>) -> impl Future<Output = Result<OwnedSemaphorePermit, ClientError>> + Send + 'static {
         let pool = Arc::clone(self);
-        let since = Instant::now();
+        let since = world::now();
         pool.pins.waits.fetch_add(1, Ordering::Relaxed);
         let limit = self.spec.load().wait_timeout;
         let limit = if limit.is_zero() { Duration::MAX } else { limit };
         async move {
             let permit = Arc::clone(&pool.pins.permits).acquire_owned();
             let outcome = timer::timeout(limit, permit).await;
-            let waited = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let waited = u64::try_from(world::now().saturating_duration_since(since).as_micros()).unwrap_or(u64::MAX);
             pool.pins.wait_micros.fetch_add(waited, Ordering::Relaxed);
             match outcome {
                 Ok(Ok(permit)) => Ok(permit),
-                _ => Err(pool.pin_timeout_error(limit, Instant::now())),
+                _ => Err(pool.pin_timeout_error(limit, world::now())),
             }
         }
     }

@@ -1,13 +1,13 @@
 //! Whose turn it is, as the configuration has it (`share_by`): which group a client belongs to, and what groups have.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use super::line::GroupCounts;
 use super::spec::Spec;
 use super::{Pool, Pooled};
 use crate::config::ShareBy;
 use crate::names::{ClientId, UserName};
+use crate::net::world;
 use crate::protocol::ClientState;
 
 /// Who asks for a server.
@@ -62,7 +62,7 @@ impl Pooled {
     /// It isn't lent to a group any more, if it was.
     pub(super) fn end_loan(&mut self) {
         if let Some(loan) = self.loan.take() {
-            self.pool.queue.lock().take_back(self.user.index, loan, Instant::now());
+            self.pool.queue.lock().take_back(self.user.index, loan, world::now());
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::error::{ClientError, SqlState};
 use crate::net::listener::{Accepted, Listener};
 use crate::net::stream::Stream;
 use crate::net::timer;
+use crate::net::world;
 use crate::net::{Peer, TcpOptions};
 use crate::stats::tally::refusal_of;
 
@@ -69,7 +70,7 @@ pub async fn accept(
                     Ok(entrant) => {
                         // On the heap: a large future is copied several times on its way to becoming a task.
                         let entering = Box::pin(serve(Arc::clone(&admin), accepted, entrant));
-                        tokio::spawn(Connection::Entering(entering));
+                        world::spawn(Connection::Entering(entering));
                     }
                     Err(error) => {
                         context.refusals.count(refusal_of(error.code.0));
@@ -88,12 +89,22 @@ pub async fn accept(
     }
 }
 
+/// What becomes of one connection, for simulations.
+#[cfg(test)]
+pub(crate) async fn admit(admin: Arc<Admin>, accepted: Accepted) {
+    let config = admin.context.config.load_full();
+    match door::enter(&admin.context, &config.pooler, accepted.peer).await {
+        Ok(entrant) => world::spawn(Connection::Entering(Box::pin(serve(admin, accepted, entrant)))),
+        Err(error) => turn_away(accepted.stream, accepted.peer, Vec::new(), &error),
+    }
+}
+
 /// Tells one for whom there is no room; `held` comes first.
 fn turn_away(stream: Stream, peer: Peer, held: Vec<u8>, error: &ClientError) {
     debug!(%peer, "closing because: {error}");
     let mut message = held;
     crate::wire::backend::put_error(&mut message, error);
-    tokio::spawn(send_off(stream, message));
+    world::spawn(send_off(stream, message));
 }
 
 /// Sends the last of a connection that isn't logged in. It isn't counted any more, so only so many may take their time:
@@ -128,10 +139,10 @@ async fn serve(admin: Arc<Admin>, accepted: Accepted, entrant: Entrant) -> Optio
         Ok(None) => {}
         Ok(Some(Entered::Session(session))) => return Some(session),
         Ok(Some(Entered::Replication(replication))) => {
-            tokio::spawn(Box::pin(replication.run()));
+            world::spawn(Box::pin(replication.run()));
         }
         Ok(Some(Entered::Console(console))) => {
-            tokio::spawn(Box::pin(crate::admin::console::serve(*console, admin)));
+            world::spawn(Box::pin(crate::admin::console::serve(*console, admin)));
         }
         Err(HandshakeError::Io(error)) => debug!(%peer, "connection lost during login: {error}"),
         Err(error @ HandshakeError::Tls(_)) => info!(%peer, "closing because: {error}"),

@@ -28,6 +28,7 @@ use crate::client::{Context, holders};
 use crate::config::{Config, ConfigErrors, Draft};
 use crate::net::listener::{self, Spares};
 use crate::net::timer;
+use crate::net::world;
 use log::LogControl;
 use process::PidFile;
 use reload::Keeper;
@@ -137,11 +138,7 @@ pub async fn run(loaded: Loaded, source: Source, log: LogControl, launch: Launch
             if listener.is_unix() { (&mut local, never.clone()) } else { (&mut remote, stop.watch()) };
         tasks.spawn(accept::accept(listener, Arc::clone(&admin), closing, ceded.subscribe()));
     }
-    let mut recurring = tokio::task::JoinSet::new();
-    recurring.spawn(tick(Arc::clone(&context)));
-    recurring.spawn(admin::keep_statistics(Arc::clone(&admin)));
-    recurring.spawn(admin::advice::size_pools(Arc::clone(&admin)));
-    recurring.spawn(systemd::watchdog());
+    let mut recurring = recurring(&admin);
     let mut serving_http = tokio::task::JoinSet::new();
     // HTTP stays to the end: it tells load balancers that no new connections are taken.
     if let Some(listener) = http {
@@ -179,13 +176,23 @@ pub async fn run(loaded: Loaded, source: Source, log: LogControl, launch: Launch
     Ok(())
 }
 
-async fn tick(context: Arc<Context>) {
+/// The recurring work.
+fn recurring(admin: &Arc<Admin>) -> tokio::task::JoinSet<()> {
+    let mut recurring = tokio::task::JoinSet::new();
+    recurring.spawn(tick(Arc::clone(&admin.context)));
+    recurring.spawn(admin::keep_statistics(Arc::clone(admin)));
+    recurring.spawn(admin::advice::size_pools(Arc::clone(admin)));
+    recurring.spawn(systemd::watchdog());
+    recurring
+}
+
+pub(crate) async fn tick(context: Arc<Context>) {
     let mut interval = timer::interval(TICK);
-    let begun = Instant::now();
+    let begun = world::now();
     let mut before = begun;
     loop {
         interval.tick().await;
-        let now = Instant::now();
+        let now = world::now();
         for pool in context.pools.all() {
             pool.tick(now, || holders::look(&context, &pool, now).sentences());
         }

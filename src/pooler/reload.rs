@@ -111,7 +111,7 @@ impl Keeper {
 }
 
 /// Applies a checked configuration.
-fn apply(context: &Arc<Context>, config: Config) {
+pub(crate) fn apply(context: &Arc<Context>, config: Config) {
     let before = context.config.swap(Arc::new(config));
     let config = context.config.load_full();
     context.verifiers.set_iterations(config.pooler.scram_iterations);

@@ -1,7 +1,7 @@
 //! Stopping: what runs may end, within a bound, then everything is closed.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -10,6 +10,7 @@ use crate::client::Context;
 use crate::client::registry::{ClientKind, order};
 use crate::error::{ClientError, SqlState};
 use crate::net::timer;
+use crate::net::world;
 
 /// How often the drain looks whether all have gone.
 const POLL: Duration = Duration::from_millis(20);
@@ -105,15 +106,15 @@ impl Stop {
 
     /// Ends the clients as [`Stop::begin`] said, then the servers.
     pub async fn drain(&self) {
-        let mut begun = Instant::now();
+        let mut begun = world::now();
         let limit = self.context.config.load().pooler.shutdown_timeout;
         while self.context.registry.connections() > 0 {
-            let (how, passed) = (*self.how.borrow(), begun.elapsed());
+            let (how, passed) = (*self.how.borrow(), world::now().saturating_duration_since(begun));
             if how == How::AfterClients {
                 if self.only_consoles() {
                     self.begin(How::AtOnce);
                 }
-                begun = Instant::now();
+                begun = world::now();
                 timer::sleep(POLL).await;
                 continue;
             }
@@ -161,8 +162,8 @@ impl Stop {
         for pool in &pools {
             pool.retire();
         }
-        let begun = Instant::now();
-        while begun.elapsed() < LAST_LIMIT && pools.iter().any(|p| p.slots() > 0) {
+        let begun = world::now();
+        while world::now().saturating_duration_since(begun) < LAST_LIMIT && pools.iter().any(|p| p.slots() > 0) {
             timer::sleep(POLL).await;
         }
     }

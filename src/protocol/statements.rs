@@ -238,6 +238,21 @@ pub struct StatementTable {
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+#[cfg(test)]
+thread_local! {
+    /// The next one on a thread where a simulation runs: names are to be of the same length each time.
+    pub(crate) static SIMULATED_ID: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
+}
+
+fn next_id() -> u64 {
+    #[cfg(test)]
+    if let Some(id) = SIMULATED_ID.get() {
+        SIMULATED_ID.set(Some(id + 1));
+        return id;
+    }
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
 impl StatementTable {
     /// The shared statement of a Parse body after the name.
     #[must_use]
@@ -257,7 +272,7 @@ impl StatementTable {
         if resets {
             taint |= Taint::Setting;
         }
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let id = next_id();
         let statement = Arc::new(Statement {
             id,
             server_name: [SERVER_PREFIX, id.to_string().as_bytes()].concat().into(),

@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
+use rand::RngExt;
 use tokio::io::AsyncWriteExt;
 
 use super::encrypt::{self, Encryption, OpenError, Way};
@@ -15,6 +16,7 @@ use crate::config::{Role, SessionAttrs};
 use crate::error::{ClientError, SqlState};
 use crate::names::{ServerId, UserName};
 use crate::net::timer;
+use crate::net::world;
 use crate::net::{Target, TcpOptions};
 use crate::protocol::ServerState;
 use crate::protocol::settings::{DEFAULT_READ_ONLY, IN_HOT_STANDBY, Settings, SettingsTable, follows_client};
@@ -207,6 +209,15 @@ fn listed(errors: &[Arc<LoginError>]) -> String {
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+fn next_id() -> ServerId {
+    // Errors name servers, and are to be of the same length each time.
+    #[cfg(test)]
+    if let Some(number) = crate::net::simulated::next_server() {
+        return ServerId(number);
+    }
+    ServerId(NEXT_ID.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Connects and logs in.
 ///
 /// # Errors
@@ -348,7 +359,7 @@ impl Session<'_> {
 
     async fn authenticate(&mut self) -> Result<(), LoginError> {
         let (user, credentials) = (&self.login.user, self.login.credentials.clone());
-        let mut auth = ServerAuth::new(user, credentials, self.binding(), &mut rand::rng());
+        let mut auth = ServerAuth::new(user, credentials, self.binding(), &mut world::rng());
         if self.login.tls.settings.binding == BindingMode::Require {
             auth = auth.require_binding();
         }
@@ -411,13 +422,13 @@ impl Session<'_> {
         let mut state = ServerState::new(settings, login.max_prepared_statements);
         state.pid = key.pid;
         let shared = ServerShared {
-            id: ServerId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
+            id: next_id(),
             target: login.target.clone(),
             user: login.user.clone(),
             key,
             addresses: self.stream.addresses(),
             encryption,
-            connected: SystemTime::now(),
+            connected: world::time_of_day(),
             generation: login.generation,
             counters: Counters::default(),
             prepared: AtomicU32::new(0),
@@ -427,7 +438,7 @@ impl Session<'_> {
             pinned: super::pins::PinRecord::default(),
         };
         // Lifetimes are spread by up to a tenth, so that a pool filled at once isn't emptied at once.
-        let spread = login.lifetime.mul_f64(rand::random_range(0.9..=1.0));
+        let spread = login.lifetime.mul_f64(world::rng().random_range(0.9..=1.0));
         Server {
             stream: self.stream,
             state,
@@ -435,8 +446,9 @@ impl Session<'_> {
             out: Outbox::default(),
             remainder: Remainder::default(),
             shared: Arc::new(shared),
-            expires: (!login.lifetime.is_zero()).then(|| Instant::now() + spread),
+            expires: (!login.lifetime.is_zero()).then(|| world::now() + spread),
             timing: super::timing::Timing::default(),
+            cut: false,
         }
     }
 }

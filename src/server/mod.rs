@@ -161,6 +161,8 @@ pub struct Server {
     pub expires: Option<Instant>,
     /// Of the transaction that runs on it.
     pub timing: timing::Timing,
+    /// What was sent to it last ends within a message, as whoever sent it has left.
+    pub cut: bool,
     /// The protocol's state.
     pub state: ServerState,
 }
@@ -335,10 +337,13 @@ impl Server {
 
     /// Says goodbye and waits until the server has hung up. May be cancelled and called again.
     pub async fn goodbye(&mut self) {
-        let mut message = Vec::new();
-        frontend::put_empty(&mut message, frontend::tag::TERMINATE);
-        // Fails where it was said before, or nobody listens any more: reading will tell.
-        let _ = self.stream.write_all(&message).await;
+        // Behind a part of a message it would be taken for the rest of that, and a request run that nobody has made.
+        if !self.cut && self.out.is_empty() {
+            let mut message = Vec::new();
+            frontend::put_empty(&mut message, frontend::tag::TERMINATE);
+            // Fails where it was said before, or nobody listens any more: reading will tell.
+            let _ = self.stream.write_all(&message).await;
+        }
         let _ = self.stream.shutdown().await;
         // An error is an end as well.
         let _ = tokio::io::copy(&mut self.stream, &mut tokio::io::sink()).await;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers, lowest first. Within layer 0 a module may use those that stand before it; elsewhere modules of
 /// one layer don't know each other.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
     &["error", "names", "tls", "config", "stats"],
     &["wire"],
     &["protocol", "auth"],
@@ -17,6 +17,7 @@ const LAYERS: [&[&str]; 10] = [
     &["client"],
     &["admin"],
     &["pooler", "fuzzing", "top", "ready", "replay", "advise"],
+    &["simulation"],
 ];
 
 /// The roots see everything.

@@ -485,8 +485,13 @@ fn passwords_are_not_asked_for_again() {
         \x20   print(connection.execute('select current_user').fetchone()[0], flush=True)\n";
     let python = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python");
     let psycopg3 = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/psycopg3");
-    let mut child =
-        Command::new(python).env("PYTHONPATH", psycopg3).args(["-c", script, &url]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new(python)
+        .env("PYTHONPATH", psycopg3)
+        .args(["-c", script, &url])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let (mut to, mut from) = (child.stdin.take().unwrap(), std::io::BufReader::new(child.stdout.take().unwrap()));
     let mut ask = || {
         to.write_all(b"\n").unwrap();

@@ -11,7 +11,7 @@ pub mod password;
 mod system;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use tracing::{info, warn};
 
@@ -25,6 +25,7 @@ use crate::error::{ClientError, SqlState};
 use crate::names::{DatabaseName, UserName};
 use crate::net::Peer;
 use crate::net::stream::Stream;
+use crate::net::world;
 use crate::wire::backend;
 
 /// The PAM service of `auth_type = pam`; PgBouncer's.
@@ -292,7 +293,7 @@ impl<'c> Inquiry<'c> {
 
     fn check_token(&self, token: &Password) -> Result<String, ClientError> {
         let Some(rules) = &self.config.access.jwt else { return Err(self.refused(&Method::Jwt, "no keys")) };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = world::time_of_day().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         jwt::verify(token.expose(), rules, now).map_err(|error| self.refused(&Method::Jwt, &error.to_string()))
     }
 

@@ -18,6 +18,7 @@ use crate::config::hba::{Answers, ClientCertificate, Method};
 use crate::config::{AuthType, Config};
 use crate::names::{DatabaseName, UserName};
 use crate::net::Peer;
+use crate::net::world;
 
 /// Whether `password` is the user's. The log learns why not.
 pub async fn check(context: &Arc<Context>, config: &Config, user: &UserName, peer: Peer, password: &Password) -> bool {
@@ -101,7 +102,7 @@ async fn compare(
     message.push(0);
     let (context, known, asked) = (Arc::clone(context), Arc::clone(known), user.clone());
     let compared = tokio::task::spawn_blocking(move || {
-        let begun = ClientAuth::start(&policy, &asked, known.account(), &context.verifiers, &mut rand::rng());
+        let begun = ClientAuth::start(&policy, &asked, known.account(), &context.verifiers, &mut world::rng());
         match begun {
             ClientStep::Send(_, auth) => auth.step(&message),
             other => other,

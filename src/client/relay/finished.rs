@@ -2,13 +2,14 @@
 //! (`otlp_endpoint`). With both off the session only compares how long it took with a bound that nothing reaches.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use rand::RngExt;
 use tracing::info;
 
 use super::Relay;
 use crate::names::ServerId;
+use crate::net::world;
 use crate::protocol::session::Taints;
 use crate::protocol::trace::{Parent, parent};
 use crate::server::Server;
@@ -73,7 +74,7 @@ impl Relay {
         let Some(tracer) = self.watch.as_mut().and_then(|watch| watch.tracer.as_mut()) else { return };
         let Tracer { parent, error } = std::mem::take(tracer);
         let percent = context.config.load().pooler.otlp_sampling;
-        if parent.map_or_else(|| rand::rng().random_range(0..100) < percent, |parent| parent.is_sampled) {
+        if parent.map_or_else(|| world::rng().random_range(0..100) < percent, |parent| parent.is_sampled) {
             context.spans.push(self.span(finished, parent, error));
         }
     }
@@ -82,7 +83,7 @@ impl Relay {
         let shared = self.shared();
         let application = self.state.settings.application_name().unwrap_or_default();
         let kind = (shared.database.clone(), shared.user.clone(), application.into());
-        let Some(left_out) = self.context().slow.admit(kind, Instant::now()) else { return };
+        let Some(left_out) = self.context().slow.admit(kind, world::now()) else { return };
         let seconds = |micros| Duration::from_micros(micros).as_secs_f64();
         let Split { wait, server, client } = finished.split;
         info!(
@@ -103,9 +104,9 @@ impl Relay {
 
     fn span(&self, finished: &Finished, parent: Option<Parent>, error: Option<&'static str>) -> Span {
         let shared = self.shared();
-        let mut random = rand::rng();
+        let mut random = world::rng();
         let Split { wait, server, client } = finished.split;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = world::time_of_day().duration_since(UNIX_EPOCH).unwrap_or_default();
         Span {
             trace: parent.map_or_else(|| random.random(), |parent| parent.trace),
             id: random.random(),

@@ -1,13 +1,13 @@
 //! Keeping a server between transactions: the permit for it, and telling others.
 
 use std::task::{Context as TaskContext, Poll, ready};
-use std::time::Instant;
 
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{CancelSlot, End, Phase, Relay, Waiting, Work};
 use crate::config::PoolMode;
 use crate::error::{ClientError, Severity};
+use crate::net::world;
 use crate::protocol::Keeping;
 use crate::protocol::own::Refusal;
 use crate::protocol::session::Taint;
@@ -174,7 +174,7 @@ impl Relay {
             // It counts for the budget as soon as that has room.
             held.permit = self.pool.try_pin();
         }
-        let mark = held.mark.get_or_insert_with(|| Mark::new(&server.shared, Instant::now()));
+        let mark = held.mark.get_or_insert_with(|| Mark::new(&server.shared, world::now()));
         let new = mark.update(server.state.pins, &server.state.last_command);
         let mut reasons: Vec<_> = new.iter().map(Taint::as_str).collect();
         // Several go by one name.

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::{Moment, Relay, Work};
 use crate::names::ClientId;
+use crate::net::world;
 use crate::stats::flight::{Event, Head, Record, Ring, UNKNOWN, What};
 use crate::wire::frame;
 
@@ -168,7 +169,7 @@ impl Relay {
         let shared = Arc::clone(self.shared());
         let Some(directory) = self.context().config.load().pooler.flight_recorder_dir.clone() else { return };
         let Some(recorder) = self.recorder() else { return };
-        let written = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let written = world::time_of_day().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         let record = recorder.ring.record(Head {
             version: env!("CARGO_PKG_VERSION").into(),
             client: shared.id.to_string(),

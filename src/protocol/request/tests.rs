@@ -1,6 +1,6 @@
 //! The two ways through the core, run against a model of PostgreSQL.
 
-mod backend;
+pub(crate) mod backend;
 #[cfg(test)]
 mod rules;
 mod scripts;

@@ -12,9 +12,9 @@ use crate::wire::frontend::tag;
 
 /// What all backends of one database see.
 #[derive(Debug, Default)]
-pub(super) struct Database {
+pub(crate) struct Database {
     /// How often the table behind `select shape` was altered: its column's name and value.
-    pub(super) version: u32,
+    pub(crate) version: u32,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -122,12 +122,12 @@ type Done = Result<(), Failure>;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Backend {
+pub(crate) struct Backend {
     database: Rc<RefCell<Database>>,
     input: Vec<u8>,
     held: Vec<u8>,
     /// What has been sent.
-    pub(super) output: Vec<u8>,
+    pub(crate) output: Vec<u8>,
     status: Status,
     skipping: bool,
     named: HashMap<Vec<u8>, Statement>,
@@ -142,7 +142,7 @@ pub(super) struct Backend {
     local: BTreeMap<String, String>,
     told: BTreeMap<String, String>,
     /// State that only a reset removes.
-    pub(super) leftovers: Vec<(&'static str, String)>,
+    pub(crate) leftovers: Vec<(&'static str, String)>,
     queries: u32,
     /// What the last `nextval` gave.
     last: Option<String>,
@@ -155,7 +155,7 @@ const REPORTED: [&str; 2] = ["application_name", "DateStyle"];
 
 impl Backend {
     /// A session whose startup packet gave `startup`.
-    pub(super) fn new(database: &Rc<RefCell<Database>>, startup: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(database: &Rc<RefCell<Database>>, startup: &[(&str, &str)]) -> Self {
         let mut defaults: BTreeMap<_, _> = REPORTED.iter().map(|n| (n.to_lowercase(), "default".to_owned())).collect();
         // One that isn't reported.
         defaults.insert("foo".to_owned(), "0".to_owned());
@@ -184,23 +184,23 @@ impl Backend {
     }
 
     /// The reported parameters.
-    pub(super) fn reported(&self) -> Vec<(String, String)> {
+    pub(crate) fn reported(&self) -> Vec<(String, String)> {
         REPORTED.iter().map(|n| ((*n).to_owned(), self.settings[&n.to_lowercase()].clone())).collect()
     }
 
     /// Statements that don't bear a name of the pooler's.
-    pub(super) fn foreign_statements(&self) -> usize {
+    pub(crate) fn foreign_statements(&self) -> usize {
         self.named.keys().filter(|n| !n.starts_with(b"carpool_")).count()
     }
 
     /// The ids in the pooler's names of statements, without the one that is only there to be deallocated.
-    pub(super) fn ids(&self) -> Vec<u64> {
+    pub(crate) fn ids(&self) -> Vec<u64> {
         let text = |n: &Vec<u8>| String::from_utf8(n.clone()).unwrap();
         self.named.keys().map(|n| text(n)["carpool_".len()..].parse().unwrap()).filter(|&id| id != 0).collect()
     }
 
     /// Takes bytes and answers what is complete.
-    pub(super) fn feed(&mut self, bytes: &[u8]) {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
         let input = std::mem::take(&mut self.input);
         let mut at = 0;
@@ -283,6 +283,28 @@ impl Backend {
         }
         // PostgreSQL sends errors on at once.
         self.flush();
+    }
+
+    /// In the place of running a message that is a query or an Execute: somebody has cancelled it.
+    #[cfg(test)]
+    pub(crate) fn cancelled(&mut self, message: u8) {
+        if self.skipping || self.copy.is_some() {
+            return;
+        }
+        self.fail(&failure("57014", "canceling statement due to user request"));
+        match message {
+            tag::QUERY => {
+                self.unnamed = None;
+                self.ready();
+            }
+            _ => self.skipping = true,
+        }
+    }
+
+    /// Whether there is no transaction.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.status == Status::Idle && !self.skipping && self.copy.is_none()
     }
 
     fn restore(&mut self) {
