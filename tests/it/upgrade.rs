@@ -273,20 +273,25 @@ fn a_session_goes_on_as_it_was() {
         assert_eq!(client.value("show timezone"), "Asia/Tokyo");
         client.send_all(&[parse("named", "select 1"), sync()]);
         assert_eq!(code(&client.until_ready()).as_deref(), Some("42P05"), "the name is taken");
-        client.send(&query("select pg_sleep(600)"));
-        let running = format!(
-            "select count(*) from pg_stat_activity where datname = '{}' and state = 'active' and query like '%sleep%' \
-             and pid <> pg_backend_pid()",
-            line.carpool.database
-        );
-        eventually("it runs", || (Postgres::shared().sql("postgres", &running) == "1").then_some(()));
-        Raw::cancel(line.carpool.port, &client.key);
-        assert_eq!(code(&client.until_ready()).as_deref(), Some("57014"));
+        cancel_a_query(&line, &mut client);
         client.send_all(&[parse("", "select 'unnamed'"), sync()]);
         client.until_ready();
     }
     client.query("reset all");
     assert_eq!(client.value("show datestyle"), "German, DMY", "what it started with");
+}
+
+/// A cancel request that comes to whoever listens now reaches the client's query.
+fn cancel_a_query(line: &Line, client: &mut Raw) {
+    client.send(&query("select pg_sleep(600)"));
+    let running = format!(
+        "select count(*) from pg_stat_activity where datname = '{}' and state = 'active' and query like '%sleep%' \
+         and pid <> pg_backend_pid()",
+        line.carpool.database
+    );
+    eventually("it runs", || (Postgres::shared().sql("postgres", &running) == "1").then_some(()));
+    Raw::cancel(line.carpool.port, &client.key);
+    assert_eq!(code(&client.until_ready()).as_deref(), Some("57014"));
 }
 
 #[test]
@@ -300,15 +305,7 @@ fn who_is_in_a_transaction_follows_at_its_end() {
     assert_eq!(other.value("select 1"), "1", "others go on meanwhile");
     assert_eq!(client.value("select a from mine"), "7");
     // The new process has the listening socket, and passes the request on.
-    client.send(&query("select pg_sleep(600)"));
-    let running = format!(
-        "select count(*) from pg_stat_activity where datname = '{}' and state = 'active' and query like '%sleep%' \
-         and pid <> pg_backend_pid()",
-        line.carpool.database
-    );
-    eventually("it runs", || (Postgres::shared().sql("postgres", &running) == "1").then_some(()));
-    Raw::cancel(line.carpool.port, &client.key);
-    assert_eq!(code(&client.until_ready()).as_deref(), Some("57014"));
+    cancel_a_query(&line, &mut client);
     assert!(!has_ended(old));
     client.query("rollback");
     eventually("the old process ends", || has_ended(old).then_some(()));
