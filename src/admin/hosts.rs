@@ -1,6 +1,7 @@
 //! The hosts of databases: SHOW HOSTS, `/api/hosts`, and their part of `/metrics`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -29,6 +30,12 @@ struct HostJson {
     /// How long it is still left alone.
     rests_ms: u64,
     last_error: Option<String>,
+    /// How long ago it last answered a health check.
+    checked_ms: Option<u64>,
+    /// How far a standby is behind.
+    lag_ms: Option<u64>,
+    /// A primary's.
+    timeline: Option<u32>,
 }
 
 impl HostJson {
@@ -36,6 +43,8 @@ impl HostJson {
         let servers = pool.servers().iter().filter(|server| server.target == host.target).count();
         let rests = host.health.rests_until.map(|until| until.saturating_duration_since(view.now));
         let error = host.last_error.as_ref();
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let checked = host.checked.at.map(|at| view.now.saturating_duration_since(at));
         Self {
             database: pool.name.to_string(),
             host: match &host.target.host {
@@ -49,8 +58,11 @@ impl HostJson {
             logins: host.health.logins,
             failed_logins: host.health.failed,
             failures: host.health.failures,
-            rests_ms: rests.map_or(0, |rest| u64::try_from(rest.as_millis()).unwrap_or(u64::MAX)),
+            rests_ms: rests.map_or(0, millis),
             last_error: error.map(|error| if is_told { error.to_string() } else { "see the log".to_owned() }),
+            checked_ms: checked.map(millis),
+            lag_ms: host.checked.lag.map(millis),
+            timeline: host.checked.said.and_then(|said| said.timeline),
         }
     }
 }
@@ -79,6 +91,9 @@ impl View<'_> {
                 host.failures,
                 host.rests_ms,
                 host.last_error,
+                host.checked_ms,
+                host.lag_ms,
+                host.timeline,
             ]
         };
         self.all_hosts(true).into_iter().map(row).collect()
@@ -93,6 +108,7 @@ impl View<'_> {
     pub(super) fn host_metrics(&self, label: impl Fn(&str) -> String, text: &mut Exposition) {
         // Databases of the fallback have one label: what is down for one of them is down.
         let mut hosts: BTreeMap<[String; 2], (bool, u64)> = BTreeMap::new();
+        let mut lags: BTreeMap<[String; 2], Duration> = BTreeMap::new();
         let mut failovers: BTreeMap<String, u64> = BTreeMap::new();
         for pool in &self.pools {
             let database = label(pool.name.as_str());
@@ -100,6 +116,10 @@ impl View<'_> {
                 let entry = hosts.entry([database.clone(), host.target.to_string()]).or_insert((true, 0));
                 entry.0 &= host.state() != "down";
                 entry.1 += host.health.failed;
+                if let Some(lag) = host.checked.lag {
+                    let most = lags.entry([database.clone(), host.target.to_string()]).or_insert(lag);
+                    *most = lag.max(*most);
+                }
             }
             *failovers.entry(database).or_default() += pool.cluster.failovers();
         }
@@ -107,6 +127,11 @@ impl View<'_> {
         let mut family = text.family("carpool_host_up", Type::Gauge, help);
         for ([database, host], (up, _)) in &hosts {
             family.sample(&[("database", database), ("host", host)], u8::from(*up));
+        }
+        let help = "How far a standby is behind, as far as health checks tell.";
+        let mut family = text.family("carpool_replica_lag_seconds", Type::Gauge, help);
+        for ([database, host], lag) in &lags {
+            family.sample(&[("database", database), ("host", host)], lag.as_secs_f64());
         }
         let help = "Failed logins to a host.";
         let mut family = text.family("carpool_host_login_failures_total", Type::Counter, help);

@@ -94,7 +94,10 @@ impl Admin {
             Operation::Reconnect => {
                 let scope = self.scope(database, "reconnect")?;
                 let _changing = pools.changing();
-                scope.pools(self).iter().for_each(Pool::reconnect);
+                for pool in scope.pools(self) {
+                    pool.cluster.forget_timelines();
+                    pool.reconnect();
+                }
                 Ok(())
             }
             Operation::Kill => {

@@ -33,7 +33,7 @@ use super::cancel;
 use super::registry::{CancelSlot, ClientShared, Phase, Registered, micros_since, order};
 use crate::config::PoolMode;
 use crate::error::{ClientError, SqlState};
-use crate::net::stream::Stream;
+use crate::net::stream::{IdleState, Stream};
 use crate::net::world;
 use crate::pool::place::Place;
 use crate::pool::sharing::Asker;
@@ -674,9 +674,15 @@ impl Relay {
             lease.give_back(instant);
             return Ok(());
         }
-        out.clear();
         // Its goodbye is among what it has sent.
         self.leaving = false;
+        // It may have ended since it was handed over. Nothing was sent to it, so another will do.
+        if lease.server().is_some_and(|server| server.stream.idle_state() == IdleState::Disturbed) {
+            lease.close();
+            self.work = Work::Idle;
+            return Ok(());
+        }
+        out.clear();
         let input = std::mem::take(&mut self.carry);
         self.activate(lease, now, &input, out);
         // The thread's buffer stays with the thread.

@@ -38,6 +38,7 @@ pub(super) fn login(
     parameters.extend(settings);
     Login {
         target: spec.policy.first(),
+        host: 0,
         attrs: spec.policy.attrs,
         options: spec.options,
         tls: spec.tls.clone(),

@@ -85,6 +85,35 @@ impl Health {
         self.ready_at(attrs).is_none_or(|at| at <= now)
     }
 
+    fn answer(&mut self, role: Option<Role>, now: Instant) -> Vec<News> {
+        let mut news = Vec::new();
+        if self.failures > 0 {
+            news.push(News::Up);
+        }
+        (self.failures, self.failed_at, self.rests_until) = (0, None, None);
+        if let Some(role) = role {
+            if self.role.replace(role).is_some_and(|before| before != role) {
+                news.push(News::Role(role));
+            }
+            self.role_at = Some(now);
+        }
+        news
+    }
+
+    fn fail(&mut self, (began, now): (Instant, Instant), longest: Duration, spread: f64) -> Vec<News> {
+        // What was under way together fails together, which is one failure.
+        if self.failed_at.is_some_and(|failed_at| began < failed_at) {
+            return Vec::new();
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.failed_at = Some(now);
+        let rest = FIRST_REST.saturating_mul(1 << (self.failures - 1).min(16));
+        // What takes long to fail costs more.
+        let rest = rest.max(now.saturating_duration_since(began) * SLOWNESS).min(longest.max(FIRST_REST));
+        self.rests_until = Some(now + rest.mul_f64(1.0 - spread.clamp(0.0, 1.0) / 4.0));
+        if self.failures == 1 { vec![News::Down] } else { Vec::new() }
+    }
+
     /// The less, the sooner it is tried.
     fn rank(&self, attrs: SessionAttrs, now: Instant) -> u8 {
         let slow = self.waiting_since.is_some_and(|since| now.saturating_duration_since(since) > SLOW);
@@ -116,6 +145,20 @@ impl Hosts {
     #[must_use]
     pub fn list(&self) -> &[Health] {
         &self.list
+    }
+
+    /// What a host is that has just said whether it is a standby. Whether a primary's sessions begin read-only differs from
+    /// role to role of its clients, so that is what a login has met.
+    #[must_use]
+    pub fn role(&self, at: usize, standby: bool) -> Role {
+        let known = self.list[at].role.is_some_and(|role| !role.standby && role.read_only);
+        Role { standby, read_only: standby || known }
+    }
+
+    /// Whether each one's failures keep logins away.
+    #[must_use]
+    pub fn resting(&self) -> Vec<bool> {
+        self.list.iter().map(|host| host.failures > 0).collect()
     }
 
     /// How often logins have gone to another host since the one before couldn't be used any more.
@@ -155,11 +198,12 @@ impl Hosts {
         order
     }
 
-    /// When a login may be begun again after one found no host.
+    /// When a login may be begun again after one found no host. Of hosts that can't be used something else will tell.
     #[must_use]
-    pub fn next_attempt(&self, attrs: SessionAttrs, now: Instant) -> Instant {
-        let ready = self.list.iter().map(|host| host.ready_at(attrs).unwrap_or(now));
-        ready.min().unwrap_or(now).max(now + FIRST_REST)
+    pub fn next_attempt(&self, attrs: SessionAttrs, now: Instant, is_barred: impl Fn(usize) -> bool) -> Instant {
+        let hosts = self.list.iter().enumerate().filter(|(at, _)| !is_barred(*at));
+        let ready = hosts.map(|(_, host)| host.ready_at(attrs).unwrap_or(now));
+        ready.min().unwrap_or(now + ROLE_REST).max(now + FIRST_REST)
     }
 
     /// A login to this host begins.
@@ -191,35 +235,33 @@ impl Hosts {
             Outcome::Abandoned => return news,
             Outcome::Failed => {
                 host.failed += 1;
-                // Logins that were under way together fail together, which is one failure.
-                if host.failed_at.is_some_and(|failed_at| began < failed_at) {
-                    return news;
-                }
-                host.failures = host.failures.saturating_add(1);
-                host.failed_at = Some(now);
-                let rest = FIRST_REST.saturating_mul(1 << (host.failures - 1).min(16));
-                // What takes long to fail costs more.
-                let rest = rest.max(now.saturating_duration_since(began) * SLOWNESS).min(longest.max(FIRST_REST));
-                host.rests_until = Some(now + rest.mul_f64(1.0 - spread.clamp(0.0, 1.0) / 4.0));
-                if host.failures == 1 {
-                    news.push(News::Down);
-                }
-                return news;
+                return host.fail((began, now), longest, spread);
             }
             Outcome::In(_) => host.logins += 1,
             Outcome::Unwanted(_) | Outcome::Refused => {}
         }
-        if host.failures > 0 {
-            news.push(News::Up);
-        }
-        (host.failures, host.failed_at, host.rests_until) = (0, None, None);
-        if let Outcome::In(Some(role)) | Outcome::Unwanted(role) = outcome {
-            if host.role.replace(role).is_some_and(|before| before != role) {
-                news.push(News::Role(role));
-            }
-            host.role_at = Some(now);
-        }
+        let role = match outcome {
+            Outcome::In(role) => role,
+            Outcome::Unwanted(role) => Some(role),
+            _ => None,
+        };
+        news.extend(host.answer(role, now));
         news
+    }
+
+    /// A health check, begun at `began`, has ended: the host said what it is, or failed. The rest as with [`Hosts::end`].
+    pub fn checked(
+        &mut self,
+        at: usize,
+        role: Option<Role>,
+        times: (Instant, Instant),
+        longest: Duration,
+        spread: f64,
+    ) -> Vec<News> {
+        match role {
+            Some(role) => self.list[at].answer(Some(role), times.1),
+            None => self.list[at].fail(times, longest, spread),
+        }
     }
 
     /// A login has succeeded on this host. Says whether the one before it can't be used any more.
@@ -384,7 +426,28 @@ mod tests {
         let mut stand = Stand::new(1);
         stand.login(0, Outcome::Refused);
         assert_eq!(stand.order(SessionAttrs::Any), [0]);
-        assert_eq!(stand.hosts.next_attempt(SessionAttrs::Any, stand.now), stand.now + FIRST_REST);
+        assert_eq!(stand.hosts.next_attempt(SessionAttrs::Any, stand.now, |_| false), stand.now + FIRST_REST);
+        assert_eq!(stand.hosts.next_attempt(SessionAttrs::Any, stand.now, |_| true), stand.now + ROLE_REST);
+    }
+
+    #[test]
+    fn checks_count_as_logins_do_but_are_none() {
+        let mut stand = Stand::new(2);
+        let check = |stand: &mut Stand, role| {
+            let now = stand.now;
+            stand.hosts.checked(0, role, (now, now), LONGEST, 0.0)
+        };
+        assert_eq!(check(&mut stand, None), [News::Down]);
+        assert_eq!(stand.order(SessionAttrs::Any), [1]);
+        stand.pass(1);
+        assert_eq!(check(&mut stand, None), []);
+        let host = stand.hosts.list()[0];
+        assert_eq!((host.failures, host.failed, host.logins), (2, 0, 0));
+        assert_eq!(check(&mut stand, Some(PRIMARY)), [News::Up]);
+        assert_eq!(check(&mut stand, Some(STANDBY)), [News::Role(STANDBY)]);
+        assert_eq!(stand.order(SessionAttrs::Primary), [1]);
+        assert_eq!(stand.order(SessionAttrs::Any), [0, 1], "no rest");
+        assert_eq!(stand.hosts.list()[0].logins, 0);
     }
 
     fn outcome() -> impl Strategy<Value = Outcome> {
@@ -429,7 +492,7 @@ mod tests {
                 let ranks: Vec<_> = order.iter().map(|at| list[*at].rank(attrs, now)).collect();
                 prop_assert!(ranks.is_sorted());
                 prop_assert_eq!(stand.hosts.by_readiness(attrs).len(), count);
-                let next = stand.hosts.next_attempt(attrs, now);
+                let next = stand.hosts.next_attempt(attrs, now, |_| false);
                 prop_assert!(next >= now + FIRST_REST && next <= now + LONGEST);
             }
         }

@@ -1,6 +1,6 @@
 //! Layer 5: the hosts of a database: which of them a login goes to, and what became of it.
 //!
-//! [`hosts`] decides (pure), this module logs in. It owns no connection: each login happens within a slot of the pool's,
+//! [`hosts`] and [`watch`] decide (pure), this module logs in. It owns no connection: each login happens within a slot of the pool's,
 //! one host after the other, so several hosts never make for more connections than `pool_size`. A database with one
 //! host that may have any role has nothing to decide, and its logins go straight there.
 //!
@@ -8,19 +8,22 @@
 //! reason.
 
 pub mod hosts;
+pub mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rand::RngExt;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::{Database, LoadBalance, SessionAttrs};
 use crate::net::{Target, world};
 use crate::protocol::settings::SettingsTable;
 use crate::server::connect::{self, LoggedIn, Login, LoginError};
 use hosts::{Health, Hosts, News, Outcome};
+use watch::{Answer, Checked, Split, Verdict, Watch, has};
 
 /// What the configuration says.
 #[derive(Clone, PartialEq, Debug)]
@@ -31,6 +34,8 @@ pub struct Policy {
     pub balance: LoadBalance,
     /// `target_session_attrs`.
     pub attrs: SessionAttrs,
+    /// `max_replica_lag`; zero where it doesn't matter.
+    pub max_lag: Duration,
     /// `server_login_retry`: the longest rest of a host.
     longest_rest: Duration,
 }
@@ -43,6 +48,7 @@ impl Policy {
             hosts: database.places().map(|(host, port)| Target { host, port }).collect(),
             balance: database.load_balance_hosts,
             attrs: database.target_session_attrs,
+            max_lag: if database.limits_lag() { database.max_replica_lag } else { Duration::ZERO },
             longest_rest,
         }
     }
@@ -56,12 +62,41 @@ impl Policy {
     /// Whether servers by this policy can't be those of another.
     #[must_use]
     pub fn is_elsewhere(&self, other: &Self) -> bool {
-        self.hosts != other.hosts || self.attrs != other.attrs
+        self.hosts != other.hosts || self.attrs != other.attrs || self.is_plain() != other.is_plain()
     }
 
     /// There is nothing to decide.
     fn is_plain(&self) -> bool {
-        self.hosts.len() == 1 && self.attrs == SessionAttrs::Any
+        self.hosts.len() == 1 && self.attrs == SessionAttrs::Any && self.max_lag.is_zero()
+    }
+
+    /// Whether it matters what hosts are at any time.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.hosts.len() > 1 || !self.max_lag.is_zero()
+    }
+
+    /// What is looked for first, and where no host of the list is that, then.
+    fn passes(&self) -> &'static [SessionAttrs] {
+        match self.attrs {
+            // A standby that is too far behind isn't what is wanted, though it were the last host.
+            SessionAttrs::PreferStandby if !self.max_lag.is_zero() => &[SessionAttrs::Standby, SessionAttrs::Primary],
+            attrs => attrs.passes(),
+        }
+    }
+
+    /// Hosts that can't be used for a server of this kind.
+    fn barred(&self, attrs: SessionAttrs, watch: &Watch) -> watch::Set {
+        let verdict = watch.verdict();
+        match attrs {
+            // How far standbys are behind will be known in a moment.
+            _ if !self.max_lag.is_zero() && !watch.has_begun() => verdict.lagging,
+            SessionAttrs::Primary | SessionAttrs::ReadWrite => verdict.deposed,
+            // The last way out is for the primary.
+            SessionAttrs::Any if self.attrs == SessionAttrs::PreferStandby => verdict.deposed,
+            _ if self.max_lag.is_zero() => 0,
+            _ => verdict.lagging,
+        }
     }
 }
 
@@ -74,6 +109,12 @@ pub struct HostState {
     pub health: Health,
     /// It has another role than is wanted.
     pub unwanted: bool,
+    /// It says that it is the primary, and isn't the one that is used.
+    pub deposed: bool,
+    /// It is too far behind.
+    pub lagging: bool,
+    /// What it said when it was last asked.
+    pub checked: Checked,
     /// Why the last login to it failed; `None`: it didn't.
     pub last_error: Option<Arc<LoginError>>,
 }
@@ -84,7 +125,9 @@ impl HostState {
     pub fn state(&self) -> &'static str {
         match self.health {
             Health { failures: 1.., .. } => "down",
+            _ if self.deposed => "deposed",
             _ if self.unwanted => "wrong role",
+            _ if self.lagging => "lagging",
             Health { logins: 0, role: None, .. } => "unknown",
             _ => "up",
         }
@@ -94,8 +137,22 @@ impl HostState {
 #[derive(Debug)]
 struct Known {
     hosts: Hosts,
+    watch: Watch,
     /// Why the last login to each failed.
     errors: Vec<Option<Arc<LoginError>>>,
+}
+
+impl Known {
+    /// Why a host can't be used though it is there.
+    fn why_barred(&self, at: usize, policy: &Policy) -> Option<LoginError> {
+        let (target, verdict) = (policy.hosts[at].clone(), self.watch.verdict());
+        if has(policy.barred(policy.passes().last().copied()?, &self.watch) & verdict.deposed, at) {
+            let primary = self.watch.primary().filter(|primary| *primary != at && !has(verdict.deposed, *primary));
+            return Some(LoginError::Deposed { target, primary: primary.map(|at| policy.hosts[at].clone()) });
+        }
+        let lagging = !policy.max_lag.is_zero() && has(verdict.lagging, at);
+        lagging.then(|| LoginError::Lag { target, lag: self.watch.hosts()[at].lag, limit: policy.max_lag })
+    }
 }
 
 /// The hosts of one pool. Their list and what they have to be never change: another pool takes its place then.
@@ -105,6 +162,8 @@ pub struct Cluster {
     name: String,
     attrs: SessionAttrs,
     plain: bool,
+    /// [`Verdict::unfit`].
+    unfit: AtomicU32,
     known: Mutex<Known>,
 }
 
@@ -125,17 +184,7 @@ impl Attempt<'_> {
         let news = known.hosts.end(self.at, outcome, times, self.policy.longest_rest, world::rng().random());
         known.errors[self.at] = error.cloned();
         drop(known);
-        let (database, host) = (&self.cluster.name, &self.policy.hosts[self.at]);
-        for news in news {
-            match news {
-                News::Up => info!(%database, %host, "host answers again"),
-                News::Down => {
-                    let error = error.map(ToString::to_string).unwrap_or_default();
-                    warn!(%database, %host, "host is left alone for a while: {error}");
-                }
-                News::Role(role) => info!(%database, %host, "host has another role: it is a {role} now"),
-            }
-        }
+        self.cluster.tell(&news, &self.policy.hosts[self.at], error.map(AsRef::as_ref));
     }
 }
 
@@ -154,8 +203,10 @@ impl Cluster {
     #[must_use]
     pub fn new(name: &str, policy: &Policy) -> Self {
         let count = policy.hosts.len();
-        let known = Known { hosts: Hosts::new(count), errors: vec![None; count] };
-        Self { name: name.to_owned(), attrs: policy.attrs, plain: policy.is_plain(), known: Mutex::new(known) }
+        let watch = Watch::new(count, !policy.max_lag.is_zero());
+        let known = Mutex::new(Known { hosts: Hosts::new(count), watch, errors: vec![None; count] });
+        let unfit = AtomicU32::new(0);
+        Self { name: name.to_owned(), attrs: policy.attrs, plain: policy.is_plain(), unfit, known }
     }
 
     /// Whether it has one host, which may be anything.
@@ -172,9 +223,96 @@ impl Cluster {
 
     /// When a login may be begun after one that failed; `None`: each host has to be asked, since there is only one.
     #[must_use]
-    pub fn next_attempt(&self, now: Instant) -> Option<Instant> {
-        let wanted = *self.attrs.passes().last()?;
-        (!self.plain).then(|| self.known.lock().hosts.next_attempt(wanted, now))
+    pub fn next_attempt(&self, now: Instant, policy: &Policy) -> Option<Instant> {
+        let wanted = *policy.passes().last()?;
+        if self.plain {
+            return None;
+        }
+        let known = self.known.lock();
+        let barred = policy.barred(wanted, &known.watch);
+        Some(known.hosts.next_attempt(wanted, now, |at| has(barred, at)))
+    }
+
+    /// Whether a connection to this host is to be closed when it comes free.
+    #[inline]
+    #[must_use]
+    pub fn is_unfit(&self, host: u8) -> bool {
+        let unfit = self.unfit.load(Ordering::Relaxed);
+        unfit != 0 && has(unfit, host.into())
+    }
+
+    /// Whether an idle connection to this host is to be closed.
+    #[must_use]
+    pub fn is_no_good(&self, host: u8) -> bool {
+        let Verdict { unfit, dead, .. } = self.known.lock().watch.verdict();
+        has(unfit | dead, host.into())
+    }
+
+    /// Takes notice of what the hosts have answered to a health check begun at `began`. Says whether it changes which of
+    /// them can be used.
+    pub fn checked(&self, policy: &Policy, answers: &[(Answer, Option<Arc<LoginError>>)], began: Instant) -> bool {
+        let now = world::now();
+        let mut known = self.known.lock();
+        let (before, resting, had_begun) = (known.watch.verdict(), known.hosts.resting(), known.watch.has_begun());
+        for (at, (answer, error)) in answers.iter().enumerate() {
+            let role = match answer {
+                Answer::Said { said, .. } => Some(known.hosts.role(at, said.standby)),
+                Answer::Failed => None,
+                Answer::Refused => continue,
+            };
+            let news = known.hosts.checked(at, role, (began, now), policy.longest_rest, world::rng().random());
+            known.errors[at].clone_from(error);
+            self.tell(&news, &policy.hosts[at], error.as_deref());
+        }
+        let answers: Vec<Answer> = answers.iter().map(|(answer, _)| *answer).collect();
+        let Known { hosts, watch, .. } = &mut *known;
+        let split = watch.answered(&answers, policy.attrs, policy.max_lag, hosts);
+        let verdict = watch.verdict();
+        self.unfit.store(verdict.unfit, Ordering::Relaxed);
+        let changed = before != verdict || resting != hosts.resting() || !had_begun;
+        drop(known);
+        if let Some(split) = split {
+            self.tell_of_split(policy, &split);
+        }
+        changed
+    }
+
+    /// What was seen of timelines doesn't count any more: an operator knows better.
+    pub fn forget_timelines(&self) {
+        self.known.lock().watch.forget();
+    }
+
+    fn tell(&self, news: &[News], host: &Target, error: Option<&impl ToString>) {
+        let database = &self.name;
+        for news in news {
+            match news {
+                News::Up => info!(%database, %host, "host answers again"),
+                News::Down => {
+                    let error = error.map(ToString::to_string).unwrap_or_default();
+                    warn!(%database, %host, "host is left alone for a while: {error}");
+                }
+                News::Role(role) => info!(%database, %host, "host has another role: it is a {role} now"),
+            }
+        }
+    }
+
+    fn tell_of_split(&self, policy: &Policy, split: &Split) {
+        let names =
+            |hosts: &[usize]| hosts.iter().map(|at| policy.hosts[*at].to_string()).collect::<Vec<_>>().join(", ");
+        let database = &self.name;
+        match split {
+            Split::Torn(primary, others) => {
+                let (primary, others) = (&policy.hosts[*primary], names(others));
+                error!(%database, "more than one primary: {primary} and {others}; {primary} is used, being on the latest timeline, \
+                    or, where they are on the same or belong to different clusters, the one that was");
+            }
+            Split::Stale(hosts) => {
+                let hosts = names(hosts);
+                error!(%database, "{hosts} says that it is the primary, but another was, on a later timeline or of another \
+                    cluster: it is not used for writing until that one is back, or RECONNECT on the console");
+            }
+            Split::Healed => info!(%database, "no more than one host says that it is the primary"),
+        }
     }
 
     /// Logs in to the first host that can be used, `login` being what all of them have in common.
@@ -191,11 +329,12 @@ impl Cluster {
             return connect::login(&login, settings).await;
         }
         let mut tried: Vec<Option<Arc<LoginError>>> = vec![None; policy.hosts.len()];
-        let passes = policy.attrs.passes();
+        let passes = policy.passes();
         for (pass, attrs) in passes.iter().enumerate() {
             login.attrs = *attrs;
             for at in self.order(policy, *attrs, pass + 1 == passes.len(), &tried) {
                 login.target = policy.hosts[at].clone();
+                login.host = u8::try_from(at).unwrap_or(u8::MAX);
                 match self.try_one(at, &login, policy, settings).await {
                     Ok(logged_in) => {
                         self.settle(at, policy);
@@ -205,7 +344,7 @@ impl Cluster {
                 }
             }
         }
-        Err(self.failure(tried))
+        Err(self.failure(tried, policy))
     }
 
     /// The hosts to try, without those that have failed already.
@@ -217,8 +356,10 @@ impl Cluster {
             |at: &usize| !matches!(tried[*at].as_deref(), Some(error) if !matches!(error, LoginError::Role { .. }));
         order.retain(may_do);
         if order.is_empty() && last && tried.iter().all(Option::is_none) {
-            return known.hosts.by_readiness(attrs);
+            order = known.hosts.by_readiness(attrs);
         }
+        let barred = policy.barred(attrs, &known.watch);
+        order.retain(|at| !has(barred, *at));
         order
     }
 
@@ -257,10 +398,12 @@ impl Cluster {
     }
 
     /// What is wrong with all of them: where one rests, with the last login to it.
-    fn failure(&self, tried: Vec<Option<Arc<LoginError>>>) -> LoginError {
+    fn failure(&self, tried: Vec<Option<Arc<LoginError>>>, policy: &Policy) -> LoginError {
         let known = self.known.lock();
-        let reason = |(now, before): (Option<_>, &Option<_>)| now.or_else(|| before.clone());
-        LoginError::Hosts(tried.into_iter().zip(&known.errors).filter_map(reason).collect())
+        let barred = |at: usize| known.why_barred(at, policy).map(Arc::new);
+        let each = tried.into_iter().enumerate();
+        let reason = |(at, now): (usize, Option<_>)| now.or_else(|| barred(at)).or_else(|| known.errors[at].clone());
+        LoginError::Hosts(each.filter_map(reason).collect())
     }
 
     /// Each host.
@@ -268,14 +411,17 @@ impl Cluster {
     pub fn hosts(&self, policy: &Policy) -> Vec<HostState> {
         let known = self.known.lock();
         let wanted = policy.attrs.passes().first().copied().unwrap_or_default();
-        let each = policy.hosts.iter().zip(known.hosts.list()).zip(&known.errors);
-        let host = |((target, health), error): ((&Target, &Health), &Option<Arc<LoginError>>)| HostState {
+        let verdict = known.watch.verdict();
+        let host = |(at, target): (usize, &Target)| HostState {
             target: target.clone(),
-            health: *health,
-            unwanted: health.is_unwanted(wanted),
-            last_error: error.clone(),
+            health: known.hosts.list()[at],
+            unwanted: known.hosts.list()[at].is_unwanted(wanted),
+            deposed: has(verdict.deposed, at),
+            lagging: has(verdict.lagging, at),
+            checked: known.watch.hosts()[at],
+            last_error: known.errors[at].clone(),
         };
-        each.map(host).collect()
+        policy.hosts.iter().enumerate().map(host).collect()
     }
 
     /// How often logins have gone to another host since the one before couldn't be used any more.

@@ -46,6 +46,7 @@ pub(super) fn build(document: Document, format: Format, mut report: Report) -> R
     }
     builder.auth_file(&mut config);
     builder.cap_min_pool_size(&mut config.pooler);
+    config.make_routes();
     config.access = Arc::new(Access::load(&config, &mut report));
     check::check(&config, &mut report);
     super::tls::load(&mut config, &mut report);

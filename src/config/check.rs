@@ -1,6 +1,7 @@
 //! What must hold between settings, and what is likely a mistake.
 
 use super::report::{KeyPath, Report};
+use super::route::ROUTE;
 use super::{AuthType, Config, Database, Format, RESERVED_DATABASES, ShareBy, UNLIMITED, User, build, hosts};
 use crate::names::{DatabaseName, UserName};
 
@@ -36,7 +37,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
 
 /// All databases with their names, `*` among them.
 fn databases_of(config: &Config) -> impl Iterator<Item = (&str, &Database)> {
-    let databases = config.databases.iter().map(|(name, database)| (name.as_str(), database));
+    let databases = config.given_databases().map(|(name, database)| (name.as_str(), database));
     databases.chain(config.fallback.iter().map(|database| (build::FALLBACK, database)))
 }
 
@@ -136,6 +137,7 @@ fn check_database(config: &Config, name: &str, database: &Database, report: &mut
         report.error(&path.join("user"), "must be set with auth_type any, which does not know who the client is");
     }
     check_hosts(database, &path, report);
+    check_replicas(config, name, database, &path, report);
     if database.auto_pool_size && database.min_auto_pool_size > database.max_auto_pool_size {
         let (least, most) = (database.min_auto_pool_size, database.max_auto_pool_size);
         report.error(&path.join("min_auto_pool_size"), format!("{least} is more than max_auto_pool_size ({most})"));
@@ -166,6 +168,28 @@ fn check_hosts(database: &Database, path: &KeyPath, report: &mut Report) {
         let s = if hosts == 1 { "" } else { "s" };
         let message = format!("there are {ports} ports for {hosts} host{s}: one for all, or one for each");
         report.error(&path.join("port"), message);
+    }
+}
+
+/// The read-only route, and how far standbys may be behind.
+fn check_replicas(config: &Config, name: &str, database: &Database, path: &KeyPath, report: &mut Report) {
+    let route = database.read_only_route.attrs();
+    if route.is_some() && name != build::FALLBACK && name.len() + ROUTE.len() > NAME_LIMIT {
+        let message = format!("{name}{ROUTE} is longer than PostgreSQL's {NAME_LIMIT} bytes");
+        report.error(&path.join("read_only_route"), message);
+    }
+    if database.max_replica_lag.is_zero() {
+        return;
+    }
+    let path = path.join("max_replica_lag");
+    if config.pooler.health_check_interval.is_zero() {
+        report.error(&path, "needs health_check_interval: nothing else asks standbys how far they are behind");
+    }
+    if route.is_none() && !database.target_session_attrs.takes_standbys() {
+        report.warn(
+            &path,
+            "has no effect: target_session_attrs lets no standby be used, and there is no read_only_route",
+        );
     }
 }
 

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{AuthType, Host, HttpAnonymous, LoadBalance, PoolMode, Secret, SessionAttrs, ShareBy, Target, Weights};
+use super::{
+    AuthType, Host, HttpAnonymous, LoadBalance, PoolMode, ReadOnlyRoute, Secret, SessionAttrs, ShareBy, Target, Weights,
+};
 use crate::names::{DatabaseName, UserName};
 use crate::tls::{BindingMode, SslMode, SslNegotiation};
 
@@ -110,6 +112,9 @@ field!(LoadBalance, Text, |way| way.as_str().to_owned(), |word: String| {
 });
 field!(SessionAttrs, Text, |attrs| attrs.as_str().to_owned(), |word: String| {
     SessionAttrs::ALL.into_iter().find(|attrs| attrs.as_str() == word)
+});
+field!(ReadOnlyRoute, Text, |route| route.as_str().to_owned(), |word: String| {
+    ReadOnlyRoute::ALL.into_iter().find(|route| route.as_str() == word)
 });
 field!(HttpAnonymous, Text, |level| level.as_str().to_owned(), |word: String| {
     HttpAnonymous::ALL.into_iter().find(|level| level.as_str() == word)

@@ -53,7 +53,8 @@ pub(crate) fn hba(text: &str) {
     for address in [None, Some("10.1.2.3"), Some("::1")] {
         let address = address.and_then(|text| text.parse().ok());
         for (tls, user, database) in [(false, "alice", "app"), (true, "bob", "bob"), (true, "", "replication")] {
-            let facts = Facts { address, tls, user, database, physical_replication: database == "replication" };
+            let (route_of, physical_replication) = (None, database == "replication");
+            let facts = Facts { address, tls, user, database, route_of, physical_replication };
             if let Some(line) = judged(&hba, &facts) {
                 named(&maps, line.map.as_deref(), user);
             }

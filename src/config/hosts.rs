@@ -34,6 +34,41 @@ impl LoadBalance {
     }
 }
 
+/// Whether a database has a read-only route, `NAME@ro`, and what its servers have to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ReadOnlyRoute {
+    /// There is none.
+    #[default]
+    Off,
+    /// Standbys, or what the database's own servers are where none can be used.
+    PreferStandby,
+    /// Standbys.
+    Standby,
+}
+
+impl ReadOnlyRoute {
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Off, Self::PreferStandby, Self::Standby];
+    /// The words of the configuration, in the same order.
+    pub const WORDS: [&'static str; 3] = ["off", "prefer-standby", "standby"];
+
+    /// The word of the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
+
+    /// What its servers have to be.
+    #[must_use]
+    pub const fn attrs(self) -> Option<SessionAttrs> {
+        match self {
+            Self::Off => None,
+            Self::PreferStandby => Some(SessionAttrs::PreferStandby),
+            Self::Standby => Some(SessionAttrs::Standby),
+        }
+    }
+}
+
 /// What a server said of itself when it logged somebody in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Role {
@@ -94,6 +129,12 @@ impl SessionAttrs {
             Self::Primary => !role.standby,
             Self::Standby => role.standby,
         }
+    }
+
+    /// Whether a standby may be what is wanted.
+    #[must_use]
+    pub const fn takes_standbys(self) -> bool {
+        !matches!(self, Self::ReadWrite | Self::Primary)
     }
 
     /// What is looked for first, and where no host of the list is that, then.

@@ -13,6 +13,7 @@
 //! | `settings`, `sections` | the table of every setting: name, kind, default, meaning |
 //! | `foreign` | PgBouncer's settings that have no effect here, or are refused |
 //! | `sharing`, `target`, `hosts` | values with a grammar of their own |
+//! | `route` | the read-only routes of databases, `NAME@ro` |
 //! | `secret` | secrets, and where they come from |
 //! | `kind`, `field`, `time` | values: from a file, to a typed field, and back to text |
 //! | `draft` | a configuration as it was read, for SET |
@@ -38,6 +39,7 @@ mod kind;
 pub mod ldap;
 mod plan;
 mod report;
+mod route;
 mod secret;
 mod sections;
 mod settings;
@@ -62,7 +64,7 @@ use crate::names::{DatabaseName, UserName};
 use crate::tls::{AcceptTls, BindingMode, SslMode, SslNegotiation};
 
 pub use draft::{Draft, SetError};
-pub use hosts::{LoadBalance, Role, SessionAttrs};
+pub use hosts::{LoadBalance, ReadOnlyRoute, Role, SessionAttrs};
 pub use plan::{Change, Plan};
 pub use report::{ConfigError, ConfigErrors};
 pub use secret::Secret;
@@ -195,6 +197,8 @@ pub struct Config {
     pub databases: BTreeMap<DatabaseName, Database>,
     /// `[databases."*"]`: serves any name not listed, `dbname` defaulting to the name asked for.
     pub fallback: Option<Database>,
+    /// What serves `NAME@ro` for any such name, where the fallback has a read-only route.
+    pub fallback_route: Option<Database>,
     /// `[users.NAME]` merged with the users of `auth_file` (a `[users]` entry wins, setting by setting).
     pub users: BTreeMap<UserName, User>,
     /// `[peers.ID]`: where cancel requests for others' sessions go.
@@ -216,7 +220,8 @@ pub struct Config {
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
         self.pooler == other.pooler
-            && self.databases == other.databases
+            // Routes follow from these.
+            && self.given_databases().eq(other.given_databases())
             && self.fallback == other.fallback
             && self.users == other.users
             && self.peers == other.peers
@@ -353,6 +358,10 @@ pub struct Pooler {
     pub server_connect_timeout: Duration,
     /// The longest pause between attempts after failed logins (backoff grows up to it).
     pub server_login_retry: Duration,
+    /// How often each of several hosts is asked what it is (Carpool's own).
+    pub health_check_interval: Duration,
+    /// How long one may take to answer (Carpool's own).
+    pub health_check_timeout: Duration,
     /// Query that checks an idle server before reuse; empty (PgBouncer's `<empty>`): a bare Sync.
     pub server_check_query: String,
     /// Check a server idle for longer than this before reuse.
@@ -499,6 +508,12 @@ pub struct Database {
     pub load_balance_hosts: LoadBalance,
     /// What a server has to be (libpq's).
     pub target_session_attrs: SessionAttrs,
+    /// Whether clients may ask for `NAME@ro` (Carpool's own).
+    pub read_only_route: ReadOnlyRoute,
+    /// A standby that is further behind isn't used (Carpool's own); zero: however far.
+    pub max_replica_lag: Duration,
+    /// It is the read-only route of this database.
+    pub route_of: Option<DatabaseName>,
     /// Name on the server; `None`: as the client asked.
     pub dbname: Option<String>,
     /// Log in to the server as this user for everybody.
@@ -673,6 +688,8 @@ impl Default for Pooler {
             server_lifetime: seconds(3600),
             server_connect_timeout: seconds(15),
             server_login_retry: seconds(15),
+            health_check_interval: seconds(2),
+            health_check_timeout: seconds(2),
             server_check_query: String::new(),
             server_check_delay: seconds(30),
             server_reset_query: "DISCARD ALL".into(),
@@ -747,6 +764,9 @@ impl Default for Database {
             port: vec![5432],
             load_balance_hosts: LoadBalance::RoundRobin,
             target_session_attrs: SessionAttrs::Any,
+            read_only_route: ReadOnlyRoute::Off,
+            max_replica_lag: Duration::ZERO,
+            route_of: None,
             dbname: None,
             user: None,
             password: None,
@@ -819,11 +839,12 @@ impl Config {
     }
 
     /// What the configuration says of the database that clients call `name`: its own entry, else the `*`
-    /// fallback (then `true`).
+    /// fallback, or that one's read-only route (then `true`).
     #[must_use]
     pub fn database(&self, name: &str) -> Option<(&Database, bool)> {
         let own = self.databases.get(name).map(|database| (database, false));
-        own.or_else(|| self.fallback.as_ref().map(|database| (database, true)))
+        let route = || self.fallback_route.as_ref().filter(|_| self.fallback_base(name).is_some());
+        own.or_else(|| route().or(self.fallback.as_ref()).map(|database| (database, true)))
     }
 }
 

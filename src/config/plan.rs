@@ -53,13 +53,14 @@ impl Plan {
             let what = "the keys have changed: tokens of clients that come in from now on are checked by them";
             plan.push(format!("{section}.auth_jwks_file"), what);
         }
-        let databases = |config: &Config| config.databases.keys().map(ToString::to_string).collect::<BTreeSet<_>>();
+        let databases =
+            |config: &Config| config.given_databases().map(|(name, _)| name.to_string()).collect::<BTreeSet<_>>();
         let mut names: Vec<_> = databases(old).union(&databases(new)).cloned().collect();
         names.push(FALLBACK.to_owned());
         for name in names {
             let pick = |config: &Config| match name.as_str() {
                 FALLBACK => config.fallback.clone(),
-                name => config.databases.get(name).cloned(),
+                name => config.databases.get(name).filter(|database| database.route_of.is_none()).cloned(),
             };
             plan.database(&name, new, pick(old).as_ref(), pick(new).as_ref());
         }

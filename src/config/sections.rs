@@ -6,7 +6,7 @@
 use super::field::{Field, Value};
 use super::kind::{AUTO, Kind};
 use super::settings::{Setting, setting, write};
-use super::{Database, LoadBalance, Peer, SessionAttrs, ShareBy, User};
+use super::{Database, LoadBalance, Peer, ReadOnlyRoute, SessionAttrs, ShareBy, User};
 use crate::tls::{BindingMode, SslMode, SslNegotiation};
 
 macro_rules! database {
@@ -59,6 +59,16 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         target_session_attrs,
         Kind::Word(&SessionAttrs::WORDS),
         "What a server has to be: any, read-write, read-only, primary, standby, prefer-standby; others are not used."
+    ),
+    database!(
+        read_only_route,
+        Kind::Word(&ReadOnlyRoute::WORDS),
+        "Clients may ask for NAME@ro: off, standby (standbys only), prefer-standby (without one, the primary)."
+    ),
+    database!(
+        max_replica_lag,
+        Kind::Time,
+        "A standby that is further behind is not used. 0: however far it is. Needs health_check_interval."
     ),
     database!(dbname, Kind::Text, "Name of the database on the server; without it, the name that clients use.")
         .unset(""),

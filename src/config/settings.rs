@@ -356,6 +356,12 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
     pooler!(server_connect_timeout, Kind::Bound(SHORTEST), "How long a connect and login to a server may take.")
         .ini_zero(ENDLESS),
     pooler!(server_login_retry, Kind::Time, "Longest pause between logins after some have failed."),
+    pooler!(
+        health_check_interval,
+        Kind::Time,
+        "How often each of several hosts is asked for its role, by one connection to each. 0: never."
+    ),
+    pooler!(health_check_timeout, Kind::Bound(SHORTEST), "How long a host may take to answer that before it is down."),
     pooler!(server_check_query, Kind::CheckQuery, "Query that checks an idle server before use. <empty>: a bare Sync."),
     pooler!(server_check_delay, Kind::Time, "Check a server that was idle for longer than this. 0: never.")
         .ini_zero(AT_ONCE),

@@ -40,11 +40,16 @@ pub(super) fn load(config: &mut Config, report: &mut Report) {
     config.client_tls = client(&config.pooler, &path, report).unwrap_or_default();
     let pooler = &config.pooler;
     let mut reader = Reader { pooler, path: &path, known: Vec::new() };
-    let named = config.databases.iter().map(|(name, database)| {
+    let named = config.given_databases().map(|(name, database)| {
         let path = KeyPath::top("databases").join(name.as_str());
         (name.clone(), reader.server(database, &path, report))
     });
-    let databases = named.collect();
+    let mut databases: std::collections::BTreeMap<_, _> = named.collect();
+    for (name, base) in config.routes() {
+        if let Some(tls) = databases.get(base).cloned() {
+            databases.insert(name.clone(), tls);
+        }
+    }
     let fallback = match &config.fallback {
         Some(database) => reader.server(database, &KeyPath::top("databases").join("*"), report),
         None => ConnectTls::default(),

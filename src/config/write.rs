@@ -34,7 +34,7 @@ impl Config {
     #[must_use]
     pub fn section_entries(&self) -> Vec<(String, Vec<Entry>)> {
         let fallback = self.fallback.iter().map(|database| (FALLBACK, database));
-        let databases = self.databases.iter().map(|(name, database)| (name.as_str(), database)).chain(fallback);
+        let databases = self.given_databases().map(|(name, database)| (name.as_str(), database)).chain(fallback);
         let databases = databases.map(|(name, database)| {
             (format!("databases.{name}"), changed(DATABASE, database, &self.inherited(database)))
         });
@@ -52,7 +52,7 @@ impl Config {
     pub fn to_toml(&self) -> String {
         let pooler = differences(POOLER, &self.pooler, &Pooler::default());
         let fallback = self.fallback.iter().map(|database| (FALLBACK, database));
-        let databases = self.databases.iter().map(|(name, database)| (name.as_str(), database)).chain(fallback);
+        let databases = self.given_databases().map(|(name, database)| (name.as_str(), database)).chain(fallback);
         let databases = databases.map(|(name, database)| (name.to_owned(), Toml::Table(self.database_table(database))));
         let mut users = Table::new();
         for (name, user) in &self.users {

@@ -166,6 +166,7 @@ impl Abandoned {
             pooled.server.is_at_boundary()
                 && pooled.server.stream.idle_state() == IdleState::Quiet
                 && !pooled.pool.is_outdated(&pooled.server.shared)
+                && !pooled.pool.cluster.is_unfit(pooled.server.shared.host)
         };
         if self.0.as_mut().is_some_and(fit) {
             if let Some(pooled) = self.0.take() {
@@ -246,6 +247,7 @@ impl Pool {
         let spec = self.spec.load();
         Login {
             target: spec.policy.first(),
+            host: 0,
             attrs: spec.policy.attrs,
             options: spec.options,
             tls: spec.tls.clone(),
@@ -309,7 +311,7 @@ impl Pool {
         let now = world::now();
         let jitter = pause.mul_f64(world::rng().random_range(0.75..=1.0));
         // Of several hosts each rests for itself.
-        let until = Some(match self.cluster.next_attempt(now) {
+        let until = Some(match self.cluster.next_attempt(now, &self.spec.load().policy) {
             Some(next) if !error.is_permanent() => next,
             _ => now + jitter,
         });

@@ -213,6 +213,7 @@ impl Pool {
         }
         self.listening.look();
         self.diagnosis.look();
+        self.watch.look();
         self.pump();
     }
 

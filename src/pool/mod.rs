@@ -23,6 +23,7 @@ pub mod sharing;
 pub mod spec;
 pub mod start;
 pub mod starvation;
+mod watch;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -315,6 +316,7 @@ pub struct Pool {
     /// Who listens, by one connection for all.
     listening: listening::Shared,
     diagnosis: diagnosis::Shared,
+    watch: watch::Shared,
 }
 
 /// What [`Pool::checkout`] gives.
@@ -353,6 +355,7 @@ impl Pool {
         Arc::new(Self {
             listening: listening::Shared::new(name.as_str()),
             diagnosis: diagnosis::Shared::default(),
+            watch: watch::Shared::default(),
             name,
             tables,
             queue: Mutex::new(queue),
@@ -468,6 +471,7 @@ impl Pool {
         // Those of a retired pool are outdated.
         let worn_out = server.expires.is_some_and(|at| at <= now)
             || pooled.pool.is_outdated(&server.shared)
+            || pooled.pool.cluster.is_unfit(server.shared.host)
             || (server.state.promoted && pooled.pool.cluster.wants_standbys());
         // Who cancels marks a doomed server before it takes its count back, so in this order nothing is missed.
         let awaits_cancel = server.shared.cancels.load(Ordering::Acquire) > 0;
@@ -562,6 +566,7 @@ impl Pool {
         self.stretch(&spec, now);
         self.keep_minimum(spec.min_size, now);
         self.keep_diagnosing(now);
+        self.keep_watching();
         self.pump();
     }
 
@@ -633,6 +638,7 @@ impl Pool {
         drop(waiting);
         self.stop_listening();
         self.diagnosis.look();
+        self.watch.look();
         self.sweep(world::now());
     }
 
@@ -658,6 +664,7 @@ impl Pool {
         drop((queue, users));
         self.listening.look();
         self.diagnosis.look();
+        self.watch.look();
         self.pump();
     }
 

@@ -47,6 +47,8 @@ pub struct Spec {
     pub connect_timeout: Duration,
     /// `server_login_retry`: the longest pause after failed logins.
     pub login_retry: Duration,
+    /// `health_check_interval` and `health_check_timeout`.
+    pub health_check: (Duration, Duration),
     /// `server_idle_timeout`.
     pub idle_timeout: Duration,
     /// `server_lifetime`.
@@ -99,7 +101,7 @@ impl Spec {
             policy: Policy::new(database, pooler.server_login_retry),
             options: TcpOptions::from(pooler),
             tls: config.server_tls.of(name.as_str()),
-            dbname: database.dbname.clone().unwrap_or_else(|| name.as_str().to_owned()),
+            dbname: config.server_name(name, database),
             limits: Limits {
                 size: database.pool_size,
                 per_user: database.user_pool_size.unwrap_or(u32::MAX),
@@ -118,6 +120,7 @@ impl Spec {
             wait_timeout: database.query_wait_timeout.unwrap_or(pooler.query_wait_timeout),
             connect_timeout: pooler.server_connect_timeout,
             login_retry: pooler.server_login_retry,
+            health_check: (pooler.health_check_interval, pooler.health_check_timeout),
             idle_timeout: pooler.server_idle_timeout,
             lifetime: database.server_lifetime.unwrap_or(pooler.server_lifetime),
             check_delay: pooler.server_check_delay,

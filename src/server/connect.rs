@@ -32,6 +32,8 @@ use crate::wire::startup::{self, CancelKey, Secret};
 pub struct Login {
     /// Where.
     pub target: Target,
+    /// Its place in the list of hosts.
+    pub host: u8,
     /// What the server has to be.
     pub attrs: SessionAttrs,
     /// Socket options.
@@ -126,6 +128,32 @@ pub enum LoginError {
         /// What was wanted.
         attrs: SessionAttrs,
     },
+    /// It is too far behind the primary, or it isn't known how far.
+    #[error("{}", lagging(.target, *.lag, *.limit))]
+    Lag {
+        /// Where.
+        target: Target,
+        /// How far.
+        lag: Option<Duration>,
+        /// How far it may be.
+        limit: Duration,
+    },
+    /// It says that it is the primary, and isn't the one that is used.
+    #[error("server {target} says that it is the primary, {}", in_place(.primary.as_ref()))]
+    Deposed {
+        /// Where.
+        target: Target,
+        /// The one that is, if it is known.
+        primary: Option<Target>,
+    },
+    /// It was asked what it is, and didn't answer.
+    #[error("health check of server {target} failed: {error}")]
+    Check {
+        /// Where.
+        target: Target,
+        /// Why.
+        error: String,
+    },
     /// None of several hosts can be used: the reason of each.
     #[error("no host can be used: {}", listed(.0))]
     Hosts(Vec<Arc<LoginError>>),
@@ -162,7 +190,9 @@ impl LoginError {
             Self::Refused { .. } => "login failed",
             Self::Auth { .. } => "failed to answer authreq",
             Self::Protocol { .. } => "unknown pkt from server",
-            Self::Role { .. } => "server has another role",
+            Self::Role { .. } | Self::Deposed { .. } => "server has another role",
+            Self::Lag { .. } => "server is behind",
+            Self::Check { .. } => "health check failed",
             Self::Hosts(each) => each.first().map_or("no host", |first| first.reason()),
         }
     }
@@ -199,6 +229,20 @@ impl LoginError {
             Self::Refused { code, .. } if code == "53300" => SqlState::TOO_MANY_CONNECTIONS,
             _ => SqlState::CONNECTION_FAILURE,
         }
+    }
+}
+
+fn lagging(target: &Target, lag: Option<Duration>, limit: Duration) -> String {
+    match lag {
+        Some(lag) => format!("server {target} is {lag:?} behind, more than {limit:?} (max_replica_lag)"),
+        None => format!("it isn't known how far server {target} is behind (max_replica_lag)"),
+    }
+}
+
+fn in_place(primary: Option<&Target>) -> String {
+    match primary {
+        Some(primary) => format!("which {primary} is"),
+        None => "but another has been promoted since (RECONNECT on the console has it used again)".to_owned(),
     }
 }
 
@@ -430,6 +474,7 @@ impl Session<'_> {
             encryption,
             connected: world::time_of_day(),
             generation: login.generation,
+            host: login.host,
             counters: Counters::default(),
             prepared: AtomicU32::new(0),
             cancels: 0.into(),

@@ -52,6 +52,8 @@ pub struct ServerShared {
     /// A cancel request for it was sent whose end nobody saw, or a client has named its process to have it signalled: it
     /// must not change hands any more.
     pub doomed: AtomicBool,
+    /// Its place in the list of hosts.
+    pub host: u8,
     /// Statistics.
     pub counters: Counters,
     /// Its number.

@@ -366,7 +366,8 @@ pub const SHARES: &[Column] = &[
     Column::long("wait_time"),
 ];
 
-/// SHOW HOSTS, Carpool's own. `failures` are those in a row, `rests_ms` how long the host is still left alone.
+/// SHOW HOSTS, Carpool's own. `failures` are those in a row, `rests_ms` how long the host is still left alone,
+/// `checked_ms` how long ago it last answered a health check.
 pub const HOSTS: &[Column] = &[
     text("database"),
     text("host"),
@@ -379,6 +380,9 @@ pub const HOSTS: &[Column] = &[
     int("failures"),
     Column::long("rests_ms"),
     text("last_error"),
+    Column::long("checked_ms"),
+    Column::long("lag_ms"),
+    int("timeline"),
 ];
 
 /// SHOW ADVICE, Carpool's own.

@@ -8,20 +8,22 @@ use crate::harness::postgres::free_port;
 use crate::harness::raw::startup;
 use crate::harness::{Carpool, Postgres, Raw, Setup, eventually};
 
+// Further tests are in `replicas.rs`.
+
 /// The lines of a database with these ports on 127.0.0.1.
-fn places(ports: &[u16]) -> String {
+pub fn places(ports: &[u16]) -> String {
     let hosts = vec!["127.0.0.1"; ports.len()].join(",");
     format!("host = \"{hosts}\"\nport = {ports:?}\n")
 }
 
 /// Carpool before these ports.
-fn carpool(postgres: &Postgres, database: &str, pooler: &str, ports: &[u16], lines: &str) -> Carpool {
+pub fn carpool(postgres: &Postgres, database: &str, pooler: &str, ports: &[u16], lines: &str) -> Carpool {
     let setup = Setup::pooler(pooler).database(&format!("{}{lines}\n", places(ports)));
     Carpool::before(postgres, database, &setup)
 }
 
 /// A primary with a database and a table `t`, and its standby, that has both.
-fn replicated() -> (Postgres, Postgres, String) {
+pub fn replicated() -> (Postgres, Postgres, String) {
     let primary = Postgres::own();
     let database = primary.new_database();
     primary.sql(&database, "create table t (client int, n int)");
@@ -33,9 +35,9 @@ fn replicated() -> (Postgres, Postgres, String) {
 }
 
 /// The port that a client's server listens on.
-const PORT: &str = "select current_setting('port')";
+pub const PORT: &str = "select current_setting('port')";
 
-fn port(client: &mut Raw) -> u16 {
+pub fn port(client: &mut Raw) -> u16 {
     client.value(PORT).parse().unwrap()
 }
 

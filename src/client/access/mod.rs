@@ -179,7 +179,8 @@ impl<'c> Inquiry<'c> {
             Peer::Unix => None,
         };
         let Asked { user, database, physical_replication, .. } = *self.asked;
-        Facts { address, tls, user: user.as_str(), database, physical_replication }
+        let route_of = Some(self.config.base_of(database)).filter(|base| *base != database);
+        Facts { address, tls, user: user.as_str(), database, route_of, physical_replication }
     }
 
     /// The line of the hba file that is for the connection.

@@ -124,6 +124,8 @@ pub struct Facts<'c> {
     pub user: &'c str,
     /// Which database it asks for.
     pub database: &'c str,
+    /// The database that it is the read-only route of, if it is one: lines for either name are for it.
+    pub route_of: Option<&'c str>,
     /// Whether it asks for physical replication, which has no database.
     pub physical_replication: bool,
 }

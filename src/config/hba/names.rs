@@ -56,13 +56,16 @@ impl DatabaseWord {
         if facts.physical_replication {
             return Told::from(*self == Self::Replication);
         }
+        let is = |name: &str| name == facts.database || facts.route_of == Some(name);
         match self {
             Self::All => Told::Yes,
-            Self::SameUser => Told::from(facts.database == facts.user),
-            Self::SameRole => member(facts.database, answers),
+            Self::SameUser => Told::from(is(facts.user)),
+            Self::SameRole => member(facts.route_of.unwrap_or(facts.database), answers),
             Self::Replication => Told::No,
-            Self::Name(name) => Told::from(name == facts.database),
-            Self::Pattern(pattern) => Told::from(pattern.is_match(facts.database)),
+            Self::Name(name) => Told::from(is(name)),
+            Self::Pattern(pattern) => Told::from(
+                pattern.is_match(facts.database) || facts.route_of.is_some_and(|base| pattern.is_match(base)),
+            ),
         }
     }
 

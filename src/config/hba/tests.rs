@@ -57,7 +57,7 @@ fn load(hba: &str, ident: &str) -> Result<(Hba, Vec<String>), Vec<String>> {
 
 fn facts<'c>(address: Option<&str>, user: &'c str, database: &'c str) -> Facts<'c> {
     let address = address.map(|a| a.parse().unwrap());
-    Facts { address, tls: false, user, database, physical_replication: false }
+    Facts { address, tls: false, user, database, route_of: None, physical_replication: false }
 }
 
 /// The number of the line that decides, 0 for none.
@@ -66,6 +66,35 @@ fn decides(hba: &Hba, facts: &Facts<'_>, answers: &Answers) -> usize {
         Judgement::Line(line) => line.place.line,
         Judgement::NoLine => 0,
         Judgement::Ask(question) => panic!("{question:?}"),
+    }
+}
+
+#[test]
+fn lines_for_a_database_are_for_its_read_only_route() {
+    let (hba, _) = load(
+        "local app@ro bob trust\n\
+         local app ann reject\n\
+         local sameuser all trust\n\
+         local /^d\\d$ all reject\n\
+         local app@ro all md5\n",
+        "",
+    )
+    .unwrap();
+    let none = Answers::default();
+    for (user, database, route_of, line) in [
+        ("ann", "app", None, 2),
+        ("ann", "app@ro", Some("app"), 2),
+        ("bob", "app@ro", Some("app"), 1),
+        ("bob", "app", None, 0),
+        ("app", "app@ro", Some("app"), 3),
+        ("x", "d1@ro", Some("d1"), 4),
+        ("x", "app@ro", Some("app"), 5),
+        // A database that is called so has rules of its own.
+        ("ann", "app@ro", None, 5),
+        ("x", "d1@ro", None, 0),
+    ] {
+        let facts = Facts { route_of, ..facts(None, user, database) };
+        assert_eq!(decides(&hba, &facts, &none), line, "{facts:?}");
     }
 }
 
@@ -291,7 +320,7 @@ proptest! {
         let text: String = lines.iter().map(|line| line.text() + "\n").collect();
         let hba = Hba::parse(&text).unwrap();
         let address = address.map(|address| IpAddr::V4(address.into()));
-        let facts = Facts { address, tls: tls && address.is_some(), user, database, physical_replication };
+        let facts = Facts { address, tls: tls && address.is_some(), user, database, route_of: None, physical_replication };
         let expected = lines.iter().position(|line| line.is_for(&facts)).map_or(0, |index| index + 1);
         prop_assert_eq!(decides(&hba, &facts, &Answers::default()), expected, "{}", text);
     }

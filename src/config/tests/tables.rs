@@ -87,6 +87,8 @@ fn no_field_is_left_out() {
     assert!(database.remove("startup_parameters"));
     // `pool_size = "auto"`.
     assert!(database.remove("auto_pool_size"));
+    // Of a database that no file has.
+    assert!(database.remove("route_of"));
     database.extend(["application_name", "client_encoding", "datestyle", "timezone"].map(str::to_owned));
     assert_eq!(database, names(DATABASE));
     assert_eq!(fields(&format!("{:#?}", User::default())), names(USER));

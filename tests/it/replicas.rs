@@ -1,0 +1,270 @@
+//! Read-only routes, health checks and two primaries: real streaming replication.
+
+use crate::cluster::{PORT, carpool, places, port, replicated};
+use crate::harness::postgres::free_port;
+use crate::harness::raw::{query, startup};
+use crate::harness::{Carpool, Message, Postgres, Raw, Setup, eventually};
+
+/// Checks that don't keep a test waiting.
+const OFTEN: &str = "health_check_interval = 0.1\nhealth_check_timeout = 1\n";
+
+fn login(carpool: &Carpool, database: &str) -> Raw {
+    Raw::login(carpool.port, "postgres", database)
+}
+
+/// The error that ends a client which waits for a server in vain.
+fn refusal(client: &mut Raw) -> Message {
+    client.send(&query(PORT));
+    client.until_closed().into_iter().find(|message| message.tag == b'E').unwrap()
+}
+
+/// The column of SHOW HOSTS, counted from 0, of the host with this port.
+fn of_host(carpool: &Carpool, database: &str, port: u16, column: usize) -> String {
+    let hosts = carpool.console("show hosts");
+    let begin = format!("{database}|127.0.0.1|{port}|");
+    let line = hosts.lines().find(|line| line.starts_with(&begin)).unwrap_or_else(|| panic!("{port}: {hosts}"));
+    line.split('|').nth(column).unwrap().to_owned()
+}
+
+const ROLE: usize = 3;
+const STATE: usize = 4;
+const SERVERS: usize = 5;
+const LOGINS: usize = 6;
+const FAILED: usize = 7;
+const CHECKED: usize = 11;
+const LAG: usize = 12;
+const TIMELINE: usize = 13;
+
+fn has_state(carpool: &Carpool, database: &str, port: u16, state: &str) {
+    eventually(&format!("{port} is {state}"), || (of_host(carpool, database, port, STATE) == state).then_some(()));
+}
+
+#[test]
+fn a_read_only_route_leads_to_standbys() {
+    let (primary, standby, database) = replicated();
+    let route = format!("{database}@ro");
+    let lines = "target_session_attrs = \"primary\"\nread_only_route = \"prefer-standby\"\nmax_replica_lag = \"10s\"";
+    let carpool = carpool(&primary, &database, OFTEN, &[primary.port, standby.port], lines);
+    let (mut writer, mut reader) = (carpool.client(), login(&carpool, &route));
+    assert_eq!((port(&mut writer), port(&mut reader)), (primary.port, standby.port));
+    assert_eq!(reader.value("select current_database()"), database);
+    assert_eq!(reader.error("insert into t values (1, 1)"), "25006");
+    let pools = carpool.console("show pools");
+    assert!(pools.lines().any(|line| line.starts_with(&format!("{route}|"))), "{pools}");
+    // Each has servers of its own, none beyond what clients had.
+    assert_eq!(carpool.console("show servers").lines().count(), 2);
+    // Without a standby the primary serves, and no longer than that.
+    standby.control(&["stop", "-s", "-m", "immediate"]);
+    eventually("the primary serves", || {
+        let answer = reader.query(PORT);
+        let value = answer.iter().find(|message| message.tag == b'D').and_then(|row| row.columns()[0].clone());
+        (value? == primary.port.to_string()).then_some(())
+    });
+    standby.start_again();
+    eventually("the standby serves", || (port(&mut reader) == standby.port).then_some(()));
+    eventually("nothing is left at the primary", || {
+        (of_host(&carpool, &route, primary.port, SERVERS) == "0").then_some(())
+    });
+    assert_eq!(port(&mut writer), primary.port);
+}
+
+#[test]
+fn a_route_of_standbys_alone_waits_for_one() {
+    let (primary, standby, database) = replicated();
+    let lines = "read_only_route = \"standby\"\nquery_wait_timeout = 2";
+    let carpool = carpool(&primary, &database, OFTEN, &[primary.port, standby.port], lines);
+    let mut reader = login(&carpool, &format!("{database}@ro"));
+    assert_eq!(port(&mut reader), standby.port);
+    standby.control(&["promote", "-s", "-w"]);
+    let mut raw = Raw::connect(carpool.port);
+    eventually("it is no standby any more", || {
+        (of_host(&carpool, &format!("{database}@ro"), standby.port, SERVERS) == "0").then_some(())
+    });
+    raw.send(&startup(196_608, &[("user", "postgres"), ("database", &format!("{database}@ro"))]));
+    // The login needs no server, since one has been there.
+    assert!(raw.finish_login().is_none());
+    let error = refusal(&mut raw);
+    assert_eq!(error.field('M').as_deref(), Some("query_wait_timeout"));
+    assert!(error.field('D').unwrap().contains("which is not standby"), "{error:?}");
+}
+
+#[test]
+fn a_standby_that_is_behind_is_left_out_until_it_has_caught_up() {
+    let (primary, standby, database) = replicated();
+    let route = format!("{database}@ro");
+    let lines = "read_only_route = \"prefer-standby\"\nmax_replica_lag = \"1s\"\ntarget_session_attrs = \"primary\"";
+    let carpool = carpool(&primary, &database, OFTEN, &[primary.port, standby.port], lines);
+    let mut reader = login(&carpool, &route);
+    assert_eq!(port(&mut reader), standby.port);
+    // As long as nothing is written nobody is behind, however long ago the last commit was.
+    let idle_since = primary.sql("postgres", "select clock_timestamp()");
+    eventually("longer than the limit", || {
+        let sql = format!("select clock_timestamp() - '{idle_since}' > interval '1.5s'");
+        (primary.sql("postgres", &sql) == "t").then_some(())
+    });
+    assert_eq!(port(&mut reader), standby.port);
+    standby.sql("postgres", "select pg_wal_replay_pause()");
+    primary.sql(&database, "insert into t values (1, 1)");
+    eventually("the primary serves", || (port(&mut reader) == primary.port).then_some(()));
+    assert_eq!(of_host(&carpool, &route, standby.port, STATE), "lagging");
+    assert!(of_host(&carpool, &route, standby.port, LAG).parse::<u32>().unwrap() > 1000);
+    assert_eq!(reader.value("select count(*) from t"), "1");
+    standby.sql("postgres", "select pg_wal_replay_resume()");
+    eventually("the standby serves", || (port(&mut reader) == standby.port).then_some(()));
+    assert_eq!(reader.value("select count(*) from t"), "1");
+    assert_eq!(of_host(&carpool, &route, standby.port, STATE), "up");
+}
+
+#[test]
+fn who_waits_for_a_standby_is_told_how_far_it_is_behind() {
+    let (primary, standby, database) = replicated();
+    let lines = "target_session_attrs = \"standby\"\nmax_replica_lag = \"200ms\"\nquery_wait_timeout = 3";
+    let carpool = carpool(&primary, &database, OFTEN, &[primary.port, standby.port], lines);
+    let mut reader = carpool.client();
+    assert_eq!(port(&mut reader), standby.port);
+    standby.sql("postgres", "select pg_wal_replay_pause()");
+    primary.sql(&database, "insert into t values (1, 1)");
+    has_state(&carpool, &database, standby.port, "lagging");
+    let error = refusal(&mut reader);
+    let detail = error.field('D').unwrap();
+    let expected = format!("server 127.0.0.1:{} is ", standby.port);
+    assert!(detail.contains(&expected) && detail.contains("behind, more than 200ms (max_replica_lag)"), "{detail}");
+}
+
+#[test]
+fn checks_find_out_before_clients_do() {
+    let (a, b) = (Postgres::own(), Postgres::own());
+    let lines = "load_balance_hosts = \"disable\"\ntarget_session_attrs = \"any\"";
+    let carpool = carpool(&a, "postgres", OFTEN, &[a.port, b.port], lines);
+    let mut client = carpool.client();
+    assert_eq!(port(&mut client), a.port);
+    has_state(&carpool, "postgres", b.port, "up");
+    assert_eq!(of_host(&carpool, "postgres", b.port, LOGINS), "0");
+    assert_eq!(of_host(&carpool, "postgres", b.port, ROLE), "primary");
+    assert_eq!(of_host(&carpool, "postgres", a.port, TIMELINE), "1");
+    assert!(of_host(&carpool, "postgres", a.port, CHECKED).parse::<u32>().unwrap() < 30_000);
+    a.control(&["stop", "-s", "-m", "immediate"]);
+    has_state(&carpool, "postgres", a.port, "down");
+    // Nobody has tried to log in there.
+    assert_eq!(port(&mut client), b.port);
+    assert_eq!(of_host(&carpool, "postgres", a.port, FAILED), "0");
+    a.start_again();
+    has_state(&carpool, "postgres", a.port, "up");
+    assert_eq!(of_host(&carpool, "postgres", a.port, LOGINS), "1");
+    // One connection to each host, which PAUSE takes away as well.
+    let checks = "select count(*) from pg_stat_activity where application_name = 'carpool health check'";
+    eventually("one", || (a.sql("postgres", checks) == "1").then_some(()));
+    assert_eq!(b.sql("postgres", checks), "1");
+    carpool.console("pause");
+    eventually("none", || (a.sql("postgres", checks) == "0" && b.sql("postgres", checks) == "0").then_some(()));
+    carpool.console("resume");
+    eventually("one again", || (a.sql("postgres", checks) == "1").then_some(()));
+}
+
+#[test]
+fn checks_can_be_switched_off_and_one_host_has_none() {
+    let postgres = Postgres::own();
+    let checks = "select count(*) from pg_stat_activity where application_name = 'carpool health check'";
+    let dead = free_port();
+    let off = carpool(&postgres, "postgres", "health_check_interval = 0", &[postgres.port, dead], "");
+    let one = carpool(&postgres, "postgres", OFTEN, &[postgres.port], "target_session_attrs = \"primary\"");
+    let on = carpool(&postgres, "postgres", OFTEN, &[postgres.port, dead], "");
+    let mut clients = [off.client(), one.client(), on.client()];
+    clients.iter_mut().for_each(|client| assert_eq!(port(client), postgres.port));
+    has_state(&on, "postgres", dead, "down");
+    // The others would have had theirs as early.
+    assert_eq!(postgres.sql("postgres", checks), "1");
+    assert_eq!(of_host(&off, "postgres", postgres.port, CHECKED), "");
+}
+
+#[test]
+fn a_client_that_may_ask_nothing_but_its_role_will_do() {
+    let (primary, standby, database) = replicated();
+    primary.sql(&database, "revoke execute on function pg_control_system() from public");
+    let lines = "target_session_attrs = \"primary\"\nuser = \"app\"";
+    let carpool = carpool(&primary, &database, OFTEN, &[primary.port, standby.port], lines);
+    assert_eq!(port(&mut carpool.client()), primary.port);
+    has_state(&carpool, &database, standby.port, "wrong role");
+    assert_eq!(of_host(&carpool, &database, standby.port, ROLE), "standby");
+    has_state(&carpool, &database, primary.port, "up");
+    eventually("checked", || (!of_host(&carpool, &database, primary.port, CHECKED).is_empty()).then_some(()));
+    assert_eq!(of_host(&carpool, &database, primary.port, TIMELINE), "");
+}
+
+#[test]
+fn a_role_that_only_reads_costs_nobody_else_a_connection() {
+    let (primary, standby, database) = replicated();
+    primary.sql(&database, "alter role app set default_transaction_read_only = on");
+    let lines = "target_session_attrs = \"read-write\"\nload_balance_hosts = \"disable\"\nquery_wait_timeout = 1";
+    let carpool = carpool(&primary, &database, OFTEN, &[primary.port, standby.port], lines);
+    let mut raw = Raw::connect(carpool.port);
+    raw.send(&startup(196_608, &[("user", "app"), ("database", &database)]));
+    assert!(raw.finish_login().is_some(), "no host is read-write for it");
+    let mut client = carpool.client();
+    let pid = client.value("select pg_backend_pid()");
+    for _ in 0..3 {
+        let sql = "select max(query_start) from pg_stat_activity where application_name = 'carpool health check'";
+        let before = primary.sql("postgres", sql);
+        eventually("another check", || (primary.sql("postgres", sql) != before).then_some(()));
+        assert_eq!(client.value("select pg_backend_pid()"), pid);
+    }
+}
+
+#[test]
+fn of_two_primaries_the_one_that_was_promoted_is_used() {
+    let (primary, standby, database) = replicated();
+    let lines = "target_session_attrs = \"read-write\"\nquery_wait_timeout = 3";
+    let carpool = carpool(&primary, &database, OFTEN, &[primary.port, standby.port], lines);
+    let mut client = carpool.client();
+    assert_eq!(port(&mut client), primary.port);
+    has_state(&carpool, &database, standby.port, "wrong role");
+    // Nobody stops the old one.
+    standby.control(&["promote", "-s", "-w"]);
+    eventually("the new primary", || (port(&mut client) == standby.port).then_some(()));
+    let log = carpool.log();
+    let told = format!("more than one primary: 127.0.0.1:{} and 127.0.0.1:{};", standby.port, primary.port);
+    assert!(log.contains("ERROR") && log.contains(&told), "{log}");
+    has_state(&carpool, &database, primary.port, "deposed");
+    assert_eq!(of_host(&carpool, &database, standby.port, TIMELINE), "2");
+    eventually("nothing is left at the old one", || {
+        (of_host(&carpool, &database, primary.port, SERVERS) == "0").then_some(())
+    });
+    for _ in 0..5 {
+        carpool.console(&format!("reconnect {database}"));
+        assert_eq!(port(&mut client), standby.port);
+        has_state(&carpool, &database, primary.port, "deposed");
+    }
+    // When the new one goes away the old one is not the primary again, unless an operator says so.
+    standby.control(&["stop", "-s", "-m", "immediate"]);
+    has_state(&carpool, &database, standby.port, "down");
+    let mut other = carpool.client();
+    let error = refusal(&mut other);
+    let detail = error.field('D').unwrap();
+    assert!(detail.contains(&format!("server 127.0.0.1:{} says that it is the primary", primary.port)), "{detail}");
+    carpool.console(&format!("reconnect {database}"));
+    let mut client = carpool.client();
+    eventually("the old one", || (port(&mut client) == primary.port).then_some(()));
+}
+
+#[test]
+fn rules_for_a_database_are_for_its_route() {
+    let postgres = Postgres::shared();
+    let database = postgres.new_database();
+    let hba = std::env::temp_dir().join(format!("carpool-test-{}-route.hba", std::process::id()));
+    let rules = format!(
+        "host {database} app all reject\nhost \"{database}@ro\" scram_user all reject\nhost all all all trust\n"
+    );
+    std::fs::write(&hba, rules).unwrap();
+    let pooler = format!("auth_type = \"hba\"\nauth_hba_file = \"{}\"", hba.display());
+    let lines = format!("{}read_only_route = \"prefer-standby\"\n", places(&[postgres.port]));
+    let carpool = Carpool::before(postgres, &database, &Setup::pooler(&pooler).database(&lines));
+    let refused = |user: &str, database: &str| {
+        let mut raw = Raw::connect(carpool.port);
+        raw.send(&startup(196_608, &[("user", user), ("database", database)]));
+        raw.finish_login().is_some_and(|error| error.field('C').as_deref() == Some("28000"))
+    };
+    let route = format!("{database}@ro");
+    assert_eq!(["postgres", "app", "scram_user"].map(|user| refused(user, &route)), [false, true, true]);
+    assert_eq!(["postgres", "app", "scram_user"].map(|user| refused(user, &database)), [false, true, false]);
+    let _ = std::fs::remove_file(hba);
+}
