@@ -277,6 +277,18 @@ impl Cluster {
         changed
     }
 
+    /// Hosts aren't asked for the time being, or, where that is `off`, ever: nothing follows from what they said then.
+    pub fn unwatched(&self, policy: &Policy, off: bool) {
+        let mut known = self.known.lock();
+        let limited = !policy.max_lag.is_zero();
+        if off {
+            known.watch = Watch::new(policy.hosts.len(), limited);
+            self.unfit.store(0, Ordering::Relaxed);
+        } else {
+            known.watch.pause(limited);
+        }
+    }
+
     /// What was seen of timelines doesn't count any more: an operator knows better.
     pub fn forget_timelines(&self) {
         self.known.lock().watch.forget();
@@ -417,7 +429,7 @@ impl Cluster {
             health: known.hosts.list()[at],
             unwanted: known.hosts.list()[at].is_unwanted(wanted),
             deposed: has(verdict.deposed, at),
-            lagging: has(verdict.lagging, at),
+            lagging: has(verdict.lagging, at) && known.watch.has_begun(),
             checked: known.watch.hosts()[at],
             last_error: known.errors[at].clone(),
         };

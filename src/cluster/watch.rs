@@ -158,6 +158,14 @@ impl Watch {
         (self.timeline, self.system) = (None, None);
     }
 
+    /// Nobody is asked for the time being: what standbys said of their lag doesn't count any more when that goes on.
+    pub fn pause(&mut self, limited: bool) {
+        self.has_begun = false;
+        if limited {
+            self.verdict.lagging = set_of(self.all());
+        }
+    }
+
     /// All hosts were asked at about the same time: what they said, in the order of the list. `limit` is how far a
     /// standby may be behind; zero: however far. `known` is what logins have met.
     pub fn answered(
@@ -427,6 +435,9 @@ mod tests {
         stand.round(&[p, near, None]);
         assert_eq!(stand.watch.verdict(), Verdict { lagging: 0b100, unfit: 0b001, ..Verdict::default() });
         assert_eq!(Watch::new(3, true).verdict().lagging, 0b111, "before anybody was asked");
+        stand.watch.pause(true);
+        assert_eq!((stand.watch.verdict().lagging, stand.watch.has_begun()), (0b111, false));
+        assert!(!has(0, 0) && has(1 << 31, 31) && !has(u32::MAX, 32));
     }
 
     #[test]

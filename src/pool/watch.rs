@@ -123,7 +123,10 @@ async fn run(running: Running, changed: Arc<Notify>) {
     let (mut links, settings, mut turn) = (Vec::new(), SettingsTable::default(), 0);
     while let Some(pool) = running.0.upgrade() {
         let spec = pool.spec.load_full();
-        let Some(login) = pool.checking_login(&spec, turn).filter(|_| pool.is_watched(&spec)) else { break };
+        let Some(login) = pool.checking_login(&spec, turn).filter(|_| pool.is_watched(&spec)) else {
+            pool.cluster.unwatched(&spec.policy, spec.health_check.0.is_zero());
+            break;
+        };
         links.resize_with(spec.policy.hosts.len(), Link::default);
         let began = world::now();
         let hosts = links.iter_mut().zip(spec.policy.hosts.iter());
