@@ -228,7 +228,7 @@ def chart(tcp: Results, path: Path) -> None:
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_yticks(range(len(rows)), rows)
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(f"CPU of the pooler per transaction, × {tcp.reference} (median, lowest and highest round)")
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="upper center", ncols=min(4, len(targets)), frameon=False)
