@@ -17,6 +17,13 @@ macro_rules! name_type {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// Keeps the other's memory, where both are the same name: clients of a pool needn't have one each.
+            pub fn share(&mut self, other: &Self) {
+                if self == other {
+                    self.0 = Arc::clone(&other.0);
+                }
+            }
         }
 
         impl From<&str> for $name {

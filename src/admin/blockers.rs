@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::collect::View;
+use super::collect::{View, own_name};
 use crate::client::holders::{self, Holder, Look};
-use crate::names::ClientId;
 use crate::pool::Pool;
 use crate::pool::diagnosis::{Blocker, Diagnosis, Finding};
 use crate::pool::starvation;
@@ -72,7 +71,7 @@ impl Known<'_> {
         let waits_for =
             finding.and_then(|finding| Some((finding.wait_event_type.as_ref()?, finding.wait_event.as_ref()?)));
         let blocked_by = finding.map(|finding| finding.blocked_by.clone()).unwrap_or_default();
-        let is_client = !matches!(holder.client, ClientId::LISTENER | ClientId::LOOKUP | ClientId::DIAGNOSIS);
+        let is_client = own_name(holder.client).is_none();
         HolderJson {
             client: if is_client { holder.client.to_string() } else { String::new() },
             client_id: is_client.then_some(holder.client.0),

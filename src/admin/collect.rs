@@ -55,6 +55,16 @@ pub(super) struct ServerState {
     pub(super) holder: Option<(ClientId, Instant)>,
 }
 
+/// What a connection of Carpool's own is called, which has a server as clients do.
+pub(super) const fn own_name(client: ClientId) -> Option<&'static str> {
+    match client {
+        ClientId::LISTENER => Some(listening::NAME),
+        ClientId::LOOKUP => Some(lookup::NAME),
+        ClientId::DIAGNOSIS => Some(diagnosis::NAME),
+        _ => None,
+    }
+}
+
 impl<'a> View<'a> {
     /// A look now.
     #[must_use]
@@ -200,8 +210,8 @@ impl<'a> View<'a> {
         };
         let settings = Arc::clone(&client.settings.lock());
         let (pinned, pinned_seconds) = link.as_ref().map(|server| self.pinned(server)).unwrap_or_default();
-        let connect_time = self.time(client.connected);
-        let (remote, local) = self.ends(client.peer, client.local);
+        let connect_time = self.time(client.connected());
+        let (remote, local) = self.ends(client.peer(), client.ends.local());
         SocketRow {
             kind: "C",
             user: client.user.to_string(),
@@ -242,12 +252,8 @@ impl<'a> View<'a> {
             for server in pool.servers() {
                 let state = self.server_state(&server, &idle);
                 let settings = state.holder.and_then(|(client, _)| names.get(&client));
-                let name = match state.holder {
-                    Some((ClientId::LISTENER, _)) => listening::NAME,
-                    Some((ClientId::LOOKUP, _)) => lookup::NAME,
-                    Some((ClientId::DIAGNOSIS, _)) => diagnosis::NAME,
-                    _ => settings.and_then(|s| s.get("application_name")).unwrap_or_default(),
-                };
+                let own = state.holder.and_then(|(client, _)| own_name(client));
+                let name = own.or_else(|| settings.and_then(|s| s.get("application_name"))).unwrap_or_default();
                 rows.push(SocketRow {
                     close_needed: pool.is_outdated(&server),
                     database: pool.name.to_string(),

@@ -138,7 +138,7 @@ pub fn arrive(context: &Arc<Context>, traveller: Traveller, socket: OwnedFd) -> 
     })?;
     let refuse = |stream, error| Err(Some(Box::new((stream, error))));
     let config = context.config.load_full();
-    let (user, name) = (UserName::from(traveller.user), DatabaseName::from(traveller.database));
+    let (mut user, mut name) = (UserName::from(traveller.user), DatabaseName::from(traveller.database));
     let database = crate::pool::directory::find(&config, name.as_str());
     let (Some(database), Some(pool)) = (database, context.pools.get(name.as_str(), &config)) else {
         let text = format!("database \"{name}\" was removed from the configuration");
@@ -149,6 +149,8 @@ pub fn arrive(context: &Arc<Context>, traveller: Traveller, socket: OwnedFd) -> 
     let share = config.user_share(&server_user);
     let pool_user = pool.user(&server_user, credentials, share);
     let state = traveller.state.unpack(&pool.tables);
+    user.share(&pool_user.name);
+    name.share(&pool.name);
     let identity = Identity {
         user: user.clone(),
         database: name,

@@ -83,7 +83,7 @@ pub struct Look {
 }
 
 fn application(client: &ClientShared) -> Application {
-    let host = match client.peer {
+    let host = match client.peer() {
         Peer::Tcp(addr) => Some(addr.ip().to_canonical()),
         Peer::Unix => None,
     };
@@ -113,7 +113,7 @@ pub fn look(context: &Context, pool: &Pool, now: Instant) -> Look {
         }
         let (phase, since) = client.phase(now, context.started);
         if holders.contains_key(&client.id) {
-            seen.insert(client.id, Seen { who: application(client), peer: client.peer, phase, since });
+            seen.insert(client.id, Seen { who: application(client), peer: client.peer(), phase, since });
         } else if phase == Phase::Waiting {
             *waiting.entry(application(client)).or_default() += 1;
         }

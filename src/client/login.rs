@@ -119,7 +119,7 @@ pub async fn login(
     peer: Peer,
 ) -> Result<Entered, HandshakeError> {
     let context = Arc::clone(admission.context());
-    let request = Request::new(startup, peer)?;
+    let mut request = Request::new(startup, peer)?;
     let io = handshake.as_mut().ok_or_else(gone)?;
     negotiate(io, &request.startup).await?;
     if request.is_console() && is_own_user(io, &request.user) {
@@ -151,6 +151,8 @@ pub async fn login(
             known.doubt(&context);
         }
     })?;
+    request.user.share(&user.name);
+    request.database.share(&pool.name);
     let identity = identity(&request, io, ClientKind::Pooled);
     let registered = Registry::register(admission, identity, Arc::clone(&start.settings));
     pool.count_client_login();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
@@ -15,8 +15,8 @@ use super::door::{Entrant, Waiting};
 use crate::config::Config;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, UserName};
-use crate::net::Peer;
 use crate::net::world;
+use crate::net::{Ends, Peer};
 use crate::protocol::numbers;
 use crate::protocol::settings::Settings;
 use crate::server::ServerShared;
@@ -119,18 +119,16 @@ pub struct ClientShared {
     pub user: UserName,
     /// To which database.
     pub database: DatabaseName,
-    /// Since when.
-    pub connected: SystemTime,
+    /// Since when, microseconds after 1970.
+    connected: u64,
     end: Mutex<Option<Box<ClientError>>>,
     waker: OnceLock<Waker>,
     /// Its cancel key.
     pub key: CancelKey,
-    /// From where.
-    pub peer: Peer,
-    /// Socket's own address.
-    pub local: Option<std::net::SocketAddr>,
     /// Its number.
     pub id: ClientId,
+    /// From where, to where.
+    pub ends: Ends,
     /// Its encryption, if it has any.
     pub tls: Option<Cipher>,
 }
@@ -165,6 +163,18 @@ pub struct Identity {
 }
 
 impl ClientShared {
+    /// From where.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        self.ends.peer()
+    }
+
+    /// When it logged in.
+    #[must_use]
+    pub fn connected(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_micros(self.connected)
+    }
+
     /// Notes what the client does from `since` on, microseconds after the start, see [`micros_since`].
     pub fn set_phase(&self, phase: Phase, since: u64) {
         self.doing.since.store(since, Ordering::Relaxed);
@@ -398,7 +408,7 @@ impl Drop for Registered {
         registry.clients.remove(&self.shared.key.pid);
         registry.clients_admitted.fetch_sub(1, Ordering::AcqRel);
         registry.connections.fetch_sub(1, Ordering::AcqRel);
-        self.context.door.uncount(self.shared.peer);
+        self.context.door.uncount(self.shared.peer());
     }
 }
 
@@ -462,10 +472,11 @@ impl Registry {
             user: identity.user,
             database: identity.database,
             kind: identity.kind,
-            peer: identity.peer,
-            local: identity.local,
+            ends: Ends::new(identity.peer, identity.local),
             tls: identity.tls,
-            connected,
+            connected: connected
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX)),
             settings: Mutex::new(settings),
             cancel: Mutex::default(),
             doing: Doing {

@@ -10,7 +10,7 @@ pub mod tls;
 pub mod world;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -80,6 +80,54 @@ impl std::fmt::Display for Peer {
             Self::Tcp(addr) => SocketAddr::new(addr.ip().to_canonical(), addr.port()).fmt(f),
             Self::Unix => f.write_str("unix"),
         }
+    }
+}
+
+/// Both ends of a client's connection, in the least of memory: every idle client has them. Flow and scope of IPv6 are left
+/// out.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    peer: Option<End>,
+    local: Option<End>,
+}
+
+/// An address without padding.
+#[derive(Clone, Copy, Debug)]
+struct End(IpAddr, [u8; 2]);
+
+impl From<SocketAddr> for End {
+    fn from(addr: SocketAddr) -> Self {
+        Self(addr.ip(), addr.port().to_ne_bytes())
+    }
+}
+
+impl From<End> for SocketAddr {
+    fn from(End(ip, port): End) -> Self {
+        Self::new(ip, u16::from_ne_bytes(port))
+    }
+}
+
+impl Ends {
+    /// Of a connection with `peer`, whose socket here has the address `local`.
+    #[must_use]
+    pub fn new(peer: Peer, local: Option<SocketAddr>) -> Self {
+        let peer = match peer {
+            Peer::Tcp(addr) => Some(addr.into()),
+            Peer::Unix => None,
+        };
+        Self { peer, local: local.map(End::from) }
+    }
+
+    /// The other end.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        self.peer.map_or(Peer::Unix, |end| Peer::Tcp(end.into()))
+    }
+
+    /// This end (TCP).
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.local.map(SocketAddr::from)
     }
 }
 

@@ -236,7 +236,7 @@ fn log_login(entered: &Entered) {
     let client = &registered.shared;
     let tls = client.tls.map(|cipher| cipher.to_string());
     let tls = tls.as_deref().unwrap_or("no");
-    info!(client = %client.id, peer = %client.peer, user = %client.user, database = %client.database, tls, "login");
+    info!(client = %client.id, peer = %client.peer(), user = %client.user, database = %client.database, tls, "login");
 }
 
 #[cfg(test)]

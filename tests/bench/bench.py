@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares Carpool with PgBouncer and with direct connections.
+"""Compares Carpool with PgBouncer, other poolers and direct connections.
 
 Starts a PostgreSQL of its own that keeps off the disk, and every pooler on a free port, and runs pgbench
 through each of them in interleaved rounds: all targets one after the other, the order rotated from round to
@@ -10,6 +10,7 @@ removed at the end.
     tests/bench/bench.py --quick                       # a first impression, some minutes
     tests/bench/bench.py --output BENCHMARKS.md        # the full comparison
     tests/bench/bench.py --pgbouncer /opt/pgbouncer-1.25/pgbouncer --rows 'simple-*' --workers 1,2
+    tests/bench/bench.py --pooler odyssey=/opt/odyssey/odyssey --pooler pgcat=/opt/pgcat/pgcat
     tests/bench/bench.py --carpool /tmp/before --carpool target/release/carpool --rows 'simple-*'
     tests/bench/bench.py --list                        # the rows
 
@@ -24,6 +25,7 @@ import contextlib
 import datetime
 import fnmatch
 import functools
+import hashlib
 import json
 import os
 import platform
@@ -44,6 +46,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import others
+
 ROOT = Path(__file__).resolve().parents[2]
 USER = "bench"
 PASSWORD = "bench"
@@ -56,6 +60,9 @@ TICK = os.sysconf("SC_CLK_TCK")
 # open its servers and grow its buffers.
 MEMORY_WARM_UP = 200
 MEMORY_ROUNDS = 3
+# From so many clients on a run is as long as this many transactions of each, for each second asked for.
+MANY = 1000
+EACH_OF_MANY = 6
 # A single transaction that takes longer than this, ms, is named in the report; so much longer than it should, s,
 # a whole run may take.
 STALL = 1000
@@ -89,6 +96,8 @@ class Row:
     auth: str = "trust"
     # Count the pooler's memory instead of its speed.
     memory: bool = False
+    # So many statements each of these clients prepares before, the same as the others.
+    statements: int = 0
     unit: str = "transactions/s"
 
 
@@ -101,6 +110,7 @@ ROWS = [
     Row("simple-500", "`pgbench -S`, simple protocol, 500 clients", 500),
     Row("extended-500", "`pgbench -S`, extended protocol, 500 clients", 500, "extended"),
     Row("prepared-500", "`pgbench -S`, prepared statements, 500 clients", 500, "prepared"),
+    Row("select1-500", "`SELECT 1`, simple protocol, 500 clients", 500, script="SELECT 1;"),
     Row("simple-1", "`pgbench -S`, simple protocol, 1 client", 1),
     Row("extended-1", "`pgbench -S`, extended protocol, 1 client", 1, "extended"),
     Row("prepared-1", "`pgbench -S`, prepared statements, 1 client", 1, "prepared"),
@@ -129,7 +139,9 @@ ROWS = [
     Row("canned-simple-50", "Canned answers, simple protocol, 50 clients", 50, script="SELECT 1;", auth="canned"),
     Row("canned-prepared-50", "Canned answers, prepared statements, 50 clients", 50, "prepared", "SELECT 1;", auth="canned"),
     Row("canned-simple-500", "Canned answers, simple protocol, 500 clients", 500, script="SELECT 1;", auth="canned"),
+    Row("canned-simple-5000", "Canned answers, simple protocol, 5,000 clients", 5000, script="SELECT 1;", auth="canned"),
     Row("memory", "Memory for each idle client that has run one query", 5000, memory=True),
+    Row("memory-prepared", "Memory for each idle client that has prepared 100 statements", 2000, memory=True, statements=100),
     Row("tls-memory", "Memory for each idle client with TLS 1.3 that has run one query", 5000, auth="tls", memory=True),
 ]
 
@@ -277,7 +289,7 @@ class PgBouncer:
         self.version = (int(found[1]), int(found[2]), int((found[3] or ".0")[1:]))
 
     def unsupported(self, row: Row) -> str | None:
-        if row.protocol == "prepared" and self.version < (1, 21):
+        if (row.protocol == "prepared" or row.statements) and self.version < (1, 21):
             return "not supported before 1.21 in transaction mode"
         return self.bench.without_floor() if row.auth == "canned" else None
 
@@ -349,7 +361,49 @@ class Carpool:
         return Daemon(bench, self.name, [str(self.path), "--quiet", str(config)], port)
 
 
-Target = Direct | Forwarder | PgBouncer | Carpool
+class Other:
+    """One of `others.KINDS`."""
+
+    is_pooler = True
+
+    def __init__(self, bench: Bench, text: str, workers: int):
+        kind, _, path = text.partition("=")
+        if kind not in others.KINDS or not Path(path).is_file():
+            raise Failed(f"--pooler {text}: not KIND=PATH of {', '.join(others.KINDS)}")
+        self.bench, self.kind, self.path, self.workers = bench, others.KINDS[kind], Path(path).resolve(), workers
+        found = re.search(r"\d+\.\d+[\w.-]*", version_of(self.path))
+        self.name = f"{self.kind.name} {found[0]}" if found else self.kind.name
+
+    def unsupported(self, row: Row) -> str | None:
+        # They ask servers more than the canned one knows.
+        return "not measured" if row.auth == "canned" else None
+
+    def start(self, auth: str) -> Daemon:
+        bench, port = self.bench, free_port()
+        directory = bench.dir / f"{self.kind.name}-{port}".lower()
+        directory.mkdir()
+        if bench.account:
+            os.chown(directory, bench.account.pw_uid, bench.account.pw_gid)
+        tls = bench.tls_settings() if auth == "tls" else None
+        wanted = others.Wanted(
+            port=port,
+            server_host=bench.server_host(auth),
+            server_port=bench.server(auth).port,
+            pool_size=POOL_SIZE,
+            workers=self.workers,
+            user=USER,
+            password=PASSWORD,
+            databases=("bench", "scram"),
+            scram=auth == "scram",
+            tls=(tls["client_tls_cert_file"], tls["client_tls_key_file"]) if tls else None,
+            directory=directory,
+        )
+        files, arguments = self.kind.configure(wanted)
+        paths = {f"{{{name}}}": str(bench.write(f"{directory.name}/{name}", text)) for name, text in files.items()}
+        return Daemon(bench, self.name, [str(self.path), *(paths.get(word, word) for word in arguments)], port)
+
+
+Target = Direct | Forwarder | PgBouncer | Carpool | Other
 
 
 def version_of(path: Path) -> str:
@@ -372,6 +426,7 @@ class Sample:
     # Milliseconds.
     p50: float | None = None
     p99: float | None = None
+    p999: float | None = None
     longest: float | None = None
     # KiB per client.
     rss: float | None = None
@@ -507,6 +562,7 @@ class Bench:
         bouncers.sort(key=lambda b: b.version)
         if not options.alone:
             targets += [Direct(self), *([Forwarder(self, self.floor)] if self.floor else []), *bouncers]
+            targets += [Other(self, text, options.workers[0] or os.cpu_count() or 1) for text in options.pooler]
         for path in map(Path, options.carpool):
             if not path.exists():
                 raise Failed(f"{path} is missing: run `cargo build --release`, or give --carpool")
@@ -577,16 +633,28 @@ class Bench:
         if every < 1.0:
             log.append(f"--sampling-rate={every}")
         before = daemon.cpu_seconds() if target.is_pooler else 0.0
-        out = self.pgbench(row, daemon, "-T", str(self.options.seconds), *log)
+        logins = 0.0
+        if row.clients < MANY:
+            length = ["-T", str(self.options.seconds)]
+        else:
+            # pgbench's time begins before its clients have connected. What that takes of CPU is another run's.
+            self.pgbench(row, daemon, "-t", "1")
+            logins = daemon.cpu_seconds() - before if target.is_pooler else 0.0
+            length = ["-t", str(1 + EACH_OF_MANY * self.options.seconds)]
+            before += logins
+        out = self.pgbench(row, daemon, *length, *log)
         sample = Sample()
         count = int(number(r"transactions actually processed: (\d+)", out))
+        if row.clients >= MANY:
+            count -= row.clients
         if target.is_pooler:
-            sample.cpu = (daemon.cpu_seconds() - before) * 1e6 / max(count, 1)
+            sample.cpu = (daemon.cpu_seconds() - before - logins) * 1e6 / max(count, 1)
         sample.per_second = number(r"tps = ([\d.]+)", out)
         latencies = sorted(log_latencies(logs, row.reconnect))
         shutil.rmtree(logs)
         if latencies:
             sample.p50, sample.p99 = percentile(latencies, 0.50), percentile(latencies, 0.99)
+            sample.p999 = percentile(latencies, 0.999)
             sample.longest = latencies[-1]
         return sample
 
@@ -594,7 +662,7 @@ class Bench:
         """A process of its own, so that nothing that ran before has grown its heap."""
         daemon = target.start(row.auth)
         try:
-            rss, pss, clients = asyncio.run(idle_clients(daemon, row.clients, row.auth == "tls"))
+            rss, pss, clients = asyncio.run(idle_clients(daemon, row))
         finally:
             daemon.stop()
         return Sample(rss=rss / clients, pss=pss / clients)
@@ -699,9 +767,10 @@ def percentile(ordered: list[float], part: float) -> float:
 # --- Idle clients ----------------------------------------------------------------------------------------
 
 
-async def idle_clients(daemon: Daemon, wanted: int, tls: bool) -> tuple[int, int, int]:
+async def idle_clients(daemon: Daemon, row: Row) -> tuple[int, int, int]:
     """Connects clients that run one query each and then stay. Gives what the pooler's RSS and PSS grew by, in
     KiB, and the number of clients."""
+    wanted = row.clients
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = wanted + MEMORY_WARM_UP + 100
     if hard != resource.RLIM_INFINITY and hard < need:
@@ -712,7 +781,7 @@ async def idle_clients(daemon: Daemon, wanted: int, tls: bool) -> tuple[int, int
     gate = asyncio.Semaphore(50)
 
     async def several(count: int) -> tuple[int, int]:
-        tasks = [asyncio.create_task(one_client(daemon.port, gate, tls)) for _ in range(count)]
+        tasks = [asyncio.create_task(one_client(daemon.port, gate, row)) for _ in range(count)]
         try:
             for done in asyncio.as_completed(tasks):
                 sockets.append(await done)
@@ -789,26 +858,39 @@ class Wire:
         return received if isinstance(received, bytes) else b""
 
 
-async def one_client(port: int, gate: asyncio.Semaphore, tls: bool) -> socket.socket:
+async def one_client(port: int, gate: asyncio.Semaphore, row: Row) -> socket.socket:
     async with gate:
         sock = socket.socket()
         sock.setblocking(False)
         wire = Wire(sock)
         try:
             await wire.loop.sock_connect(sock, ("127.0.0.1", port))
-            if tls:
+            if row.auth == "tls":
                 await wire.begin_tls()
             pairs = {"user": USER, "database": "bench", "application_name": "bench", "client_encoding": "UTF8"}
             body = b"".join(f"{k}\0{v}\0".encode() for k, v in pairs.items()) + b"\0"
             await wire.send(struct.pack("!II", len(body) + 8, 3 << 16) + body)
             await until_ready(wire)
+            if row.statements:
+                parses = [f"s{n}\0SELECT {n}, $1::text, $2::int\0".encode() + bytes(2) for n in range(row.statements)]
+                await wire.send(b"".join(message(b"P", parse) for parse in parses) + message(b"S", b""))
+                await until_ready(wire)
             query = b"SELECT 1\0"
-            await wire.send(b"Q" + struct.pack("!I", len(query) + 4) + query)
+            await wire.send(message(b"Q", query))
             await until_ready(wire)
         except BaseException:
             sock.close()
             raise
         return sock
+
+
+def message(tag: bytes, body: bytes) -> bytes:
+    return tag + struct.pack("!I", len(body) + 4) + body
+
+
+def md5_password(salt: bytes) -> bytes:
+    inner = hashlib.md5((PASSWORD + USER).encode()).hexdigest().encode()
+    return b"md5" + hashlib.md5(inner + salt).hexdigest().encode() + b"\0"
 
 
 async def until_ready(wire: Wire) -> None:
@@ -822,10 +904,12 @@ async def until_ready(wire: Wire) -> None:
             tag, length = struct.unpack_from("!cI", buf)
             if len(buf) < length + 1:
                 break
-            message, buf = buf[5 : length + 1], buf[length + 1 :]
+            body, buf = buf[5 : length + 1], buf[length + 1 :]
             if tag == b"E":
-                raise ConnectionError(message.replace(b"\0", b" ").decode(errors="replace"))
-            if tag == b"R" and message[:4] != b"\0\0\0\0":
+                raise ConnectionError(body.replace(b"\0", b" ").decode(errors="replace"))
+            if tag == b"R" and body[:4] == b"\0\0\0\5":
+                await wire.send(message(b"p", md5_password(body[4:8])))
+            elif tag == b"R" and body[:4] != b"\0\0\0\0":
                 raise ConnectionError("a password is asked for")
             if tag == b"Z":
                 return
@@ -844,8 +928,10 @@ def spread(values: list[float], digits: int) -> str:
 
 
 class Report:
-    def __init__(self, bench: Bench, rows: list[Row], targets: list[Target], reference: str | None):
-        self.bench, self.rows, self.targets, self.reference = bench, rows, targets, reference
+    def __init__(
+        self, bench: Bench, rows: list[Row], targets: list[Target], reference: str | None, started: datetime.datetime
+    ):
+        self.bench, self.rows, self.targets, self.reference, self.started = bench, rows, targets, reference, started
         self.results = bench.results
 
     def values(self, row: Row, target: Target | str, name: str) -> list[float | None]:
@@ -864,7 +950,7 @@ class Report:
         return spread(ratios, 2) if ratios else "–"
 
     def table(self, row: Row) -> list[str]:
-        headings = ["", "rss", "pss"] if row.memory else ["", "per_second", "cpu", "p50", "p99"]
+        headings = ["", "rss", "pss"] if row.memory else ["", "per_second", "cpu", "p50", "p99", "p999"]
         titles = {
             "rss": "RSS, KiB per client",
             "pss": "PSS, KiB per client",
@@ -872,8 +958,9 @@ class Report:
             "cpu": "CPU of the pooler, µs each",
             "p50": "p50, ms",
             "p99": "p99, ms",
+            "p999": "p99.9, ms",
         }
-        digits = {"per_second": 0, "cpu": 1, "p50": 2, "p99": 2, "rss": 2, "pss": 2}
+        digits = {"per_second": 0, "cpu": 1, "p50": 2, "p99": 2, "p999": 2, "rss": 2, "pss": 2}
         if row.script == LARGE or row.reconnect:
             digits["cpu"] = 0
         with_ratio = ["pss"] if row.memory else ["per_second", "cpu", "p99"]
@@ -913,12 +1000,12 @@ class Report:
                 lines += ["", f"{target.name} failed: {' '.join(failure.split())[:300]}"]
         return [*lines, ""]
 
-    def text(self, started: datetime.datetime, load: tuple[float, float, float]) -> str:
+    def text(self, load: tuple[float, float, float]) -> str:
         options = self.bench.options
         postgres = self.bench.run([self.bench.bin / "postgres", "--version"]).strip()
         pgbench = self.bench.run([options.pgbench, "--version"]).strip()
         facts = [
-            ("Date", started.strftime("%Y-%m-%d %H:%M %Z")),
+            ("Date", self.started.strftime("%Y-%m-%d %H:%M %Z")),
             ("Targets", ", ".join(t.name for t in self.targets)),
             ("Reference of the ratios", self.reference or "none: no PgBouncer found"),
             ("Server and load generator", f"{postgres}; {pgbench}, {options.jobs} threads"),
@@ -954,7 +1041,11 @@ class Report:
                 "syscalls": self.results.syscall_names.get(key),
             }
 
-        return json.dumps([plain(row, target) for row in self.rows for target in self.targets], indent=1)
+        rows = [plain(row, target) for row in self.rows for target in self.targets]
+        kinds = {target.name: type(target).__name__ for target in self.targets}
+        options = self.bench.options
+        facts = {"reference": self.reference, "unix": options.unix, "targets": kinds, "date": f"{self.started:%Y-%m-%d %H:%M}"}
+        return json.dumps(facts | {"rows": rows}, indent=1)
 
 
 def machine() -> list[tuple[str, str]]:
@@ -1008,6 +1099,13 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--pgbouncer", action="append", default=[], metavar="PATH", help="another PgBouncer; repeatable")
     parser.add_argument(
+        "--pooler",
+        action="append",
+        default=[],
+        metavar="KIND=PATH",
+        help=f"another pooler ({', '.join(others.KINDS)}), with as many threads as the first of --workers; repeatable",
+    )
+    parser.add_argument(
         "--floor",
         type=Path,
         default=ROOT / "target/bench/release/floor",
@@ -1034,7 +1132,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--strace", action="store_true", help="count system calls as well (slow)")
     parser.add_argument("--output", metavar="FILE", help="write the report there as well")
-    parser.add_argument("--json", metavar="FILE", help="write every sample there")
+    parser.add_argument("--json", metavar="FILE", help="write every sample there, for tests/bench/summary.py")
     parser.add_argument("--list", action="store_true", help="list the rows and end")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 6)
@@ -1083,8 +1181,8 @@ def benchmark(options: argparse.Namespace) -> None:
             say("starting PostgreSQL")
             bench.start_postgres()
             bench.go(rows, targets)
-            report = Report(bench, rows, targets, reference)
-            text = report.text(started, load)
+            report = Report(bench, rows, targets, reference, started)
+            text = report.text(load)
         finally:
             # A second Ctrl-C must not leave anything behind.
             for sig in ENDINGS:

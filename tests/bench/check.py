@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import bench
-from bench import Bench, Carpool, Daemon, Failed, Row, say
+from bench import Bench, Carpool, Daemon, Failed, Row, idle_clients, say
 
 BASELINE = Path(__file__).with_name("baseline.json")
 ROWS = [
@@ -38,10 +38,12 @@ ROWS = [
     # With 25 servers: most transactions wait for one.
     Row("simple-50", "simple protocol, 50 clients", 50),
 ]
-IDLE_CLIENTS = 3000
+IDLE = Row("idle", "idle clients", 3000, memory=True)
 # Transactions of the two runs.
 SHORT, LONG = 500, 3500
+# Of the C library, and of jemalloc.
 ALLOCATORS = {"malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc", "memalign"}
+ALLOCATORS |= {f"_rjem_{name}" for name in [*ALLOCATORS, "mallocx", "rallocx"]}
 # Calls of the timers, which depend on how long a run takes.
 TIMERS = {"timerfd_settime", "read", "restart_syscall", "total"}
 
@@ -141,15 +143,11 @@ def measure(bench: Bench, path: Path) -> dict[str, dict[str, float]]:
     say("idle clients")
     daemon = Carpool(bench, path, 1, None).start("trust")
     try:
-        rss, _, clients = asyncio.run(bench_idle(daemon))
+        rss, _, clients = asyncio.run(idle_clients(daemon, IDLE))
     finally:
         daemon.stop()
     figures["idle"] = {"bytes per idle client": rss * 1024 / clients}
     return figures
-
-
-async def bench_idle(daemon: Daemon) -> tuple[int, int, int]:
-    return await bench.idle_clients(daemon, IDLE_CLIENTS, tls=False)
 
 
 def compare(figures: dict[str, dict[str, float]], baseline: dict[str, dict[str, float]]) -> list[str]:

@@ -41,7 +41,11 @@ async function step(name, test) {
   }
 }
 
-const shot = (name, more = {}) => page.screenshot({ path: path.join(shots, `${name}.png`), ...more });
+async function shot(name, more = {}) {
+  const raw = (await page.locator('main').innerText()).match(/.*(\[object|undefined|NaN|\bnull\b).*/);
+  expect(!raw, `${name} shows what nobody has put into words: ${raw?.[0]}`);
+  await page.screenshot({ path: path.join(shots, `${name}.png`), ...more });
+}
 const texts = (selector) => page.locator(selector).allTextContents();
 const shows = (selector, text) => eventually(`${selector} has ${text}`, async () => (await texts(selector)).join('\n').includes(text));
 const refreshed = () => page.waitForResponse((answer) => answer.url().includes('/api/') && answer.ok());
@@ -230,6 +234,7 @@ try {
     await shot('statements-live');
     await open('holders');
     await shows('main tbody', 'left-open');
+    await shows('main tbody', 'select pg_sleep($1)');
     await shot('holders-live');
     await open('advisor');
     await eventually('advice, once there is enough to go by', async () => !(await texts('main')).join().includes('812k') && /recommended \d+/.test((await texts('.chart')).join()), 90_000);

@@ -21,7 +21,16 @@ fs.mkdirSync(directory, { recursive: true });
 const browser = await chromium.launch({ executablePath: options.chromium, args: FLAGS });
 try {
   const page = await browser.newPage({ viewport: { width: 1280, height: 860 }, colorScheme: 'light' });
-  await page.goto(url);
+  // It may not be there yet.
+  for (const deadline = Date.now() + 60_000; ;) {
+    try {
+      await page.goto(url);
+      break;
+    } catch (error) {
+      if (Date.now() > deadline) throw error;
+      await page.waitForTimeout(200);
+    }
+  }
   await page.locator('#account').click();
   await page.fill('input[name=user]', options.user);
   await page.fill('input[name=password]', options.password);

@@ -35,8 +35,8 @@ const curve = Array.from({ length: 40 }, (_, index) => {
 
 export const advice = {
   target: 'p99 wait < 5ms', pools: [
-    { database: 'shop', size: 12, recommended: 17, low: 14, high: 21, verdict: 'With 17 servers the p99 wait would be about 4.1 ms; the present 12 are 5 too few for the target.', trace: { transactions: 812_345, seconds: 812 }, measured: { wait_p50_us: 900, wait_p99_us: 48_000, utilization: 0.83, throughput: 1_000 }, contention: { sigma: 0.021, kappa: 0.0004 }, sizes: curve },
-    { database: 'billing', size: 6, recommended: null, low: 1, high: 6, verdict: 'There is too little traffic to say anything yet.', trace: { transactions: 96, seconds: 812 }, measured: { wait_p50_us: 0, wait_p99_us: 0, utilization: 0.03, throughput: 1 }, contention: { sigma: 0, kappa: 0 }, sizes: [] },
+    { database: 'shop', size: 12, recommended: 17, low: 14, high: 21, verdict: 'With 17 servers the p99 wait would be about 4.1 ms; the present 12 are 5 too few for the target.', trace: { transactions: 812_345, seconds: 812 }, measured: { wait_p50_us: 900, wait_p99_us: 48_000, utilization: 0.83, throughput: 1_000 }, contention: { model: 'usl', sigma: 0.021, kappa: 0.0004, room: null, growth: 1.21, growth_low: 1.1, growth_high: 1.4, is_known: true, observed: [{ servers: 6, hold_us: 9000, transactions: 90_000 }] }, sizes: curve },
+    { database: 'billing', size: 6, recommended: null, low: 1, high: 6, verdict: 'There is too little traffic to say anything yet.', trace: { transactions: 96, seconds: 812 }, measured: { wait_p50_us: 0, wait_p99_us: 0, utilization: 0.03, throughput: 1 }, contention: { model: 'none', sigma: 0, kappa: 0, room: null, growth: 1, growth_low: 1, growth_high: 1, is_known: false, observed: [] }, sizes: [] },
   ],
 };
 

@@ -183,7 +183,9 @@ fn locks_are_traced_to_who_has_them() {
 /// The connection counts, doesn't stand in the way of a pause, and goes with the setting.
 #[test]
 fn the_diagnostic_connection_is_one_of_the_pool() {
-    let setup = Setup::pooler("diagnostic_connection = true").database("pool_size = 2");
+    let port = free_port();
+    let setup = Setup::pooler(&format!("diagnostic_connection = true\nhttp_port = {port}\nhttp_anonymous = \"read\""))
+        .database("pool_size = 2");
     let carpool = Carpool::start(&setup);
     let mut one = client(&carpool, "web");
     one.query("select 1");
@@ -192,6 +194,9 @@ fn the_diagnostic_connection_is_one_of_the_pool() {
         names.iter().filter(|row| value(row, "application_name") == "carpool diagnosis").count()
     };
     eventually("the diagnostic connection", || (diagnoses(&carpool) == 1).then_some(()));
+    // It is nobody's to cancel or kill on the dashboard.
+    let (_, servers) = http(port, "GET", "/api/servers");
+    assert!(servers.contains(r#""application":"carpool diagnosis","client":null,"client_id":null"#), "{servers}");
     let (mut two, mut three) = (client(&carpool, "web"), client(&carpool, "web"));
     two.query("begin");
     three.send(&query("select 'three'"));

@@ -113,7 +113,7 @@ export class Statements {
       cell.className = 'wrap';
       cell.append(h('div', { class: 'query short' }));
     }
-    setText(cell.firstChild, row.query);
+    setText(cell.firstChild, row.query.trim() || '(empty query)');
     cell.firstChild.classList.toggle('short', !this.opened.has(row.query));
   }
 
@@ -172,7 +172,9 @@ export class Advisor {
   fill(pool) {
     const { chart, verdict, facts } = this.shown.get(pool.database);
     setText(verdict, pool.verdict);
-    const sizes = pool.sizes ?? [];
+    // Beyond twice of what matters there is nothing to see.
+    const last = 2 * Math.max(pool.size, pool.recommended ?? 0, pool.high ?? 0);
+    const sizes = (pool.sizes ?? []).filter(({ size }) => size <= last);
     const list = (key) => sizes.map((size) => size[key] ?? null);
     const marks = [{ at: pool.size, label: `now ${pool.size}` }];
     if (pool.recommended) marks.push({ at: pool.recommended, label: `recommended ${pool.recommended}`, row: 1 });
@@ -182,10 +184,20 @@ export class Advisor {
     const entries = [
       ['Size now', number(pool.size)], ['Recommended', pool.recommended ? `${pool.recommended} (${pool.low} to ${pool.high})` : '–'], ['Measured wait', `p50 ${micros(measured.wait_p50_us)}, p99 ${micros(measured.wait_p99_us)}`],
       ['Utilization', measured.utilization === undefined ? '–' : percent(measured.utilization)], ['Throughput', `${brief(measured.throughput)} / s`], ['Trace', `${brief(trace.transactions)} transactions, ${seconds(trace.seconds)}`],
-      ['Contention', contention ? Object.entries(contention).map(([name, value]) => `${name} ${typeof value === 'number' ? +value.toPrecision(3) : value}`).join(', ') : '–'],
+      ['Contention', contention ? slowdown(contention) : '–'],
     ];
     keyed(facts, entries.flatMap(([label, value]) => [{ id: `t ${label}`, tag: 'dt', text: label }, { id: `d ${label}`, tag: 'dd', text: value }]), ({ id }) => id, ({ tag }) => h(tag), (element, { text }) => setText(element, text));
   }
+}
+
+// How much longer a transaction takes when more servers are at work, in words.
+function slowdown({ model, sigma, kappa, room, growth, growth_low: low, growth_high: high, is_known: known }) {
+  const short = (value) => +value.toPrecision(3);
+  const guess = known ? '' : '; a guess, since the number of servers at work hardly varied';
+  const most = high > 1.05 ? `, or at most ${short(high)} times as long with twice as many` : '';
+  if (model === 'none') return `transactions take no longer when more servers are at work${most}${guess}`;
+  const law = model === 'knee' ? `the database works on ${short(room)} at a time` : `σ ${short(sigma)}, κ ${short(kappa)}`;
+  return `with twice the servers at work a transaction takes ${short(growth)} times as long (${short(low)} to ${short(high)}): ${law}${guess}`;
 }
 
 export class Holders {
@@ -210,13 +222,13 @@ export class Holders {
       { key: 'state', label: 'State', value: (row) => row.state, text: (row) => (row.pinned ? `${row.state}: ${row.pinned}` : row.state) },
       { key: 'held_us', label: 'Held for', num: true, value: (row) => row.held_us, text: (row) => micros(row.held_us) },
       { key: 'server_pid', label: 'Process', num: true, value: (row) => row.server_pid, text: (row) => row.server_pid, priority: 2 },
-      { key: 'blocked_by', label: 'Blocked by', text: (row) => (row.blocked_by ?? []).join(', '), priority: 2 },
+      { key: 'blocked_by', label: 'Blocked by', text: (row) => (row.blockers ?? []).join('; '), priority: 2 },
       { key: 'query', label: 'Last statement', priority: 2, cell: (cell, row) => {
         if (!cell.firstChild) {
           cell.classList.add('wrap');
           cell.append(h('div', { class: 'query short' }));
         }
-        setText(cell.firstChild, row.query ?? '');
+        setText(cell.firstChild, row.query?.trim() === '' ? '(empty query)' : row.query ?? '');
       } },
       { key: 'acts', label: '', priority: 2, cell: actsCell(() => {}) },
     ] });

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 
 use super::super::Admin;
-use super::super::collect::View;
+use super::super::collect::{View, own_name};
 use crate::client::registry::{CancelSlot, ClientKind, ClientShared, Phase};
 use crate::names::{ClientId, ServerId};
 use crate::net::Peer;
-use crate::pool::{listening, lookup};
 use crate::protocol::settings::Settings;
 use crate::server::ServerShared;
 
@@ -177,8 +176,8 @@ impl Client {
     }
 
     fn address(&self) -> String {
-        match self.shared.peer {
-            Peer::Tcp(_) => self.shared.peer.to_string(),
+        match self.shared.peer() {
+            peer @ Peer::Tcp(_) => peer.to_string(),
             Peer::Unix => "unix socket".to_owned(),
         }
     }
@@ -206,14 +205,14 @@ impl Client {
             "server" => self.server.as_ref().map(|s| s.id.0).cmp(&other.server.as_ref().map(|s| s.id.0)),
             "pinned" => self.pinned.cmp(&other.pinned),
             // The longest connected came first.
-            "connected_s" => b.connected.cmp(&a.connected),
+            "connected_s" => b.connected().cmp(&a.connected()),
             "prepared" => a.prepared().cmp(&b.prepared()),
             _ => a.id.cmp(&b.id),
         }
     }
 
     fn place(&self) -> Option<(std::net::IpAddr, u16)> {
-        match self.shared.peer {
+        match self.shared.peer() {
             Peer::Tcp(address) => Some((address.ip().to_canonical(), address.port())),
             Peer::Unix => None,
         }
@@ -232,7 +231,7 @@ impl Client {
             held_us: self.held.map(micros),
             server_pid: self.server.as_ref().map(|server| server.key.pid),
             server: self.server.as_ref().map(|server| server.id.to_string()),
-            connected_s: age(clock, self.shared.connected),
+            connected_s: age(clock, self.shared.connected()),
             prepared: self.shared.prepared(),
             tls: self.shared.tls.is_some(),
             kind: match self.shared.kind {
@@ -250,7 +249,7 @@ impl Client {
 fn since_request(client: &ClientShared, now: Instant, epoch: Instant) -> Duration {
     match client.last_request(epoch) {
         Some(at) => now.saturating_duration_since(at),
-        None => SystemTime::now().duration_since(client.connected).unwrap_or_default(),
+        None => SystemTime::now().duration_since(client.connected()).unwrap_or_default(),
     }
 }
 
@@ -344,13 +343,10 @@ fn server_row(
 ) -> ServerRow {
     let state = view.server_state(server, idle);
     let holder = state.holder.map(|(client, _)| client);
-    let application = match holder {
-        Some(ClientId::LISTENER) => listening::NAME,
-        Some(ClientId::LOOKUP) => lookup::NAME,
-        Some(client) => names.get(&client).and_then(|settings| settings.get("application_name")).unwrap_or_default(),
-        None => "",
-    };
-    let client = holder.filter(|client| ![ClientId::LISTENER, ClientId::LOOKUP].contains(client));
+    let own = holder.and_then(own_name);
+    let client = holder.filter(|_| own.is_none());
+    let settings = client.and_then(|client| names.get(&client));
+    let application = own.or_else(|| settings.and_then(|s| s.get("application_name"))).unwrap_or_default();
     let since = state.holder.map(|(_, since)| since).or(state.idle_since);
     let (pinned, pinned_s) = view.pinned(server);
     ServerRow {

@@ -41,14 +41,14 @@ impl Relay {
         let traveller = Traveller {
             user: client.user.as_str().to_owned(),
             database: client.database.as_str().to_owned(),
-            connected: client.connected.duration_since(UNIX_EPOCH).unwrap_or_default(),
+            connected: client.connected().duration_since(UNIX_EPOCH).unwrap_or_default(),
             number: client.key.pid,
             secret: client.key.secret.to_vec(),
-            peer: match client.peer {
+            peer: match client.peer() {
                 Peer::Tcp(addr) => Some(addr),
                 Peer::Unix => None,
             },
-            local: client.local,
+            local: client.ends.local(),
             server_user: user.name.as_str().to_owned(),
             credentials: CarriedCredentials::from(&*user.credentials.lock()),
             state: CarriedState::of(&state),
