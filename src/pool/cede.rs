@@ -98,7 +98,8 @@ impl Pool {
         let mut queue = self.queue.lock();
         let spec = self.spec.load();
         // The new process must get on, too.
-        let most = self.control.size(&spec).saturating_sub(1).max(1);
+        let elsewhere = self.control.division.lock().elsewhere();
+        let most = self.control.size(&spec).saturating_sub(elsewhere.total).saturating_sub(1).max(1);
         let (mut going, mut kept, mut left) = (Vec::new(), Kept::default(), spare);
         for user in &users {
             going.extend(queue.cede(user.index, u32::from(needs(&user.name))));
@@ -106,10 +107,10 @@ impl Pool {
             left = left.saturating_add(may_have);
             kept.add(user.name.as_str(), may_have.max(has));
         }
-        let (left, elsewhere) = {
+        let left = {
             let mut division = self.control.division.lock();
             division.left = division.left.min(left).min(most);
-            (division.left, division.elsewhere.clone())
+            division.left
         };
         queue.set_limits(self.control.limits(&spec));
         kept.total = left.max(queue.slots()).saturating_add(elsewhere.total);
