@@ -199,32 +199,31 @@ impl Directory {
     pub fn apply(&self, config: &Config) {
         let _changing = self.changing();
         self.quotas.apply(config);
-        self.pools.retain(|name, pool| match find(config, name.as_str()) {
-            Some(database) => {
-                let spec = Spec::new(name, database, config);
-                if **pool.spec.load() == spec {
-                    return true;
-                }
-                let moved = {
-                    let old = pool.spec.load();
-                    // Servers that logged in with less security than is asked for now aren't to stay.
-                    old.policy.is_elsewhere(&spec.policy)
-                        || old.dbname != spec.dbname
-                        || old.tls.asks_otherwise(&spec.tls)
-                };
-                if moved {
-                    let gone = std::mem::replace(pool, pool.successor(spec));
-                    gone.retire();
-                } else {
-                    pool.reconfigure(spec);
-                }
-                true
-            }
-            None => {
+        // One after the other by name: in the map's own order they would come differently each time.
+        for pool in self.all() {
+            let name = &pool.name;
+            let Some(database) = find(config, name.as_str()) else {
+                self.pools.remove(name);
                 pool.retire();
-                false
+                continue;
+            };
+            let spec = Spec::new(name, database, config);
+            let moved = {
+                let old = pool.spec.load();
+                if **old == spec {
+                    continue;
+                }
+                // Servers that logged in with less security than is asked for now aren't to stay.
+                old.policy.is_elsewhere(&spec.policy) || old.dbname != spec.dbname || old.tls.asks_otherwise(&spec.tls)
+            };
+            if !moved {
+                pool.reconfigure(spec);
+            } else if let Some(mut place) = self.pools.get_mut(name) {
+                *place = pool.successor(spec);
+                drop(place);
+                pool.retire();
             }
-        });
+        }
         for name in config.databases.keys() {
             drop(self.get(name.as_str(), config));
         }

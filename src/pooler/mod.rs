@@ -184,7 +184,7 @@ async fn serve(mut serving: Serving, mut orders: Orders, stop: &Stop, mut launch
         launcher = Launcher { program, spares, admin: Arc::clone(&admin) };
     }
     let stop = stop.clone();
-    tokio::spawn(async move { orders.hasten(&stop, false).await });
+    world::spawn(async move { orders.hasten(&stop, false).await });
     Ok(serving)
 }
 

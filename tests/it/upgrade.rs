@@ -132,23 +132,35 @@ fn pgbench(line: &Line, arguments: &[&str]) -> Child {
     command.args(arguments).arg(&line.carpool.database).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// A client that checks each reply; gives how many there were, and the longest time that one took.
-fn checked(port: u16, database: String, stop: Arc<AtomicBool>, number: usize) -> (u64, Duration) {
+/// How long requests took, without upgrades and with.
+type Waits = [Vec<Duration>; 2];
+
+/// A client that checks each reply; gives how long each took.
+fn checked(port: u16, database: String, stop: Arc<AtomicBool>, upgrading: Arc<AtomicBool>, number: usize) -> Waits {
     let mut client = Raw::login_with(port, &[("user", "postgres"), ("database", &database)]);
     client.query(&format!("set app.number = '{number}'"));
     client.send_all(&[parse("mine", &format!("select {number} + $1::int, current_setting('app.number')")), sync()]);
     client.until_ready();
-    let (mut asked, mut longest) = (0, Duration::ZERO);
+    let (mut asked, mut waits) = (0, Waits::default());
     while !stop.load(Ordering::Relaxed) {
+        let phase = usize::from(upgrading.load(Ordering::Relaxed));
         let begun = Instant::now();
         client.send_all(&[bind("", "mine", &[&asked.to_string()]), execute("", 0), sync()]);
         let replies = client.until_ready();
-        longest = longest.max(begun.elapsed());
+        waits[phase].push(begun.elapsed());
         let row = replies.iter().find(|m| m.tag == b'D').unwrap_or_else(|| panic!("{replies:?}"));
         assert_eq!(row.columns(), [Some((number as u64 + asked).to_string()), Some(number.to_string())]);
         asked += 1;
     }
-    (asked, longest)
+    waits
+}
+
+/// How many, and of how many of them it was no longer than that: half, 99 %, all.
+fn summary(done: &[Waits], phase: usize) -> String {
+    let mut waits: Vec<_> = done.iter().flat_map(|waits| waits[phase].iter().copied()).collect();
+    waits.sort();
+    let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
+    format!("{} replies, half within {:?}, 99 % within {:?}, all within {:?}", waits.len(), at(50), at(99), at(100))
 }
 
 #[test]
@@ -162,23 +174,12 @@ fn ten_upgrades_under_load() {
         .map(String::from);
     assert!(Command::new("pgbench").args(init).stderr(Stdio::null()).status().unwrap().success());
     let stop = Arc::new(AtomicBool::new(false));
-    let watch = {
-        let (stop, database) = (Arc::clone(&stop), database.clone());
-        std::thread::spawn(move || {
-            let mut watcher = Raw::login(Postgres::shared().port, "postgres", "postgres");
-            let sql = format!("select count(*) from pg_stat_activity where datname = '{database}'");
-            let (mut most, mut looks) = (0, 0);
-            while !stop.load(Ordering::Relaxed) {
-                most = most.max(watcher.value(&sql).parse::<usize>().unwrap());
-                looks += 1;
-            }
-            (most, looks)
-        })
-    };
+    let upgrading = Arc::new(AtomicBool::new(false));
+    let watch = Watch::begin(&database);
     let clients: Vec<_> = (0..6)
         .map(|number| {
-            let (database, stop) = (database.clone(), Arc::clone(&stop));
-            std::thread::spawn(move || checked(port, database, stop, number))
+            let (database, stop, upgrading) = (database.clone(), Arc::clone(&stop), Arc::clone(&upgrading));
+            std::thread::spawn(move || checked(port, database, stop, upgrading, number))
         })
         .collect();
     let newcomers = {
@@ -195,11 +196,15 @@ fn ten_upgrades_under_load() {
     let loads: Vec<_> = ["prepared", "simple"]
         .map(|mode| pgbench(&line, &["-M", mode, "-c", "4", "-j", "4", "-t", "1000000000"]))
         .into();
-    let mut sizes = Vec::new();
+    // The same load without an upgrade, to compare with.
+    std::thread::sleep(Duration::from_secs(5));
+    upgrading.store(true, Ordering::Relaxed);
+    let (mut sizes, begun) = (Vec::new(), Instant::now());
     for _ in 0..TURNS {
         line.upgrade_fully();
         sizes.push((descriptors(line.pid()), memory(line.pid())));
     }
+    let took = begun.elapsed();
     for mut load in loads {
         assert!(load.try_wait().unwrap().is_none(), "pgbench has ended: {}", said(load));
         // It ends after the transactions at hand.
@@ -211,14 +216,13 @@ fn ten_upgrades_under_load() {
     }
     stop.store(true, Ordering::Relaxed);
     let done: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
-    let (most, looks) = watch.join().unwrap();
+    let most = watch.end();
     let came = newcomers.join().unwrap();
-    let asked: u64 = done.iter().map(|(asked, _)| asked).sum();
-    let longest = done.iter().map(|(_, longest)| *longest).max().unwrap();
-    println!("{TURNS} upgrades: {asked} replies checked, {came} logins, the longest wait {longest:?}");
-    println!("at most {most} servers of {POOL} in {looks} looks; descriptors and KiB: {sizes:?}");
+    println!("without upgrades: {}", summary(&done, 0));
+    println!("{TURNS} upgrades in {took:?}: {}", summary(&done, 1));
+    println!("{came} logins, at most {most} servers of {POOL}; descriptors and KiB: {sizes:?}");
     assert!(most <= POOL, "{most} servers");
-    assert!(came > 0 && looks > 100);
+    assert!(came > 0 && done.iter().all(|waits| waits.iter().all(|waits| !waits.is_empty())));
     let sums = "select count(distinct s) from (select sum(abalance) from pgbench_accounts union all
          select sum(tbalance) from pgbench_tellers union all select sum(delta) from pgbench_history) as sums(s)";
     assert_eq!(postgres.sql(&database, sums), "1", "what pgbench has booked doesn't add up");
@@ -545,6 +549,12 @@ impl Watch {
     fn end(mut self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         self.counting.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
