@@ -9,7 +9,7 @@ use super::collect::View;
 use crate::client::holders::{self, Holder, Look};
 use crate::names::ClientId;
 use crate::pool::Pool;
-use crate::pool::diagnosis::{Blocker, Diagnosis};
+use crate::pool::diagnosis::{Blocker, Diagnosis, Finding};
 use crate::pool::starvation;
 use crate::stats::table::{Row, row};
 
@@ -88,10 +88,17 @@ impl Known<'_> {
             waits_for: waits_for.map(|(kind, event)| format!("{kind}: {event}")),
             blockers: blocked_by.iter().map(|&pid| self.blocker(pid)).collect(),
             blocked_by,
-            query: finding
-                .and_then(|finding| finding.query.clone())
-                .filter(|query| self.shows_text && !query.is_empty()),
+            query: self.query(finding, holder),
         }
+    }
+
+    /// What it runs, or has run last: as PostgreSQL says, or as it is tracked, without constants.
+    fn query(&self, finding: Option<&Finding>, holder: &Holder) -> Option<String> {
+        if !self.shows_text {
+            return None;
+        }
+        let told = finding.and_then(|finding| finding.query.clone()).filter(|query| !query.is_empty());
+        told.or_else(|| holder.statement.clone())
     }
 
     /// Whose lock it is: a client's, if the process is one of this pool's servers.

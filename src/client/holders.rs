@@ -66,6 +66,8 @@ pub struct Holder {
     pub since: Duration,
     /// Why it keeps the server between transactions, if it does.
     pub pinned: Option<Pinned>,
+    /// The text of what it has begun last, where that is tracked (`track_statements`).
+    pub statement: Option<String>,
 }
 
 /// See the module.
@@ -120,7 +122,9 @@ pub fn look(context: &Context, pool: &Pool, now: Instant) -> Look {
         .into_iter()
         .filter_map(|held| {
             let by = held.holder?;
-            Some(holder(by.client, seen.remove(&by.client), held.server, now.saturating_duration_since(by.since)))
+            let statement = by.statement.as_ref().and_then(|statement| statement.query());
+            let held_for = now.saturating_duration_since(by.since);
+            Some(Holder { statement, ..holder(by.client, seen.remove(&by.client), held.server, held_for) })
         })
         .collect();
     let size = pool.size();
@@ -151,7 +155,7 @@ fn holder(client: ClientId, seen: Option<Seen>, server: Arc<ServerShared>, held:
         (None, None) => (Doing::Leaving, Duration::ZERO),
     };
     let (who, peer) = seen.map(|seen| (seen.who, seen.peer)).unzip();
-    Holder { client, who, peer, server, held, doing, since, pinned }
+    Holder { client, who, peer, server, held, doing, since, pinned, statement: None }
 }
 
 impl Holder {

@@ -110,7 +110,7 @@ impl Lease {
         pooled.lent = since;
         pooled.server.timing = Timing::default();
         pooled.waited = 0;
-        *pooled.server.shared.holder.lock() = Some(Holder { client, since });
+        *pooled.server.shared.holder.lock() = Some(Holder { client, since, statement: None });
         Self(Some(pooled))
     }
 

@@ -26,6 +26,7 @@ use crate::protocol::ServerState;
 use crate::protocol::pipeline::{Kind, Request, ServerUndo};
 use crate::protocol::settings::{IN_HOT_STANDBY, Settings, SettingsTable, follows_client};
 use crate::stats::Counters;
+use crate::stats::statements::Entry;
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::frame::{self, FrameError};
 use crate::wire::frontend;
@@ -79,9 +80,18 @@ pub struct Holder {
     pub client: ClientId,
     /// Since when.
     pub since: Instant,
+    /// What it has begun last, where that is tracked (`track_statements`). It goes with the loan.
+    pub statement: Option<Arc<Entry>>,
 }
 
 impl ServerShared {
+    /// Notes what its holder has begun.
+    pub fn note_statement(&self, statement: &Arc<Entry>) {
+        if let Some(holder) = &mut *self.holder.lock() {
+            holder.statement = Some(Arc::clone(statement));
+        }
+    }
+
     /// Notes how many named statements it has.
     pub fn note_prepared(&self, statements: usize) {
         self.prepared.store(u32::try_from(statements).unwrap_or(u32::MAX), Ordering::Relaxed);

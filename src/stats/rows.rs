@@ -327,8 +327,8 @@ pub const PINS: &[Column] = &[
 
 /// SHOW BLOCKERS, Carpool's own. The first columns are the pool's, the others of one who holds a server of it.
 /// Microseconds: how long the first client in the queue has waited (`maxwait_us`), for how long the server has been held,
-/// and for how long its holder has been in its state. `waits_for` and `blocked_by` are known with `diagnostic_connection`,
-/// `query` with `show_query_text` besides.
+/// and for how long its holder has been in its state. `waits_for` and `blocked_by` are known with `diagnostic_connection`;
+/// `query`, which needs `show_query_text`, with that or `track_statements`.
 pub const BLOCKERS: &[Column] = &[
     text("database"),
     int("cl_waiting"),

@@ -79,6 +79,12 @@ impl Entry {
         self.gone.load(Ordering::Relaxed)
     }
 
+    /// Its text; `None` once it has made way.
+    #[must_use]
+    pub fn query(&self) -> Option<String> {
+        self.data.lock().as_ref().map(|data| data.query.as_ref().into())
+    }
+
     /// Counts a run.
     pub fn count(&self, parts: &Parts) {
         if let Some(data) = &mut *self.data.lock() {

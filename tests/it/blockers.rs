@@ -4,7 +4,7 @@ use std::io::Read as _;
 
 use crate::harness::console::{rows, value};
 use crate::harness::postgres::free_port;
-use crate::harness::raw::query;
+use crate::harness::raw::{bind, execute, parse, query, sync};
 use crate::harness::{Carpool, Postgres, Raw, Setup, eventually, http};
 
 type Rows = Vec<Vec<(String, String)>>;
@@ -241,4 +241,42 @@ fn json_has_all_pools() {
     // Nobody is in the way of who reads on.
     waits.stream().set_nonblocking(true).unwrap();
     assert!(waits.stream().read(&mut [0]).is_err());
+}
+
+/// Without a word from PostgreSQL: the last statement of who holds the server, without constants, and of nobody else.
+#[test]
+fn what_a_holder_runs_is_told_where_statements_are_tracked() {
+    let setup = Setup::pooler("track_statements = true\nshow_query_text = true").database("pool_size = 1");
+    let carpool = Carpool::start(&setup);
+    let (mut holder, mut waits) = (client(&carpool, "nightly"), client(&carpool, "web"));
+    let shown = |who: &str, want: &str| {
+        blockers(&carpool, want, |rows| {
+            rows.len() == 1 && value(&rows[0], "application_name") == who && value(&rows[0], "query") == want
+        });
+    };
+    holder.query("begin");
+    holder.query("select 'secret', 42");
+    waits.send(&query("select 7"));
+    shown("nightly", "select $1, $2");
+    // By Parse, Bind and Execute, with the server's own lock in the way: it is still running.
+    let mut other = Raw::login(Postgres::shared().port, "postgres", &carpool.database);
+    other.query("select pg_advisory_lock(1)");
+    holder
+        .send(&[parse("", "select pg_advisory_lock($1::int)"), bind("", "", &["1"]), execute("", 0), sync()].concat());
+    shown("nightly", "select pg_advisory_lock($1::int)");
+    carpool.console("SET show_query_text = 0");
+    shown("nightly", "");
+    carpool.console("SET show_query_text = 1");
+    other.query("select pg_advisory_unlock(1)");
+    holder.until_ready();
+    holder.query("select pg_advisory_unlock(1)");
+    holder.query("commit");
+    waits.until_ready();
+    // The next one has a statement of its own, or none.
+    carpool.console("SET track_statements = 0");
+    waits.query("begin");
+    holder.send(&query("select 1"));
+    shown("web", "");
+    waits.query("commit");
+    holder.until_ready();
 }

@@ -144,7 +144,9 @@ impl Relay {
         let Some(metered) = self.watch.as_mut().and_then(|watch| watch.meter.as_mut()) else { return };
         if let Some(statements) = &mut metered.statements {
             let context = self.registered.context();
-            statements.message(message, skips, &self.state, &context.statements);
+            if let Some(begun) = statements.message(message, skips, &self.state, &context.statements) {
+                server.shared.note_statement(begun);
+            }
         }
     }
 

@@ -126,33 +126,39 @@ impl Tracker {
     }
 
     /// Notes a message that was taken: the beginning of it at least. `skips`: nothing of it was sent, since a request
-    /// before it has failed.
-    pub(super) fn message(&mut self, message: &[u8], skips: bool, client: &ClientState, all: &Statements) {
-        let Ok(Some(header)) = frame::peek(message) else { return };
+    /// before it has failed. Returns the statement that it has begun, if it is known.
+    pub(super) fn message(
+        &mut self,
+        message: &[u8],
+        skips: bool,
+        client: &ClientState,
+        all: &Statements,
+    ) -> Option<&Arc<Entry>> {
+        let header = frame::peek(message).ok()??;
         let body = &message[frame::HEADER_LEN..];
-        match header.tag {
-            _ if skips => {}
+        let begun = match header.tag {
+            _ if skips => return None,
             frontend::tag::QUERY => {
                 let text = if body.len() == header.body_len { frontend::query(body).ok() } else { None };
                 let text = text.unwrap_or(TOO_LONG);
                 let key = self.text_key(text);
-                let entry = self.entry(key, text, all);
-                self.running.push_back(Some(entry));
+                Some(self.entry(key, text, all))
             }
-            frontend::tag::FUNCTION_CALL => {
-                let entry = self.entry(self.key(FUNCTION_CALL), FUNCTION_CALL, all);
-                self.running.push_back(Some(entry));
+            frontend::tag::FUNCTION_CALL => Some(self.entry(self.key(FUNCTION_CALL), FUNCTION_CALL, all)),
+            frontend::tag::BIND => {
+                self.bind(body, client, all);
+                return None;
             }
-            frontend::tag::BIND => self.bind(body, client, all),
             frontend::tag::EXECUTE => {
                 let portal = body.split(|&b| b == 0).next().unwrap_or_default();
                 let named =
                     || self.named.iter().find(|(name, _)| **name == *portal).map(|(_, entry)| Arc::clone(entry));
-                let entry = if portal.is_empty() { self.unnamed.clone() } else { named() };
-                self.running.push_back(entry);
+                if portal.is_empty() { self.unnamed.clone() } else { named() }
             }
-            _ => {}
-        }
+            _ => return None,
+        };
+        self.running.push_back(begun);
+        self.running.back()?.as_ref()
     }
 
     fn bind(&mut self, body: &[u8], client: &ClientState, all: &Statements) {
