@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tracing::{debug, warn};
 
 use super::Context;
+use super::exodus::Neighbour;
 use super::peers;
 use super::registry::{CancelSlot, ClientShared, order};
 use crate::net::TcpOptions;
@@ -102,10 +103,17 @@ async fn locate(context: &Context, key: &CancelKey) -> Located {
     context.registry.find(key).map_or(Located::Nowhere, Located::Here)
 }
 
-/// Does what a cancel request asks for that came to another process. Says whether the client is here.
-pub async fn request_here(context: &Context, key: &CancelKey) -> bool {
-    let Some(client) = context.registry.find(key) else { return false };
-    carry_out(context, &client).await;
+/// Does what a cancel request asks for that came by way of the process on the one side of this one; those for a client
+/// that is here no more, or not yet, go on to the other side. Says whether there is such a client.
+pub async fn request_from(context: &Context, from: Neighbour, key: &CancelKey) -> bool {
+    let onward = match from {
+        Neighbour::Before => Neighbour::After,
+        Neighbour::After => Neighbour::Before,
+    };
+    match context.registry.find(key) {
+        Some(client) => carry_out(context, &client).await,
+        None => return context.exodus.cancel_in(onward, key).await,
+    }
     true
 }
 

@@ -1,20 +1,24 @@
 //! Clients on their way from one process of a Carpool to the one that takes its place.
 //!
 //! A client leaves when it is told to ([`order::DEPART`](super::registry::order::DEPART)) and between transactions, with
-//! its socket and what its session has set up; the other process goes on with it as if nothing had been. Who has the
-//! two talk is [`crate::pooler`]'s business. While they do, a cancel request for a client of the other one is passed on.
+//! its socket and what its session has set up; the other process goes on with it as if nothing had been. One that can't be
+//! given to it goes on here ([`come_home`]). Who has the two talk is [`crate::pooler`]'s business. While they do, a cancel
+//! request for a client of the other one is passed on; where three processes follow each other, through the one in the
+//! middle.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::Context;
+use super::connection::Connection;
 use super::login;
 use super::registry::{ClientKind, Identity, Registered, Registry};
 use super::relay::{Relay, Session};
@@ -23,12 +27,16 @@ use crate::error::{ClientError, SqlState};
 use crate::names::{DatabaseName, UserName};
 use crate::net::Peer;
 use crate::net::stream::Stream;
+use crate::net::timer;
+use crate::net::world;
 use crate::protocol::carried::CarriedState;
 use crate::wire::backend;
 use crate::wire::startup::{CancelKey, PROTOCOL_3_2};
 
 /// Cancel requests on their way to the other process, at most; more wait.
 const CANCELS: usize = 64;
+/// How long the other process may take for one.
+const CANCEL_LIMIT: Duration = Duration::from_secs(30);
 
 /// All of a session but its socket.
 #[derive(Serialize, Deserialize)]
@@ -74,52 +82,117 @@ pub struct Asked {
     pub done: oneshot::Sender<bool>,
 }
 
-/// The ways to the other process, while there is one.
+/// Which of the other processes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Neighbour {
+    /// The one whose place this one has taken.
+    Before,
+    /// The one that takes the place of this one.
+    After,
+}
+
+/// The ways to the other processes, while there are any.
 #[derive(Debug, Default)]
 pub struct Exodus {
-    departing: OnceLock<mpsc::UnboundedSender<Departing>>,
-    cancels: ArcSwapOption<mpsc::Sender<Asked>>,
+    departing: Mutex<Option<mpsc::UnboundedSender<Departing>>>,
+    before: ArcSwapOption<mpsc::Sender<Asked>>,
+    after: ArcSwapOption<mpsc::Sender<Asked>>,
 }
 
 impl Exodus {
     /// Where those come out who leave. Their number is that of the clients.
     pub fn open(&self) -> mpsc::UnboundedReceiver<Departing> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        // A process gives its clients away once.
-        drop(self.departing.set(sender));
+        *self.departing.lock() = Some(sender);
         receiver
     }
 
-    /// Where cancel requests come out that are for the other process.
-    pub fn open_cancels(&self) -> mpsc::Receiver<Asked> {
+    /// Nobody comes out any more.
+    pub fn close(&self) {
+        *self.departing.lock() = None;
+    }
+
+    const fn cancels(&self, of: Neighbour) -> &ArcSwapOption<mpsc::Sender<Asked>> {
+        match of {
+            Neighbour::Before => &self.before,
+            Neighbour::After => &self.after,
+        }
+    }
+
+    /// Where cancel requests come out that are for this process.
+    pub fn open_cancels(&self, of: Neighbour) -> mpsc::Receiver<Asked> {
         let (sender, receiver) = mpsc::channel(CANCELS);
-        self.cancels.store(Some(Arc::new(sender)));
+        self.cancels(of).store(Some(Arc::new(sender)));
         receiver
     }
 
-    /// There is no other process any more.
-    pub fn close_cancels(&self) {
-        self.cancels.store(None);
+    /// It isn't there any more.
+    pub fn close_cancels(&self, of: Neighbour) {
+        self.cancels(of).store(None);
     }
 
-    /// Has the other process cancel what its client with this key does. Says whether it has one.
+    /// Whether the process before this one is still there.
+    #[must_use]
+    pub fn has_one_before(&self) -> bool {
+        self.before.load().is_some()
+    }
+
+    /// Has another process cancel what its client with this key does. Says whether one has such a client.
     pub async fn cancel(&self, key: &CancelKey) -> bool {
-        let Some(cancels) = self.cancels.load_full() else { return false };
+        self.cancel_in(Neighbour::After, key).await || self.cancel_in(Neighbour::Before, key).await
+    }
+
+    /// As [`Exodus::cancel`], of one other process and those behind it.
+    pub async fn cancel_in(&self, neighbour: Neighbour, key: &CancelKey) -> bool {
+        let Some(cancels) = self.cancels(neighbour).load_full() else { return false };
         let (done, answer) = oneshot::channel();
         let asked = cancels.send(Asked { key: key.clone(), done }).await;
         drop(cancels);
-        asked.is_ok() && answer.await.unwrap_or(false)
+        // One that hangs mustn't hold up who asks for good.
+        asked.is_ok() && matches!(timer::timeout(CANCEL_LIMIT, answer).await, Ok(Ok(true)))
     }
 }
 
 /// A session has come off its task to leave.
 pub fn depart(relay: Relay) {
     let context = Arc::clone(relay.context());
-    let departed = relay.depart();
-    match (departed, context.exodus.departing.get()) {
-        (Ok(departing), Some(way)) => drop(way.send(departing)),
-        (Err(error), _) => warn!("a client could not be handed over: {error}"),
-        (Ok(_), None) => debug!("a client left that nobody waits for"),
+    let departing = match relay.depart() {
+        Ok(departing) => departing,
+        Err(error) => return warn!("a client could not be handed over: {error}"),
+    };
+    let way = context.exodus.departing.lock();
+    let returned = match &*way {
+        Some(way) => way.send(departing).err().map(|unsent| unsent.0),
+        None => Some(departing),
+    };
+    drop(way);
+    if let Some(departing) = returned {
+        come_home(&context, departing);
+    }
+}
+
+/// Goes on here with a client that was to leave.
+pub fn come_home(context: &Arc<Context>, departing: Departing) {
+    let Departing { traveller, socket, registered } = departing;
+    // It is counted anew: nobody is to take this for the end of the last one.
+    let _held = context.registry.hold();
+    drop(registered);
+    enter(context, traveller, socket);
+}
+
+/// Goes on with a client of another process, or tells it why not. Says whether it could.
+pub fn enter(context: &Arc<Context>, traveller: Traveller, socket: OwnedFd) -> bool {
+    match arrive(context, traveller, socket) {
+        Ok(session) => {
+            world::spawn(Connection::Entering(Box::pin(async { Some(session) })));
+            true
+        }
+        Err(refused) => {
+            if let Some(refused) = refused {
+                world::spawn(send_off(refused));
+            }
+            false
+        }
     }
 }
 
@@ -130,7 +203,7 @@ pub type Refused = Box<(Stream, ClientError)>;
 ///
 /// # Errors
 /// The socket, and what the client is to be told; `None` where the socket can't be used.
-pub fn arrive(context: &Arc<Context>, traveller: Traveller, socket: OwnedFd) -> Result<Box<Session>, Option<Refused>> {
+fn arrive(context: &Arc<Context>, traveller: Traveller, socket: OwnedFd) -> Result<Box<Session>, Option<Refused>> {
     let over_tcp = traveller.peer.is_some();
     let stream = Stream::from_fd(socket, over_tcp).map_err(|error| {
         warn!("a client's socket could not be taken over: {error}");

@@ -8,6 +8,7 @@ pub mod door;
 pub mod exodus;
 pub mod holders;
 pub mod login;
+pub mod numbering;
 pub mod peers;
 pub mod registry;
 pub mod relay;

@@ -1,6 +1,5 @@
 //! Every client connection, by its cancel key: for cancels, timeouts, SHOW CLIENTS and stopping.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -12,12 +11,12 @@ use parking_lot::Mutex;
 use rand::RngExt;
 
 use super::door::{Entrant, Waiting};
+use super::numbering::Numbering;
 use crate::config::Config;
 use crate::error::{ClientError, SqlState};
 use crate::names::{ClientId, DatabaseName, UserName};
 use crate::net::world;
 use crate::net::{Ends, Peer};
-use crate::protocol::numbers;
 use crate::protocol::settings::Settings;
 use crate::server::ServerShared;
 use crate::tls::Cipher;
@@ -301,8 +300,8 @@ pub struct Registry {
     /// Those that have proved who they are.
     clients_admitted: AtomicU32,
     next_id: AtomicU64,
-    /// Numbers of clients of another process of this Carpool, see [`super::exodus`].
-    foreign: Mutex<HashSet<u32>>,
+    /// The numbers that they get.
+    pub numbering: Numbering,
 }
 
 /// A connection that wants a session; uncounted when dropped.
@@ -412,6 +411,16 @@ impl Drop for Registered {
     }
 }
 
+/// See [`Registry::hold`].
+#[derive(Debug)]
+pub struct Held<'r>(&'r Registry);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Registry {
     /// Registers a client under a new random cancel key.
     #[must_use]
@@ -424,11 +433,7 @@ impl Registry {
         rng.fill(secret);
         super::peers::sign(secret, context.config.load().pooler.peer_id);
         loop {
-            // Clients take it for a process number.
-            let pid = rng.random_range(numbers::FIRST..=numbers::LAST);
-            if registry.foreign.lock().contains(&pid) {
-                continue;
-            }
+            let pid = registry.numbering.pick(&mut rng);
             let dashmap::Entry::Vacant(vacant) = registry.clients.entry(pid) else { continue };
             let key = CancelKey { pid, secret: (&*secret).into() };
             let shared = registry.shared(identity, key, settings, world::time_of_day());
@@ -449,7 +454,7 @@ impl Registry {
         connected: SystemTime,
     ) -> Option<Registered> {
         let registry = &context.registry;
-        registry.foreign.lock().remove(&key.pid);
+        registry.numbering.came(key.pid);
         let dashmap::Entry::Vacant(vacant) = registry.clients.entry(key.pid) else { return None };
         context.door.count_again(identity.peer);
         registry.connections.fetch_add(1, Ordering::AcqRel);
@@ -492,15 +497,17 @@ impl Registry {
         })
     }
 
-    /// Nobody here gets one of these numbers: clients of another process have them.
-    pub fn reserve(&self, numbers: impl IntoIterator<Item = u32>) {
-        *self.foreign.lock() = numbers.into_iter().collect();
-    }
-
-    /// The numbers of all clients.
+    /// The numbers of all clients, those that other processes have among them.
     #[must_use]
     pub fn numbers(&self) -> Vec<u32> {
-        self.clients.iter().map(|client| *client.key()).collect()
+        self.clients.iter().map(|client| *client.key()).chain(self.numbering.elsewhere()).collect()
+    }
+
+    /// While this lives, one connection more is counted: one that is counted anew isn't missed in between.
+    #[must_use]
+    pub fn hold(&self) -> Held<'_> {
+        self.connections.fetch_add(1, Ordering::AcqRel);
+        Held(self)
     }
 
     /// The client that a cancel request names, if the secret is right.

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -29,7 +30,11 @@ const CHUNK: usize = 64 * 1024;
 
 /// The end that messages go into.
 #[derive(Debug)]
-pub struct Sender(Arc<UnixStream>);
+pub struct Sender {
+    socket: Arc<UnixStream>,
+    /// A message was sent in part.
+    is_torn: bool,
+}
 
 /// The end that they come out of.
 #[derive(Debug)]
@@ -51,7 +56,7 @@ pub fn open(socket: BlockingStream) -> io::Result<(Sender, Receiver)> {
     let socket = Arc::new(UnixStream::from_std(socket)?);
     let receiver =
         Receiver { socket: Arc::clone(&socket), bytes: Zeroizing::default(), descriptors: VecDeque::default() };
-    Ok((Sender(socket), receiver))
+    Ok((Sender { socket, is_torn: false }, receiver))
 }
 
 fn frame(body: &[u8], descriptors: usize) -> io::Result<Zeroizing<Vec<u8>>> {
@@ -90,11 +95,20 @@ impl Sender {
                     control.push(SendAncillaryMessage::ScmRights(with));
                 }
                 let bytes = [IoSlice::new(&frame[sent..])];
-                Ok(sendmsg(self.0.as_fd(), &bytes, &mut control, SendFlags::NOSIGNAL)?)
+                Ok(sendmsg(self.socket.as_fd(), &bytes, &mut control, SendFlags::NOSIGNAL)?)
             };
-            sent += self.0.async_io(Interest::WRITABLE, send).await?;
+            sent += self.socket.async_io(Interest::WRITABLE, send).await?;
+            self.is_torn = sent < frame.len();
         }
         Ok(())
+    }
+
+    /// Whether this error of [`Sender::send`] is of the moment: nothing was sent, since too many descriptors are open or
+    /// under way.
+    #[must_use]
+    pub fn may_send_later(&self, error: &io::Error) -> bool {
+        const LACKS: [Errno; 5] = [Errno::TOOMANYREFS, Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+        !self.is_torn && Errno::from_io_error(error).is_some_and(|errno| LACKS.contains(&errno))
     }
 }
 
@@ -199,6 +213,20 @@ mod tests {
             assert!(receiver.next().await.unwrap().is_none(), "it has hung up");
         };
         tokio::join!(sending, receiving);
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_in_part_can_not_be_sent_later() {
+        let (mut sender, mut receiver) = pair();
+        let lack = io::Error::from(Errno::TOOMANYREFS);
+        assert!(sender.may_send_later(&lack));
+        assert!(!sender.may_send_later(&io::ErrorKind::BrokenPipe.into()));
+        let message = vec![0; 10_000_000];
+        tokio::select! {
+            sent = sender.send(&message, &[]) => panic!("that's too much at once: {sent:?}"),
+            read = receiver.read() => assert!(read.unwrap() > 0),
+        }
+        assert!(!sender.may_send_later(&lack), "the other end has a part of it");
     }
 
     #[tokio::test]

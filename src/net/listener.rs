@@ -228,6 +228,25 @@ impl Spares {
         self.sockets.iter().map(|(purpose, _)| purpose.clone()).collect()
     }
 
+    /// The addresses that they listen on.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn addresses(&self) -> io::Result<Vec<String>> {
+        self.sockets.iter().map(|(_, socket)| address_of(socket)).collect()
+    }
+
+    /// Closes those that listen elsewhere than on these addresses.
+    pub fn keep(&mut self, addresses: &[String]) {
+        self.sockets.retain(|(_, socket)| address_of(socket).is_ok_and(|address| addresses.contains(&address)));
+    }
+
+    /// The sockets and what they are for, to listen on them again.
+    #[must_use]
+    pub fn into_given(self) -> Vec<(Use, OwnedFd)> {
+        self.sockets
+    }
+
     /// The descriptors, in the same order.
     #[must_use]
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
@@ -240,9 +259,12 @@ impl Spares {
     }
 
     /// This process has the files of the sockets that were given to it from now on; those that it doesn't listen on go.
-    pub fn own_files(&self, given: &[Use]) {
+    pub fn own_files(&mut self, given: &[Use]) {
         for given in given {
             let Use::Unix(path, true) = given else { continue };
+            let same =
+                self.sockets.iter_mut().filter(|(purpose, _)| matches!(purpose, Use::Unix(own, _) if own == path));
+            same.for_each(|(purpose, _)| purpose.clone_from(given));
             match self.files.iter().find(|(own, _)| own == path) {
                 Some((_, is_own)) => is_own.store(true, Ordering::Relaxed),
                 // Already gone is as good.
@@ -252,13 +274,18 @@ impl Spares {
     }
 }
 
-/// Goes on with another process's sockets where the settings ask for the same, and opens the others. Where the service
-/// manager has opened them, they are as they are. The files of unix sockets stay the other's, see [`Spares::own_files`].
-///
-/// # Errors
-/// The first that fails, with its address in the text.
-pub fn take_over(pooler: &Pooler, given: Vec<(Use, OwnedFd)>) -> io::Result<(Vec<Listener>, Option<TcpListener>)> {
-    let from_manager = given.iter().any(|(purpose, _)| matches!(purpose, Use::Tcp(true) | Use::Unix(_, false)));
+fn address_of(socket: &OwnedFd) -> io::Result<String> {
+    let address = socket2::SockRef::from(socket).local_addr()?;
+    Ok(match (address.as_socket(), address.as_pathname()) {
+        (Some(address), _) => address.to_string(),
+        (None, path) => path.unwrap_or(Path::new("")).display().to_string(),
+    })
+}
+
+/// Listening sockets that were given: TCP, unix, HTTP.
+type Given = (Vec<TcpSocket>, Vec<(UnixListener, SocketFile)>, Option<TcpListener>);
+
+fn sort(pooler: &Pooler, given: Vec<(Use, OwnedFd)>) -> io::Result<Given> {
     let (mut tcp, mut unix, mut http) = (Vec::new(), Vec::new(), None);
     for (purpose, socket) in given {
         match purpose {
@@ -273,13 +300,37 @@ pub fn take_over(pooler: &Pooler, given: Vec<(Use, OwnedFd)>) -> io::Result<(Vec
             }
         }
     }
+    Ok((tcp, unix, http))
+}
+
+fn all(tcp: Vec<TcpSocket>, unix: Vec<(UnixListener, SocketFile)>) -> Vec<Listener> {
+    let unix = unix.into_iter().map(|(socket, file)| Listener::Unix(socket, file));
+    tcp.into_iter().map(Listener::Tcp).chain(unix).collect()
+}
+
+/// Listens again on sockets that were handed to a process which is no more.
+///
+/// # Errors
+/// The system's.
+pub fn listen_again(pooler: &Pooler, given: Vec<(Use, OwnedFd)>) -> io::Result<(Vec<Listener>, Option<TcpListener>)> {
+    let (tcp, unix, http) = sort(pooler, given)?;
+    Ok((all(tcp, unix), http))
+}
+
+/// Goes on with another process's sockets where the settings ask for the same, and opens the others. Where the service
+/// manager has opened them, they are as they are. The files of unix sockets stay the other's, see [`Spares::own_files`].
+///
+/// # Errors
+/// The first that fails, with its address in the text.
+pub fn take_over(pooler: &Pooler, given: Vec<(Use, OwnedFd)>) -> io::Result<(Vec<Listener>, Option<TcpListener>)> {
+    let from_manager = given.iter().any(|(purpose, _)| matches!(purpose, Use::Tcp(true) | Use::Unix(_, false)));
+    let (mut tcp, mut unix, http) = sort(pooler, given)?;
     let http = match (&pooler.http_addr, pooler.http_port, http) {
         (name, Some(port), Some(http)) if is_one_of(&http, &resolve(name, port)?) => Some(http),
         _ => open_http(pooler)?,
     };
     if from_manager {
-        let unix = unix.into_iter().map(|(socket, file)| Listener::Unix(socket, file));
-        return Ok((tcp.into_iter().map(Listener::Tcp).chain(unix).collect(), http));
+        return Ok((all(tcp, unix), http));
     }
     let mut listeners = Vec::new();
     for name in &pooler.listen_addr {

@@ -1,9 +1,11 @@
 //! A pool's size, divided between two processes while one takes the other's place.
 //!
 //! The old one gives up slots as its clients leave, never takes one back, and says each time what it keeps; the new one
-//! has the rest. What is kept is said only when the servers beyond it have hung up, so both together never have more
-//! than the pool's size, a user's limits included.
+//! has the rest. What is kept is said only when the servers beyond it have hung up, and until something is said of a pool
+//! the new one has nothing of it, so both together never have more than the pool's size. Where three processes follow
+//! each other, the one in the middle counts what the first one keeps as its own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,25 @@ pub struct Kept {
 impl Kept {
     /// It may have them all.
     pub const ALL: Self = Self { total: u32::MAX, users: Vec::new() };
+
+    /// It may have them all; of users so many.
+    #[must_use]
+    pub fn all_with(users: &[(String, u32)]) -> Self {
+        Self { total: u32::MAX, users: users.to_vec() }
+    }
+
+    /// Of a user.
+    fn of(&self, name: &str) -> u32 {
+        self.users.iter().find(|(user, _)| user == name).map_or(0, |(_, slots)| *slots)
+    }
+
+    fn add(&mut self, name: &str, slots: u32) {
+        match self.users.iter_mut().find(|(user, _)| user == name) {
+            _ if slots == 0 => {}
+            Some((_, sum)) => *sum = sum.saturating_add(slots),
+            None => self.users.push((name.to_owned(), slots)),
+        }
+    }
 }
 
 /// How a pool's size is divided.
@@ -40,6 +61,16 @@ impl Default for Division {
 }
 
 impl Division {
+    /// Without what is elsewhere, which is to be counted by [`Pool::set_elsewhere`].
+    pub(super) fn here(&self) -> Self {
+        Self { left: self.left, elsewhere: Kept::default() }
+    }
+
+    /// What another process may have.
+    pub(super) fn elsewhere(&self) -> Kept {
+        self.elsewhere.clone()
+    }
+
     /// What is to be had here of a pool of `size`.
     pub(super) fn part_of(&self, size: u32) -> u32 {
         size.saturating_sub(self.elsewhere.total).min(self.left)
@@ -54,8 +85,7 @@ impl super::control::Control {
 
     /// What another process may have of a user's slots.
     pub(super) fn elsewhere_of(&self, name: &UserName) -> u32 {
-        let division = self.division.lock();
-        division.elsewhere.users.iter().find(|(user, _)| user == name.as_str()).map_or(0, |(_, slots)| *slots)
+        self.division.lock().elsewhere.of(name.as_str())
     }
 }
 
@@ -68,18 +98,14 @@ impl Pool {
         let mut queue = self.queue.lock();
         let spec = self.spec.load();
         // The new process must get on, too.
-        let most = self.control.size(&spec).saturating_sub(1).max(1);
+        let elsewhere = self.control.division.lock().elsewhere();
+        let most = self.control.size(&spec).saturating_sub(elsewhere.total).saturating_sub(1).max(1);
         let (mut going, mut kept, mut left) = (Vec::new(), Kept::default(), spare);
         for user in &users {
             going.extend(queue.cede(user.index, u32::from(needs(&user.name))));
             let (may_have, has) = queue.left_of(user.index);
             left = left.saturating_add(may_have);
-            let slots = may_have.max(has);
-            match kept.users.iter_mut().find(|(name, _)| name == user.name.as_str()) {
-                _ if slots == 0 => {}
-                Some((_, sum)) => *sum += slots,
-                None => kept.users.push((user.name.as_str().to_owned(), slots)),
-            }
+            kept.add(user.name.as_str(), may_have.max(has));
         }
         let left = {
             let mut division = self.control.division.lock();
@@ -87,7 +113,8 @@ impl Pool {
             division.left
         };
         queue.set_limits(self.control.limits(&spec));
-        kept.total = left.max(queue.slots());
+        kept.total = left.max(queue.slots()).saturating_add(elsewhere.total);
+        elsewhere.users.iter().for_each(|(name, slots)| kept.add(name, *slots));
         drop(queue);
         for pooled in going {
             background::close(pooled, background::Slot::Closing);
@@ -96,13 +123,36 @@ impl Pool {
         kept
     }
 
+    /// Takes back what was given up: the process that had it is no more.
+    pub fn cede_nothing(self: &Arc<Self>) {
+        let mut queue = self.queue.lock();
+        queue.cede_nothing();
+        self.control.division.lock().left = u32::MAX;
+        queue.set_limits(self.control.limits(&self.spec.load()));
+        drop(queue);
+        self.pump();
+    }
+
+    /// Whether it isn't known yet what another process has of it.
+    #[must_use]
+    pub fn awaits_division(&self) -> bool {
+        self.control.division.lock().elsewhere.total == u32::MAX
+    }
+
     /// Another process may have so many of this pool's slots from now on.
     pub fn set_elsewhere(self: &Arc<Self>, kept: Kept) {
         let users = self.users.lock();
         let mut queue = self.queue.lock();
-        self.control.division.lock().elsewhere = kept;
+        // One that has ended counts nowhere any more, nor will it lend.
+        let kept = if self.is_retired() { Kept::default() } else { kept };
+        let before = std::mem::replace(&mut self.control.division.lock().elsewhere, kept.clone());
+        // Also of users that have no servers here: they may in other pools.
+        let names: BTreeSet<_> = before.users.iter().chain(&kept.users).map(|(name, _)| name.as_str()).collect();
+        for name in names {
+            self.quotas.of(&UserName::from(name)).shift(before.of(name), kept.of(name));
+        }
         for user in users.by_name.values() {
-            queue.set_elsewhere(user.index, self.control.elsewhere_of(&user.name));
+            queue.set_elsewhere(user.index, kept.of(user.name.as_str()));
         }
         queue.set_limits(self.control.limits(&self.spec.load()));
         drop((queue, users));
@@ -113,6 +163,9 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, Database};
+    use crate::names::DatabaseName;
+    use crate::pool::directory::Directory;
 
     #[test]
     fn both_parts_are_the_size() {
@@ -125,5 +178,98 @@ mod tests {
             (old(u32::MAX).part_of(25), new(u32::MAX).part_of(25), Division::default().part_of(25)),
             (25, 0, 25)
         );
+    }
+
+    fn directory(config: &Config) -> Directory {
+        let directory = Directory::default();
+        directory.apply(config);
+        directory
+    }
+
+    fn config() -> Config {
+        let database = Database { pool_size: 4, ..Database::default() };
+        let mut config = Config { fallback: Some(database.clone()), ..Config::default() };
+        config.databases.insert("known".into(), database);
+        config
+    }
+
+    /// What a pool may have just now.
+    fn size(pool: &Pool) -> u32 {
+        pool.control.limits(&pool.spec.load()).size
+    }
+
+    #[test]
+    fn what_nothing_was_said_of_is_the_others() {
+        let config = config();
+        let (old, new) = (directory(&config), directory(&config));
+        let mut claims = new.share();
+        let born = new.get("born", &config).unwrap();
+        let known = new.find("known").unwrap();
+        assert_eq!((size(&known), size(&born)), (0, 0));
+        let asked: Vec<_> = std::iter::from_fn(|| claims.try_recv().ok()).collect();
+        assert_eq!(asked, ["known", "born"].map(DatabaseName::from));
+        // One who logs in to the old process as yet keeps a slot of it, whoever it is.
+        old.keep_all(true);
+        let there = old.get("born", &config).unwrap();
+        let kept = there.cede(|_| true, 1);
+        assert_eq!(kept.total, 1);
+        new.divide(vec![("born".into(), kept), ("unknown".into(), Kept::default())], &config);
+        assert_eq!((size(&born), size(&there), size(&known)), (3, 1, 0));
+        assert!(new.find("unknown").is_none());
+        assert_eq!(there.cede(|_| false, 0).total, 0);
+        new.divide(vec![("born".into(), Kept::default())], &config);
+        assert_eq!((size(&born), size(&there)), (4, 0));
+        old.forget_unreached("born", &config);
+        assert_eq!(old.get("born", &config).map(|pool| size(&pool)), Some(0), "it was given up");
+        new.share_no_more();
+        assert_eq!((size(&known), size(&new.get("later", &config).unwrap())), (4, 4));
+        there.cede_nothing();
+        assert_eq!(size(&there), 4);
+    }
+
+    #[test]
+    fn the_one_in_the_middle_counts_what_the_first_one_keeps() {
+        let config = config();
+        let (middle, last) = (directory(&config), directory(&config));
+        let _claims = (middle.share(), last.share());
+        let pools = [&middle, &last].map(|directory| directory.find("known").unwrap());
+        let hand_on = |spare| {
+            last.divide(vec![("known".into(), pools[0].cede(|_| false, spare))], &config);
+            pools.each_ref().map(|pool| size(pool))
+        };
+        assert_eq!(hand_on(1), [0, 0], "the middle one doesn't know yet");
+        middle.divide(vec![("known".into(), Kept { total: 2, users: vec![("u".into(), 2)] })], &config);
+        assert_eq!(hand_on(1), [1, 1]);
+        assert_eq!(pools[1].control.elsewhere_of(&"u".into()), 2);
+        middle.share_no_more();
+        assert_eq!(hand_on(1), [1, 3]);
+        assert_eq!(hand_on(0), [0, 4]);
+    }
+
+    /// Of a user's servers in all pools.
+    #[test]
+    fn a_users_servers_elsewhere_count_wherever_it_logs_in() {
+        let mut config = config();
+        config.pooler.max_user_connections = 3;
+        config.databases.insert("other".into(), config.databases["known"].clone());
+        let new = directory(&config);
+        let _claims = new.share();
+        let user = UserName::from("u");
+        let quota = new.find("other").unwrap().quotas.of(&user);
+        let kept = Kept { total: 2, users: vec![("u".into(), 2)] };
+        new.divide(vec![("other".into(), Kept::default()), ("known".into(), kept)], &config);
+        assert_eq!([quota.take(), quota.take()], [true, false], "it has never logged in to the pool");
+        // Its pool goes, and another one takes its place.
+        for port in [1, 2] {
+            config.databases.get_mut("known").unwrap().port = vec![port];
+            new.apply(&config);
+            assert!(!quota.has_room(), "port {port}");
+        }
+        config.databases.remove("known");
+        config.fallback = None;
+        new.apply(&config);
+        assert_eq!([quota.take(), quota.take(), quota.take()], [true, true, false]);
+        new.share_no_more();
+        assert!(!quota.has_room());
     }
 }

@@ -62,7 +62,7 @@ impl Control {
             stretched: AtomicBool::new(false),
             auto_size: AtomicU32::new(self.auto_size.load(Ordering::Relaxed)),
             unused_since: Mutex::default(),
-            division: Mutex::new(self.division.lock().clone()),
+            division: Mutex::new(self.division.lock().here()),
         }
     }
 

@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use dashmap::DashMap;
 use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::mpsc;
 use tracing::info;
 
 use super::Pool;
+use super::cede::Kept;
 use super::control::Pauser;
 use super::quota::Quotas;
 use super::spec::Spec;
@@ -23,6 +25,10 @@ pub struct Directory {
     paused: AtomicBool,
     changing: Mutex<()>,
     quotas: Arc<Quotas>,
+    /// Where new pools are told of while another process may have servers of theirs.
+    claims: Mutex<Option<mpsc::UnboundedSender<DatabaseName>>>,
+    /// Another process counts on what was said of the pools: none is forgotten.
+    keeps: AtomicBool,
 }
 
 /// What the configuration says of a database name, the fallback included.
@@ -46,7 +52,10 @@ impl Directory {
             if is_fallback {
                 info!("registered new auto-database: {name}");
             }
-            Pool::new(name, spec, &self.quotas)
+            let pool = Pool::new(name, spec, &self.quotas);
+            // Here, where whoever ends the sharing waits for it.
+            self.claim(&pool);
+            pool
         });
         let pool = Arc::clone(&pool);
         if self.is_paused() {
@@ -59,10 +68,56 @@ impl Directory {
         Some(pool)
     }
 
+    /// Another process may have servers of all these pools, and of those to come: a pool has nothing to lend before that has
+    /// said what it keeps ([`Directory::divide`]). Gives the names of those that it is to be asked about.
+    pub fn share(&self) -> mpsc::UnboundedReceiver<DatabaseName> {
+        let (claims, claimed) = mpsc::unbounded_channel();
+        *self.claims.lock() = Some(claims);
+        // One that is made meanwhile is asked about twice.
+        self.all().iter().for_each(|pool| self.claim(pool));
+        claimed
+    }
+
+    fn claim(&self, pool: &Arc<Pool>) {
+        if let Some(claims) = &*self.claims.lock() {
+            pool.set_elsewhere(Kept::ALL);
+            // When nobody asks any more, the sharing is about to end.
+            drop(claims.send(pool.name.clone()));
+        }
+    }
+
+    /// Takes in what the other process keeps. What it has of users counts in all pools before any of them lends.
+    pub fn divide(&self, kept: Vec<(String, Kept)>, config: &Config) {
+        let pool_of = |name: &str, kept: &Kept| match *kept == Kept::default() {
+            true => self.find(name),
+            false => self.get(name, config),
+        };
+        let parts: Vec<_> = kept.into_iter().filter_map(|(name, kept)| Some((pool_of(&name, &kept)?, kept))).collect();
+        for (pool, kept) in parts.iter().filter(|(pool, _)| pool.awaits_division()) {
+            pool.set_elsewhere(Kept::all_with(&kept.users));
+        }
+        for (pool, kept) in parts {
+            pool.set_elsewhere(kept);
+        }
+    }
+
+    /// The other process is no more.
+    pub fn share_no_more(&self) {
+        *self.claims.lock() = None;
+        for pool in self.all() {
+            pool.set_elsewhere(Kept::default());
+        }
+    }
+
+    /// Whether no pool is to be forgotten, since another process counts on what was said of it.
+    pub fn keep_all(&self, keeps: bool) {
+        self.keeps.store(keeps, Ordering::SeqCst);
+    }
+
     /// Forgets pools of the fallback that `is_used` doesn't name, that have no servers, and that were so for `limit`.
     pub fn forget_unused(&self, config: &Config, is_used: impl Fn(&DatabaseName) -> bool, now: Instant) {
         let limit = config.pooler.autodb_idle_timeout;
-        if limit.is_zero() {
+        if limit.is_zero() || self.keeps.load(Ordering::SeqCst) {
             return;
         }
         let _changing = self.changing();
@@ -123,7 +178,7 @@ impl Directory {
     /// Removes a pool of the fallback that never had a server: anybody can ask for any name, so what nothing is behind
     /// must not stay.
     pub fn forget_unreached(&self, name: &str, config: &Config) {
-        if config.databases.contains_key(name) {
+        if config.databases.contains_key(name) || self.keeps.load(Ordering::SeqCst) {
             return;
         }
         let unreached = |_: &DatabaseName, pool: &Arc<Pool>| !pool.was_reached() && pool.slots() == 0;
@@ -144,32 +199,31 @@ impl Directory {
     pub fn apply(&self, config: &Config) {
         let _changing = self.changing();
         self.quotas.apply(config);
-        self.pools.retain(|name, pool| match find(config, name.as_str()) {
-            Some(database) => {
-                let spec = Spec::new(name, database, config);
-                if **pool.spec.load() == spec {
-                    return true;
-                }
-                let moved = {
-                    let old = pool.spec.load();
-                    // Servers that logged in with less security than is asked for now aren't to stay.
-                    old.policy.is_elsewhere(&spec.policy)
-                        || old.dbname != spec.dbname
-                        || old.tls.asks_otherwise(&spec.tls)
-                };
-                if moved {
-                    let gone = std::mem::replace(pool, pool.successor(spec));
-                    gone.retire();
-                } else {
-                    pool.reconfigure(spec);
-                }
-                true
-            }
-            None => {
+        // One after the other by name: in the map's own order they would come differently each time.
+        for pool in self.all() {
+            let name = &pool.name;
+            let Some(database) = find(config, name.as_str()) else {
+                self.pools.remove(name);
                 pool.retire();
-                false
+                continue;
+            };
+            let spec = Spec::new(name, database, config);
+            let moved = {
+                let old = pool.spec.load();
+                if **old == spec {
+                    continue;
+                }
+                // Servers that logged in with less security than is asked for now aren't to stay.
+                old.policy.is_elsewhere(&spec.policy) || old.dbname != spec.dbname || old.tls.asks_otherwise(&spec.tls)
+            };
+            if !moved {
+                pool.reconfigure(spec);
+            } else if let Some(mut place) = self.pools.get_mut(name) {
+                *place = pool.successor(spec);
+                drop(place);
+                pool.retire();
             }
-        });
+        }
         for name in config.databases.keys() {
             drop(self.get(name.as_str(), config));
         }

@@ -8,6 +8,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rand::RngExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tracing::{debug, info, warn};
@@ -64,7 +65,7 @@ impl Shared {
     /// Of the database `name`.
     pub(super) fn new(name: &str) -> Self {
         // Not to be guessed: who sent a marker could have notifications go astray.
-        let marker = format!("carpool_{:032x}", rand::random::<u128>());
+        let marker = format!("carpool_{:032x}", world::rng().random::<u128>());
         let hub = Hub::new(marker.into_bytes().into(), notice(name, None));
         let state = State { hub, running: false, served: false, encoding: None, permit: None };
         Self { state: Mutex::new(state), changed: Notify::new() }
@@ -173,7 +174,7 @@ impl Pool {
     /// From a marker on the client gets `channels` from the listening connection: gives what it says.
     #[must_use]
     pub fn will_enter(&self, client: ClientId, channels: &[Channel]) -> u64 {
-        let nonce = rand::random();
+        let nonce = world::rng().random();
         self.listening.state.lock().hub.will_enter(nonce, client.0, channels.to_vec());
         nonce
     }
@@ -182,7 +183,7 @@ impl Pool {
     /// client isn't known there.
     #[must_use]
     pub fn will_leave(&self, client: ClientId) -> Option<u64> {
-        let nonce = rand::random();
+        let nonce = world::rng().random();
         self.listening.state.lock().hub.will_leave(nonce, client.0).then_some(nonce)
     }
 

@@ -50,6 +50,7 @@ use crate::stats::Totals;
 use crate::stats::histogram::Durations;
 use crate::stats::tally::Happenings;
 use books::Books;
+use cede::Kept;
 use control::Control;
 use place::{Giver, Place, Recycled, Spare};
 use queue::{Counts, Loan, Plan, Queue, Released, UserIndex, Waiter};
@@ -342,6 +343,7 @@ impl Pool {
         let next = Self::with(self.name.clone(), spec, Arc::clone(&self.books), self.control.inherit(), &self.quotas);
         let read = self.tables.sequences_read.load(Ordering::Relaxed);
         next.tables.sequences_read.fetch_or(read, Ordering::Relaxed);
+        next.set_elsewhere(self.control.division.lock().elsewhere());
         next
     }
 
@@ -632,6 +634,7 @@ impl Pool {
     pub fn retire(self: &Arc<Self>) {
         self.retired.store(true, Ordering::Relaxed);
         self.end();
+        self.set_elsewhere(Kept::default());
         let users = self.users.lock().list.clone();
         let waiting: Vec<_> = users.iter().flat_map(|u| self.queue.lock().take_waiting(u.index)).collect();
         // They find out that their ticket is void and look for the pool that has taken over, if any.

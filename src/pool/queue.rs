@@ -209,11 +209,7 @@ impl<S, W: Waiter> Queue<S, W> {
 
     /// Another process may have so many of a user's slots.
     pub fn set_elsewhere(&mut self, user: UserIndex, slots: u32) {
-        let user = &mut self.users[user.0];
-        if let Some(quota) = &user.quota {
-            quota.shift(user.elsewhere, slots);
-        }
-        user.elsewhere = slots;
+        self.users[user.0].elsewhere = slots;
     }
 
     /// Has a user keep the servers that are in use, and as many as are waited for, or `more` idle ones; gives the idle ones
@@ -232,6 +228,11 @@ impl<S, W: Waiter> Queue<S, W> {
             given.push(idle.server);
         }
         given
+    }
+
+    /// Takes back what [`Queue::cede`] has given up.
+    pub fn cede_nothing(&mut self) {
+        self.users.iter_mut().for_each(|user| user.ceded = u32::MAX);
     }
 
     /// What a user may have after [`Queue::cede`], and what it has, those being closed included.

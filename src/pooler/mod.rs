@@ -5,6 +5,7 @@ pub mod log;
 pub mod orders;
 pub mod process;
 pub mod reload;
+mod serving;
 mod starvation;
 pub mod stop;
 mod systemd;
@@ -19,8 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::admin::{self, Admin, Control};
 use crate::client::login::forced_login;
@@ -30,12 +30,14 @@ use crate::net::listener::{self, Spares};
 use crate::net::timer;
 use crate::net::world;
 use log::LogControl;
+use orders::Orders;
 use process::PidFile;
 use reload::Keeper;
+use serving::Serving;
 use stop::Stop;
 use upgrade::Launch;
 use upgrade::predecessor::Predecessor;
-use upgrade::successor::Launcher;
+use upgrade::successor::{HandedOver, Launcher};
 
 /// How often the recurring work is done.
 const TICK: Duration = Duration::from_millis(100);
@@ -114,11 +116,11 @@ pub async fn run(loaded: Loaded, source: Source, log: LogControl, launch: Launch
             (listeners, http, Some(predecessor))
         }
     };
-    let spares = Spares::of(&listeners, http.as_ref())?;
+    let mut spares = Spares::of(&listeners, http.as_ref())?;
     let context = Arc::new(Context::new(config));
     reload::derive_verifiers(&context);
     let stop = Stop::new(Arc::clone(&context));
-    let (control, orders) = Control::new();
+    let (control, requests) = Control::new();
     let admin = Arc::new(Admin::new(Arc::clone(&context), control, stop.watch()));
     // Its own is written and removed by whoever has started it.
     let _pid_file = match &mut predecessor {
@@ -128,52 +130,62 @@ pub async fn run(loaded: Loaded, source: Source, log: LogControl, launch: Launch
         }
         None => None,
     };
-    let (mut remote, mut local) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
-    let (_open, never) = watch::channel(false);
-    let ceded = watch::Sender::new(false);
-    for listener in listeners {
-        info!("listening on {}", listener.address());
-        // Those who look after it can get in by the unix socket while it stops.
-        let (tasks, closing) =
-            if listener.is_unix() { (&mut local, never.clone()) } else { (&mut remote, stop.watch()) };
-        tasks.spawn(accept::accept(listener, Arc::clone(&admin), closing, ceded.subscribe()));
-    }
     let mut recurring = recurring(&admin);
-    let mut serving_http = tokio::task::JoinSet::new();
-    // HTTP stays to the end: it tells load balancers that no new connections are taken.
-    if let Some(listener) = http {
-        info!("serving HTTP on {}", listener.local_addr()?);
-        serving_http.spawn(admin::http::serve(listener, Arc::clone(&admin)));
+    if http.is_some() {
         recurring.spawn(admin::keep_recent(Arc::clone(&admin)));
     }
+    let serving = Serving::begin(&admin, &stop, listeners, http)?;
     info!("process up: Carpool {}", env!("CARGO_PKG_VERSION"));
     traces::follow(&context);
     systemd::ready("serving");
     if let Some(mut predecessor) = predecessor {
-        predecessor.serving(&spares).await?;
-        recurring.spawn(predecessor.follow(Arc::clone(&context)));
+        predecessor.serving(&mut spares).await?;
+        recurring.spawn(predecessor.follow(Arc::clone(&context), stop.clone()));
     }
     let keeper = Keeper::new(Arc::clone(&context), source, draft, log);
+    let orders = Orders::new(&admin, keeper, requests)?;
     let launcher = Launcher { program, spares, admin: Arc::clone(&admin) };
-    let successor = orders::handle(&admin, keeper, &stop, orders, &launcher).await?;
-    drop(launcher);
-    if let Some(successor) = successor {
-        ceded.send_replace(true);
-        serving_http.shutdown().await;
-        // Whoever was accepted is let in.
-        while remote.join_next().await.is_some() || local.join_next().await.is_some() {}
-        successor.hand_over(&context, &stop).await;
-    }
+    let mut serving = serve(serving, orders, &stop, launcher).await?;
     // Listening sockets close first, so that nobody new comes in.
-    remote.shutdown().await;
+    serving.close_remote().await;
     admin.unsuspend();
     stop.drain().await;
-    local.shutdown().await;
-    serving_http.shutdown().await;
+    serving.close().await;
+    stop.tell().await;
     recurring.shutdown().await;
     traces::finish(&context).await;
     info!("stopped");
     Ok(())
+}
+
+/// Does what is asked for, until it is to stop, or has been handed over to another process.
+async fn serve(mut serving: Serving, mut orders: Orders, stop: &Stop, mut launcher: Launcher) -> io::Result<Serving> {
+    let admin = Arc::clone(&launcher.admin);
+    let context = &admin.context;
+    while let Some(successor) = orders.handle(stop, &launcher).await {
+        let Launcher { program, spares, .. } = launcher;
+        serving.cede().await;
+        let handed_over = tokio::select! {
+            handed_over = successor.hand_over(context, stop, spares) => handed_over,
+            () = orders.hasten(stop, true) => HandedOver::All,
+        };
+        let HandedOver::Back(spares) = handed_over else { break };
+        let given = spares.into_given();
+        let uses: Vec<_> = given.iter().map(|(purpose, _)| purpose.clone()).collect();
+        let (listeners, http) = listener::listen_again(&context.config.load().pooler, given)?;
+        let mut spares = Spares::of(&listeners, http.as_ref())?;
+        spares.own_files(&uses);
+        serving = Serving::begin(&admin, stop, listeners, http)?;
+        if let Some(path) = &context.config.load().pooler.pidfile {
+            process::restore_pid(path);
+        }
+        systemd::ready("serving");
+        warn!("upgrade undone: this process serves again, with {} clients", context.registry.connections());
+        launcher = Launcher { program, spares, admin: Arc::clone(&admin) };
+    }
+    let stop = stop.clone();
+    world::spawn(async move { orders.hasten(&stop, false).await });
+    Ok(serving)
 }
 
 /// The recurring work.

@@ -75,64 +75,85 @@ async fn attempted(upgrading: &mut Option<Upgrading<'_>>) -> Result<Successor, S
     }
 }
 
-/// Does what is asked for. Returns at the first signal or command to stop, or when a new process has taken over; later
-/// ones hasten the end.
-///
-/// # Errors
-/// When signals can't be had.
-pub async fn handle(
-    admin: &Arc<Admin>,
-    mut keeper: Keeper,
-    stop: &Stop,
-    mut orders: mpsc::Receiver<Request>,
-    launcher: &Launcher,
-) -> io::Result<Option<Successor>> {
-    let mut signals = Signals::new()?;
-    let mut upgrading: Option<Upgrading<'_>> = None;
-    loop {
-        let asked = tokio::select! {
-            asked = signals.next(&mut orders) => asked,
-            attempted = attempted(&mut upgrading) => match end_attempt(&mut upgrading, attempted) {
-                Some(successor) => {
-                    stop.hand_over();
-                    tokio::spawn(hasten(signals, orders, stop.clone(), true));
-                    return Ok(Some(successor));
+/// Who may ask for something, and what is done at once.
+pub struct Orders {
+    admin: Arc<Admin>,
+    keeper: Keeper,
+    signals: Signals,
+    requests: mpsc::Receiver<Request>,
+}
+
+impl Orders {
+    /// # Errors
+    /// When signals can't be had.
+    pub fn new(admin: &Arc<Admin>, keeper: Keeper, requests: mpsc::Receiver<Request>) -> io::Result<Self> {
+        Ok(Self { admin: Arc::clone(admin), keeper, signals: Signals::new()?, requests })
+    }
+
+    /// Does what is asked for. Returns at the first signal or command to stop, or when a new process has taken over; see
+    /// [`Orders::hasten`] for later ones.
+    pub async fn handle(&mut self, stop: &Stop, launcher: &Launcher) -> Option<Successor> {
+        let Self { admin, keeper, signals, requests } = self;
+        let mut upgrading: Option<Upgrading<'_>> = None;
+        loop {
+            let asked = tokio::select! {
+                asked = signals.next(requests) => asked,
+                attempted = attempted(&mut upgrading) => match end_attempt(&mut upgrading, attempted) {
+                    Some(successor) => {
+                        stop.hand_over();
+                        return Some(successor);
+                    }
+                    None => continue,
+                },
+            };
+            match asked {
+                // What went wrong is in the log already.
+                Asked::Reload => drop(keeper.reload().await),
+                Asked::Pause => pause(admin),
+                Asked::Resume => resume(admin),
+                Asked::Stop(how) => break stop.signalled(how),
+                Asked::Order(Request { order, outcome }) => {
+                    if order == Order::Upgrade {
+                        begin_attempt(&mut upgrading, launcher, outcome);
+                        continue;
+                    }
+                    let done = match order {
+                        Order::Reload => keeper.reload().await.map_err(Failure::Reload),
+                        Order::Plan => keeper.plan().await.map_err(Failure::Reload),
+                        Order::Set(key, value) => keeper.set(&key, &value).await.map_err(Failure::Set),
+                        ref stopping => begin_to_stop(stop, stopping),
+                    };
+                    // The console may have gone meanwhile.
+                    drop(outcome.send(done));
+                    if stop.has_begun() {
+                        break;
+                    }
                 }
-                None => continue,
-            },
-        };
-        match asked {
-            // What went wrong is in the log already.
-            Asked::Reload => drop(keeper.reload().await),
-            Asked::Pause => pause(admin),
-            Asked::Resume => resume(admin),
-            Asked::Stop(how) => break stop.signalled(how),
-            Asked::Order(Request { order, outcome }) => {
-                if order == Order::Upgrade {
-                    begin_attempt(&mut upgrading, launcher, outcome);
-                    continue;
-                }
-                let done = match order {
-                    Order::Reload => keeper.reload().await.map_err(Failure::Reload),
-                    Order::Plan => keeper.plan().await.map_err(Failure::Reload),
-                    Order::Set(key, value) => keeper.set(&key, &value).await.map_err(Failure::Set),
-                    ref stopping => begin_to_stop(stop, stopping),
-                };
-                // The console may have gone meanwhile.
-                drop(outcome.send(done));
-                if stop.has_begun() {
-                    break;
-                }
+                Asked::Nothing => break,
             }
-            Asked::Nothing => break,
+        }
+        if upgrading.is_some() {
+            successor::tell_failure("it is told to stop");
+        }
+        systemd::stopping(stop.limit());
+        None
+    }
+
+    /// While it stops or hands over: any further signal to stop means at once, unless it is the first (after an upgrade none
+    /// has been given), commands mean what they say. Never ends.
+    pub async fn hasten(&mut self, stop: &Stop, mut is_first: bool) {
+        loop {
+            match self.signals.next(&mut self.requests).await {
+                Asked::Stop(how) if std::mem::take(&mut is_first) => stop.begin(how),
+                Asked::Stop(_) => stop.begin(How::AtOnce),
+                Asked::Order(Request { order, outcome }) => drop(outcome.send(begin_to_stop(stop, &order))),
+                Asked::Reload => info!("got SIGHUP while shutting down, ignoring"),
+                Asked::Pause => info!("got SIGUSR1 while shutting down, ignoring"),
+                Asked::Resume => info!("got SIGUSR2 while shutting down, ignoring"),
+                Asked::Nothing => std::future::pending().await,
+            }
         }
     }
-    if upgrading.is_some() {
-        successor::tell_failure("it is told to stop");
-    }
-    systemd::stopping(stop.limit());
-    tokio::spawn(hasten(signals, orders, stop.clone(), false));
-    Ok(None)
 }
 
 fn begin_attempt<'l>(upgrading: &mut Option<Upgrading<'l>>, launcher: &'l Launcher, outcome: oneshot::Sender<Outcome>) {
@@ -155,21 +176,6 @@ fn end_attempt(upgrading: &mut Option<Upgrading<'_>>, attempted: Result<Successo
             successor::tell_failure(&why);
             drop(outcome.send(Err(Failure::Upgrade(why))));
             None
-        }
-    }
-}
-
-/// While it stops: any further signal to stop means at once, unless it is the first (after an upgrade none has been given), commands mean what they say.
-async fn hasten(mut signals: Signals, mut orders: mpsc::Receiver<Request>, stop: Stop, mut is_first: bool) {
-    loop {
-        match signals.next(&mut orders).await {
-            Asked::Stop(how) if std::mem::take(&mut is_first) => stop.begin(how),
-            Asked::Stop(_) => stop.begin(How::AtOnce),
-            Asked::Order(Request { order, outcome }) => drop(outcome.send(begin_to_stop(&stop, &order))),
-            Asked::Reload => info!("got SIGHUP while shutting down, ignoring"),
-            Asked::Pause => info!("got SIGUSR1 while shutting down, ignoring"),
-            Asked::Resume => info!("got SIGUSR2 while shutting down, ignoring"),
-            Asked::Nothing => return,
         }
     }
 }

@@ -24,6 +24,8 @@ const LAST_LIMIT: Duration = Duration::from_secs(2);
 pub enum How {
     /// Nothing has been said.
     Running,
+    /// Another process has taken over.
+    HandingOver,
     /// Clients leave of themselves.
     AfterClients,
     /// Transactions end (`shutdown_timeout` at most).
@@ -40,13 +42,16 @@ pub struct Stop {
     context: Arc<Context>,
     how: watch::Sender<How>,
     stopping: watch::Sender<bool>,
+    /// The process before this one knows that this one stops.
+    told: watch::Sender<bool>,
 }
 
 impl Stop {
     /// Not stopping.
     #[must_use]
     pub fn new(context: Arc<Context>) -> Self {
-        Self { context, how: watch::Sender::new(How::Running), stopping: watch::Sender::new(false) }
+        let (stopping, told) = (watch::Sender::new(false), watch::Sender::new(false));
+        Self { context, how: watch::Sender::new(How::Running), stopping, told }
     }
 
     /// Becomes true when stopping begins.
@@ -55,11 +60,31 @@ impl Stop {
         self.stopping.subscribe()
     }
 
+    /// How much is waited for, each time that it changes.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<How> {
+        self.how.subscribe()
+    }
+
+    /// The process before this one was told that this one stops.
+    pub fn note_told(&self) {
+        self.told.send_replace(true);
+    }
+
+    /// Waits until the process before this one, if there is one, knows that this one stops: it would take its place.
+    pub async fn tell(&self) {
+        if self.context.exodus.has_one_before() {
+            let mut told = self.told.subscribe();
+            // One that doesn't listen can't be told.
+            drop(timer::timeout(LAST_LIMIT, told.wait_for(|told| *told)).await);
+        }
+    }
+
     /// How long it may take in all, if there is a bound.
     #[must_use]
     pub fn limit(&self) -> Option<Duration> {
         let limit = self.context.config.load().pooler.shutdown_timeout;
-        (*self.how.borrow() != How::AfterClients).then_some(limit + 2 * LAST_LIMIT)
+        (!matches!(*self.how.borrow(), How::AfterClients | How::HandingOver)).then_some(limit + 2 * LAST_LIMIT)
     }
 
     /// Whether stopping has begun.
@@ -82,10 +107,25 @@ impl Stop {
         self.context.door.stop();
     }
 
-    /// Another process has taken over: clients leave of themselves, and whoever logs in may.
+    /// Another process has taken over: clients go there, and whoever logs in may.
     pub fn hand_over(&self) {
-        self.how.send_modify(|now| *now = (*now).max(How::AfterClients));
+        self.how.send_modify(|now| *now = (*now).max(How::HandingOver));
         self.stopping.send_replace(true);
+    }
+
+    /// The other process is no more, and this one serves again, unless it was told to stop. Says whether it does.
+    pub fn resume(&self) -> bool {
+        let resumed = self.how.send_if_modified(|now| {
+            let hands_over = *now == How::HandingOver;
+            if hands_over {
+                *now = How::Running;
+            }
+            hands_over
+        });
+        if resumed {
+            self.stopping.send_replace(false);
+        }
+        resumed
     }
 
     /// Whether clients may take their time.
@@ -110,7 +150,7 @@ impl Stop {
         let limit = self.context.config.load().pooler.shutdown_timeout;
         while self.context.registry.connections() > 0 {
             let (how, passed) = (*self.how.borrow(), world::now().saturating_duration_since(begun));
-            if how == How::AfterClients {
+            if matches!(how, How::AfterClients | How::HandingOver) {
                 if self.only_consoles() {
                     self.begin(How::AtOnce);
                 }
@@ -119,7 +159,7 @@ impl Stop {
                 continue;
             }
             let bound = match how {
-                How::AfterClients | How::Running | How::AfterTransactions => limit,
+                How::AfterClients | How::HandingOver | How::Running | How::AfterTransactions => limit,
                 How::AfterQueries => limit.min(FAST_LIMIT),
                 How::AtOnce => Duration::ZERO,
             };
@@ -144,7 +184,7 @@ impl Stop {
     /// Tells every client, those that have come in meanwhile included.
     fn order(&self, how: How) {
         let order = match how {
-            How::Running | How::AfterClients | How::AfterTransactions => order::END_IDLE,
+            How::Running | How::HandingOver | How::AfterClients | How::AfterTransactions => order::END_IDLE,
             How::AfterQueries => order::END_QUERY,
             How::AtOnce => order::END_NOW,
         };

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::request::Tables;
+use super::session::Taints;
 use super::settings::{Settings, UNSHARED};
 use super::statements::{Named, Statement, Told};
 use super::{ClientState, unshared_mark};
@@ -54,6 +55,8 @@ pub struct CarriedState {
     startup: usize,
     named: Vec<(Blob, CarriedStatement)>,
     unnamed: Option<CarriedStatement>,
+    /// Why it was told that it keeps its server: it isn't told again.
+    told: u32,
 }
 
 /// The lists written so far.
@@ -92,7 +95,8 @@ impl CarriedState {
         let plain = |list: &Arc<Settings>| {
             list.iter().map(|(name, value)| (name.to_owned(), value.to_owned(), list.reported(name))).collect()
         };
-        Self { lists: lists.known.iter().map(plain).collect(), settings, startup, named, unnamed }
+        let (lists, told) = (lists.known.iter().map(plain).collect(), state.told.bits());
+        Self { lists, settings, startup, named, unnamed, told }
     }
 
     /// The state again, with what a pool's clients share.
@@ -102,6 +106,7 @@ impl CarriedState {
         let list = |at: usize| lists.get(at).map_or_else(Arc::default, Arc::clone);
         let mut state = ClientState::new(list(self.settings), &tables.settings);
         state.startup = list(self.startup);
+        state.told = Taints::from_bits(self.told);
         let statement = |carried: CarriedStatement| {
             let statement = tables.statements.intern(&carried.rest.0, &list(carried.context));
             // Seen in an epoch that is over: what it looks like by now is asked for again.
@@ -154,12 +159,14 @@ mod tests {
     #[test]
     fn a_state_arrives_as_it_left() {
         let (here, there) = (Tables::default(), Tables::default());
-        let before = client(&here);
+        let mut before = client(&here);
+        before.told = Taints::MOVABLE;
         let carried = CarriedState::of(&before);
         let json = serde_json::to_vec(&carried).unwrap();
         let after = serde_json::from_slice::<CarriedState>(&json).unwrap().unpack(&there);
         assert_eq!(*after.settings, *before.settings);
         assert_eq!(*after.startup, *before.startup);
+        assert_eq!(after.told, Taints::MOVABLE);
         assert!(!Arc::ptr_eq(&after.settings, &after.startup));
         assert!(Arc::ptr_eq(&after.settings, &there.settings.intern((*before.settings).clone())), "not interned");
         assert_eq!(after.statements.named.len(), 2);

@@ -107,6 +107,19 @@ pub struct Taints(u32);
 impl Taints {
     /// None.
     pub const NONE: Self = Self(0);
+
+    /// As a number, see [`Taints::from_bits`].
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Those of a number that another process has given.
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
     /// What follows a client to other servers.
     pub const MOVABLE: Self = Self(Taint::Setting as u32 | Taint::Named as u32 | Taint::SessionUser as u32);
     /// What a [`Probe`] can find out about.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::model::{Expect, Group, Model};
-use super::stage::{DATABASE, Stage};
+use super::stage::Stage;
 use crate::net::listener::Accepted;
 use crate::net::stream::Stream;
 use crate::net::{Peer, simulated, timer, world};
@@ -17,7 +17,7 @@ use crate::wire::startup::{self, CancelKey};
 use crate::wire::{backend, frame, frontend};
 
 /// No answer takes longer.
-const PATIENCE: Duration = Duration::from_secs(200);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The errors that a client may get where servers fail.
 const OF_FAULTS: [&str; 5] = ["57P01", "57P03", "53300", "08006", "08000"];
@@ -81,6 +81,7 @@ impl Client<'_> {
         if self.stage.once_in(2) {
             let mut message = Vec::new();
             frontend::put_empty(&mut message, frontend::tag::TERMINATE);
+            self.stage.is_gone(self.model.id);
             let _ = self.stream.write_all(&message).await;
         }
         Ok(())
@@ -98,8 +99,8 @@ impl Client<'_> {
     }
 
     async fn log_in(&mut self) -> Result<(), Gone> {
-        let user = if self.stage.once_in(3) { "bert" } else { "anna" };
-        let mut parameters = vec![("user", user.to_owned()), ("database", DATABASE.to_owned())];
+        let (database, user) = self.stage.logs_in(self.model.id);
+        let mut parameters = vec![("user", user.to_owned()), ("database", database.to_owned())];
         for (name, chances) in [("application_name", 2), ("DateStyle", 6)] {
             if self.stage.once_in(chances) {
                 let value = self.model.value();
@@ -115,13 +116,17 @@ impl Client<'_> {
             let _ = self.stream.write_all(&message).await;
             return Err(Gone);
         }
-        self.stage.note(|| format!("client {} logs in as {user}", self.model.id));
+        self.stage.note(|| format!("client {} logs in to {database} as {user}", self.model.id));
         self.stream.write_all(&message).await.map_err(|_| Gone)?;
         loop {
             let (tag, body) = self.next().await?;
             match tag {
                 backend::tag::AUTHENTICATION => assert_eq!(body, [0; 4]),
-                backend::tag::BACKEND_KEY_DATA => self.key = Some(backend::backend_key_data(&body).unwrap()),
+                backend::tag::BACKEND_KEY_DATA => {
+                    let key = backend::backend_key_data(&body).unwrap();
+                    self.stage.is_in(self.model.id, key.pid);
+                    self.key = Some(key);
+                }
                 backend::tag::READY_FOR_QUERY => return Ok(()),
                 backend::tag::ERROR_RESPONSE => return Err(self.failed(&body).await),
                 backend::tag::PARAMETER_STATUS => self.parameter(&body),
@@ -189,8 +194,10 @@ impl Client<'_> {
                 (Some(Expect::Unsure(name)), b'D') => {
                     let value = row();
                     let fits = self.model.is_own(name, &value);
-                    if self.model.status == b'I' {
-                        self.model.values.insert(name, Some(value));
+                    // Unless it has set it behind this, in the same batch.
+                    let known = self.model.values.get_mut(name).filter(|_| self.model.status == b'I');
+                    if let Some(unknown @ None) = known {
+                        *unknown = Some(value);
                     }
                     fits
                 }

@@ -30,6 +30,8 @@ pub(super) enum Death {
 /// A server as the others see it.
 #[derive(Debug, Default)]
 pub(super) struct Control {
+    pub(super) database: String,
+    pub(super) user: String,
     secret: [u8; 4],
     death: Cell<Option<Death>>,
     changed: Notify,
@@ -97,9 +99,11 @@ pub(super) async fn serve(stage: Rc<Stage>, mut stream: Stream) {
     };
     match packet {
         StartupPacket::Cancel(key) => cancel(&stage, &key),
-        StartupPacket::Startup(_) => {
+        StartupPacket::Startup(startup) => {
             assert!(input.is_empty(), "bytes behind the startup packet");
-            if let Some(mut session) = log_in(stage, stream).await {
+            let parameter = |name| startup.parameter(name).unwrap_or_default().to_owned();
+            let place = (parameter("database"), parameter("user"));
+            if let Some(mut session) = log_in(stage, stream, place).await {
                 let _ = session.run().await;
                 session.stage.note(|| format!("server {} ends", session.pid));
             }
@@ -119,7 +123,7 @@ fn cancel(stage: &Stage, key: &CancelKey) {
     }
 }
 
-async fn log_in(stage: Rc<Stage>, mut stream: Stream) -> Option<Session> {
+async fn log_in(stage: Rc<Stage>, mut stream: Stream, (database, user): (String, String)) -> Option<Session> {
     if stage.once_in(3) {
         timer::sleep(stage.time(20_000)).await;
     }
@@ -137,7 +141,7 @@ async fn log_in(stage: Rc<Stage>, mut stream: Stream) -> Option<Session> {
     }
     let pid = stage.next_pid();
     let secret = u32::try_from(stage.below(1 << 32)).unwrap().to_be_bytes();
-    let control = Rc::new(Control { secret, ..Control::default() });
+    let control = Rc::new(Control { database, user, secret, ..Control::default() });
     let model = Backend::new(&stage.database, &[]);
     backend::put_authentication(&mut hello, &[0; 4]);
     for (name, value) in model.reported() {
@@ -179,7 +183,7 @@ impl Session {
                 return Err(Over);
             }
             self.control.is_used.set(true);
-            self.stage.check_servers();
+            self.stage.check_servers(&self.control.database);
             self.stage.note(|| format!("server {} runs {} {}", self.pid, char::from(message), body.escape_ascii()));
             let whole: Vec<u8> = self.input.drain(..header.total_len()).collect();
             self.seen = self.seen.saturating_sub(whole.len());
@@ -306,6 +310,7 @@ impl Session {
             let what = format!("{} {}", char::from(header.tag), body.escape_ascii());
             self.seen += header.total_len();
             let Some(client) = client else { continue };
+            self.stage.check_place(client, &self.control, self.pid);
             let owner = *self.owner.get_or_insert(client);
             assert_eq!(owner, client, "server {} has changed hands too early: {what}", self.pid);
         }

@@ -27,7 +27,7 @@ pub(super) fn open(stage: &Rc<Stage>) {
 async fn faults(stage: Rc<Stage>) {
     while !stage.is_stopping() {
         timer::sleep(stage.time(300_000)).await;
-        match stage.below(8) {
+        match stage.below(10) {
             0..3 => kill(&stage),
             3 => {
                 stage.note(|| "servers refuse connections".into());
@@ -36,16 +36,26 @@ async fn faults(stage: Rc<Stage>) {
                 simulated::set_servers(Servers::Accept);
             }
             4 => {
-                stage.note(|| "PAUSE".into());
-                stage.pool().pause(Pauser::Database);
+                let pool = stage.pool();
+                stage.note(|| format!("PAUSE {}", pool.name));
+                pool.pause(Pauser::Database);
                 timer::sleep(stage.time(1_000_000)).await;
-                stage.note(|| "RESUME".into());
-                stage.pool().resume(Pauser::Database);
+                stage.note(|| format!("RESUME {}", pool.name));
+                pool.resume(Pauser::Database);
             }
             5 => {
-                stage.note(|| "RECONNECT".into());
-                stage.pool().reconnect();
+                let pool = stage.pool();
+                stage.note(|| format!("RECONNECT {}", pool.name));
+                pool.reconnect();
             }
+            6 => {
+                stage.note(|| "PAUSE".into());
+                stage.context.pools.pause();
+                timer::sleep(stage.time(1_000_000)).await;
+                stage.note(|| "RESUME".into());
+                stage.context.pools.resume();
+            }
+            7 => stage.end_one(),
             _ => {
                 let size = u32::try_from(1 + stage.below(5)).unwrap();
                 stage.note(|| format!("pool_size = {size}"));

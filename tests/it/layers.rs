@@ -230,6 +230,62 @@ fn the_lowest_layers_are_pure() {
     assert!(wrong.is_empty(), "\n{wrong}");
 }
 
+/// What the simulation runs: time, chance and tasks come from `net::world` there.
+const SIMULATED: [&str; 5] = ["server", "cluster", "pool", "client", "pooler"];
+
+/// What would come from elsewhere, and what is used in its place.
+const OUTSIDE: [(&str, &str); 8] = [
+    ("Instant::now", "world::now"),
+    ("SystemTime::now", "world::time_of_day"),
+    (".elapsed()", "world::now"),
+    ("tokio::spawn", "world::spawn"),
+    ("task::spawn(", "world::spawn"),
+    ("rand::rng", "world::rng"),
+    ("rand::random", "world::rng"),
+    ("thread_rng", "world::rng"),
+];
+
+/// Files of which no part runs in a simulation: their tasks are another runtime's.
+const NOT_SIMULATED: [&str; 1] = ["client/access/ldap.rs"];
+
+fn nondeterminism(sources: &[Source]) -> String {
+    let mut wrong = String::new();
+    let simulated = |source: &&Source| {
+        SIMULATED.contains(&source.top()) && !NOT_SIMULATED.iter().any(|path| source.path.ends_with(path))
+    };
+    for source in sources.iter().filter(simulated) {
+        for (word, instead) in OUTSIDE {
+            for (offset, _) in source.code.match_indices(word) {
+                writeln!(
+                    wrong,
+                    "{}: {word}: use net::{instead}, so that a simulation runs the same each time",
+                    source.at(offset)
+                )
+                .unwrap();
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn what_is_simulated_takes_nothing_from_outside() {
+    let sources = sources();
+    for path in NOT_SIMULATED {
+        assert!(sources.iter().any(|source| source.path.ends_with(path)), "{path} isn't there any more");
+    }
+    let wrong = nondeterminism(&sources);
+    assert!(wrong.is_empty(), "\n{wrong}");
+    let text = "fn f() { let a = Instant::now(); }\n#[cfg(test)]\nmod tests { fn g() { Instant::now(); } }\n";
+    let source = |path: &str| Source {
+        path: path.into(),
+        modules: Path::new(path).with_extension("").iter().map(|part| part.to_string_lossy().into()).collect(),
+        code: without_tests(&blanked(text)),
+    };
+    let wrong = nondeterminism(&[source("pool/queue.rs"), source("net/world.rs"), source("client/access/ldap.rs")]);
+    assert_eq!((wrong.lines().count(), wrong.starts_with("src/pool/queue.rs:1: ")), (1, true), "{wrong}");
+}
+
 #[test]
 fn the_scan_sees_what_it_should() {
     let file = |path: &str, text: &str| {

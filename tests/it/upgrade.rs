@@ -41,6 +41,11 @@ impl Line {
         std::fs::read_to_string(self.dir.join("pid")).unwrap().trim().parse().unwrap()
     }
 
+    /// Whether the pid file names this process. While it is being written it names none.
+    fn is_pid(&self, pid: u32) -> bool {
+        std::fs::read_to_string(self.dir.join("pid")).is_ok_and(|text| text == format!("{pid}\n"))
+    }
+
     fn command(&self) -> Command {
         let url = format!("postgresql://postgres@127.0.0.1:{}/pgbouncer", self.carpool.port);
         let mut command = Command::new(env!("CARGO_BIN_EXE_carpool"));
@@ -127,23 +132,35 @@ fn pgbench(line: &Line, arguments: &[&str]) -> Child {
     command.args(arguments).arg(&line.carpool.database).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// A client that checks each reply; gives how many there were, and the longest time that one took.
-fn checked(port: u16, database: String, stop: Arc<AtomicBool>, number: usize) -> (u64, Duration) {
+/// How long requests took, without upgrades and with.
+type Waits = [Vec<Duration>; 2];
+
+/// A client that checks each reply; gives how long each took.
+fn checked(port: u16, database: String, stop: Arc<AtomicBool>, upgrading: Arc<AtomicBool>, number: usize) -> Waits {
     let mut client = Raw::login_with(port, &[("user", "postgres"), ("database", &database)]);
     client.query(&format!("set app.number = '{number}'"));
     client.send_all(&[parse("mine", &format!("select {number} + $1::int, current_setting('app.number')")), sync()]);
     client.until_ready();
-    let (mut asked, mut longest) = (0, Duration::ZERO);
+    let (mut asked, mut waits) = (0, Waits::default());
     while !stop.load(Ordering::Relaxed) {
+        let phase = usize::from(upgrading.load(Ordering::Relaxed));
         let begun = Instant::now();
         client.send_all(&[bind("", "mine", &[&asked.to_string()]), execute("", 0), sync()]);
         let replies = client.until_ready();
-        longest = longest.max(begun.elapsed());
+        waits[phase].push(begun.elapsed());
         let row = replies.iter().find(|m| m.tag == b'D').unwrap_or_else(|| panic!("{replies:?}"));
         assert_eq!(row.columns(), [Some((number as u64 + asked).to_string()), Some(number.to_string())]);
         asked += 1;
     }
-    (asked, longest)
+    waits
+}
+
+/// How many, and of how many of them it was no longer than that: half, 99 %, all.
+fn summary(done: &[Waits], phase: usize) -> String {
+    let mut waits: Vec<_> = done.iter().flat_map(|waits| waits[phase].iter().copied()).collect();
+    waits.sort();
+    let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
+    format!("{} replies, half within {:?}, 99 % within {:?}, all within {:?}", waits.len(), at(50), at(99), at(100))
 }
 
 #[test]
@@ -157,23 +174,12 @@ fn ten_upgrades_under_load() {
         .map(String::from);
     assert!(Command::new("pgbench").args(init).stderr(Stdio::null()).status().unwrap().success());
     let stop = Arc::new(AtomicBool::new(false));
-    let watch = {
-        let (stop, database) = (Arc::clone(&stop), database.clone());
-        std::thread::spawn(move || {
-            let mut watcher = Raw::login(Postgres::shared().port, "postgres", "postgres");
-            let sql = format!("select count(*) from pg_stat_activity where datname = '{database}'");
-            let (mut most, mut looks) = (0, 0);
-            while !stop.load(Ordering::Relaxed) {
-                most = most.max(watcher.value(&sql).parse::<usize>().unwrap());
-                looks += 1;
-            }
-            (most, looks)
-        })
-    };
+    let upgrading = Arc::new(AtomicBool::new(false));
+    let watch = Watch::begin(&database);
     let clients: Vec<_> = (0..6)
         .map(|number| {
-            let (database, stop) = (database.clone(), Arc::clone(&stop));
-            std::thread::spawn(move || checked(port, database, stop, number))
+            let (database, stop, upgrading) = (database.clone(), Arc::clone(&stop), Arc::clone(&upgrading));
+            std::thread::spawn(move || checked(port, database, stop, upgrading, number))
         })
         .collect();
     let newcomers = {
@@ -190,11 +196,15 @@ fn ten_upgrades_under_load() {
     let loads: Vec<_> = ["prepared", "simple"]
         .map(|mode| pgbench(&line, &["-M", mode, "-c", "4", "-j", "4", "-t", "1000000000"]))
         .into();
-    let mut sizes = Vec::new();
+    // The same load without an upgrade, to compare with.
+    std::thread::sleep(Duration::from_secs(5));
+    upgrading.store(true, Ordering::Relaxed);
+    let (mut sizes, begun) = (Vec::new(), Instant::now());
     for _ in 0..TURNS {
         line.upgrade_fully();
         sizes.push((descriptors(line.pid()), memory(line.pid())));
     }
+    let took = begun.elapsed();
     for mut load in loads {
         assert!(load.try_wait().unwrap().is_none(), "pgbench has ended: {}", said(load));
         // It ends after the transactions at hand.
@@ -206,14 +216,13 @@ fn ten_upgrades_under_load() {
     }
     stop.store(true, Ordering::Relaxed);
     let done: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
-    let (most, looks) = watch.join().unwrap();
+    let most = watch.end();
     let came = newcomers.join().unwrap();
-    let asked: u64 = done.iter().map(|(asked, _)| asked).sum();
-    let longest = done.iter().map(|(_, longest)| *longest).max().unwrap();
-    println!("{TURNS} upgrades: {asked} replies checked, {came} logins, the longest wait {longest:?}");
-    println!("at most {most} servers of {POOL} in {looks} looks; descriptors and KiB: {sizes:?}");
+    println!("without upgrades: {}", summary(&done, 0));
+    println!("{TURNS} upgrades in {took:?}: {}", summary(&done, 1));
+    println!("{came} logins, at most {most} servers of {POOL}; descriptors and KiB: {sizes:?}");
     assert!(most <= POOL, "{most} servers");
-    assert!(came > 0 && looks > 100);
+    assert!(came > 0 && done.iter().all(|waits| waits.iter().all(|waits| !waits.is_empty())));
     let sums = "select count(distinct s) from (select sum(abalance) from pgbench_accounts union all
          select sum(tbalance) from pgbench_tellers union all select sum(delta) from pgbench_history) as sums(s)";
     assert_eq!(postgres.sql(&database, sums), "1", "what pgbench has booked doesn't add up");
@@ -508,4 +517,235 @@ fn passwords_are_not_asked_for_again() {
     assert_eq!(ask(), "scram_user\n", "the new process has no server yet");
     drop(to);
     assert!(child.wait().unwrap().success());
+}
+
+fn kill(pid: u32, signal: &str) {
+    assert!(Command::new("kill").args(["-s", signal, &pid.to_string()]).status().unwrap().success());
+}
+
+/// Counts a database's servers as fast as it can, until it is dropped.
+struct Watch {
+    stop: Arc<AtomicBool>,
+    counting: Option<std::thread::JoinHandle<usize>>,
+}
+
+impl Watch {
+    fn begin(database: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, database) = (Arc::clone(&stop), database.to_owned());
+        let counting = std::thread::spawn(move || {
+            let mut watcher = Raw::login(Postgres::shared().port, "postgres", "postgres");
+            let sql = format!("select count(*) from pg_stat_activity where datname = '{database}'");
+            let mut most = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                most = most.max(watcher.value(&sql).parse().unwrap());
+            }
+            most
+        });
+        Self { stop, counting: Some(counting) }
+    }
+
+    /// The most there were.
+    fn end(mut self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.counting.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Both processes make a pool for the same database, the old one for somebody who was at its door.
+#[test]
+fn a_pool_that_both_make_keeps_its_size() {
+    let born = format!("born_{}", std::process::id());
+    let postgres = Postgres::shared();
+    postgres.sql("postgres", &format!("create database {born}"));
+    let sections = format!("[databases.\"*\"]\nhost = \"127.0.0.1\"\nport = {}\npool_size = 3\n", postgres.port);
+    let line = Line::start_with(Setup::default().sections(&sections));
+    let port = line.carpool.port;
+    let startup = startup(V3_0, &[("user", "postgres"), ("database", &born)]);
+    let mut late = Raw::connect(port);
+    late.send(&startup[..3]);
+    // Whoever comes later is accepted later.
+    assert_eq!(line.carpool.client().value("select 1"), "1");
+    let watch = Watch::begin(&born);
+    let old = line.upgrade();
+    let mut holders: Vec<_> = (0..2).map(|_| Raw::login(port, "postgres", &born)).collect();
+    for holder in &mut holders {
+        assert_eq!(code(&holder.query("begin")), None);
+    }
+    let mut third = Raw::login(port, "postgres", &born);
+    third.send(&query("select 'third'"));
+    late.send(&startup[3..]);
+    assert!(late.finish_login().is_none());
+    assert_eq!(late.value("select 'in'"), "in");
+    eventually("the old process ends", || has_ended(old).then_some(()));
+    assert_eq!(code(&third.until_ready()), None, "the slot comes over");
+    assert_eq!(watch.end(), 3);
+    assert_eq!(late.value("select 'still in'"), "still in");
+}
+
+/// The first process has a client yet when the third takes over from the second.
+#[test]
+fn three_processes_at_a_time() {
+    let line = Line::start("", "pool_size = 6");
+    let database = line.carpool.database.clone();
+    let mut first = line.carpool.client();
+    first.query("begin");
+    let mut listener = line.carpool.client();
+    listener.query("listen news");
+    let watch = Watch::begin(&database);
+    let old = line.upgrade();
+    let mut second = line.carpool.client();
+    assert_eq!(second.value("begin; select 1"), "1");
+    let middle = line.upgrade();
+    let mut clients: Vec<_> = (0..4).map(|_| line.carpool.client()).collect();
+    // More of them at once than are left to the third.
+    clients.iter_mut().for_each(|client| client.send(&query("select 'by the third' from pg_sleep(0.2)")));
+    for client in &mut clients {
+        let replies = client.until_ready();
+        assert_eq!(replies[1].columns(), [Some("by the third".into())], "{replies:?}");
+    }
+    for client in [&mut first, &mut second] {
+        cancel_a_query(&line, client);
+        client.query("rollback");
+        assert_eq!(client.value("select 'goes over'"), "goes over");
+    }
+    clients[0].query("notify news, 'hello'");
+    assert_eq!(listener.read().tag, b'A');
+    assert!(!has_ended(old) && !has_ended(middle), "its clients come by way of the one in the middle");
+    listener.query("unlisten *");
+    eventually("both end", || (has_ended(old) && has_ended(middle)).then_some(()));
+    assert!(watch.end() <= 6);
+    for client in [&mut first, &mut second, &mut listener] {
+        cancel_a_query(&line, client);
+    }
+}
+
+/// Clients that haven't left go on, and so does everything else.
+#[test]
+fn the_old_process_serves_again_when_the_new_one_dies() {
+    let files = Files::new();
+    let http = crate::harness::postgres::free_port();
+    let (listen, dir) = (crate::harness::postgres::free_port(), files.path(""));
+    let pooler = format!(
+        "listen_port = {listen}\nhttp_addr = \"127.0.0.1\"\nhttp_port = {http}\nunix_socket_dir = \"{}\"",
+        dir.display()
+    );
+    let line = Line::start(&pooler, "pool_size = 2");
+    let mut mover = line.carpool.client();
+    let mut stayer = line.carpool.client();
+    stayer.query("begin");
+    let mut old = line.pid();
+    for _ in 0..2 {
+        assert_eq!(line.upgrade(), old);
+        assert_eq!(mover.value("select 'went'"), "went");
+        let new = line.pid();
+        kill(new, "KILL");
+        mover.until_closed();
+        mover = line.carpool.client();
+        assert_eq!(mover.value("select 'comes in'"), "comes in");
+        assert_eq!(stayer.value("select 'stays'"), "stays");
+        eventually("the pid file", || line.is_pid(old).then_some(()));
+        assert_eq!(crate::harness::http::http(http, "GET", "/readyz").0, 200);
+        let by_file = Command::new("psql")
+            .args(["-XAt", "-h", dir.to_str().unwrap(), "-p", &listen.to_string(), "-U", "postgres"])
+            .args(["-d", &line.carpool.database, "-c", "select 'by file'"])
+            .output();
+        assert_eq!(String::from_utf8_lossy(&by_file.unwrap().stdout), "by file\n");
+        eventually("the dead one's servers go", || {
+            (Postgres::shared().backends(&line.carpool.database) <= 2).then_some(())
+        });
+        cancel_a_query(&line, &mut mover);
+    }
+    line.upgrade();
+    stayer.query("commit");
+    eventually("the old process ends", || has_ended(old).then_some(()));
+    old = line.pid();
+    assert_eq!((stayer.value("select 1"), mover.value("select 2")), ("1".into(), "2".into()));
+    kill(old, "TERM");
+    eventually("it ends", || has_ended(old).then_some(()));
+    assert!(!dir.join(format!(".s.PGSQL.{listen}")).exists(), "its file is left");
+}
+
+/// The new process dies at any moment of the handing over; nobody gets a wrong answer, or none.
+#[test]
+fn a_new_process_that_dies_under_load() {
+    const CLIENTS: usize = 20;
+    let line = Line::start("", "pool_size = 4");
+    let (port, database, old) = (line.carpool.port, line.carpool.database.clone(), line.pid());
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = |number: usize| {
+        let (stop, database) = (Arc::clone(&stop), database.clone());
+        std::thread::spawn(move || {
+            let (mut answers, mut losses) = (0_u64, 0_u64);
+            while !stop.load(Ordering::Relaxed) {
+                let mut client = Raw::connect(port);
+                if client.exchange(&startup(V3_0, &[("user", "postgres"), ("database", &database)])).is_err() {
+                    losses += 1;
+                    continue;
+                }
+                while !stop.load(Ordering::Relaxed) {
+                    let Ok(replies) = client.exchange(&query(&format!("select {number} + {answers}"))) else {
+                        losses += 1;
+                        break;
+                    };
+                    let row = replies.iter().find(|m| m.tag == b'D').unwrap_or_else(|| panic!("{replies:?}"));
+                    assert_eq!(row.columns(), [Some((number as u64 + answers).to_string())]);
+                    answers += 1;
+                }
+            }
+            (answers, losses)
+        })
+    };
+    let loads: Vec<_> = (0..CLIENTS).map(load).collect();
+    // It keeps the old process from ending.
+    let mut stayer = line.carpool.client();
+    stayer.query("begin");
+    for round in 0..6 {
+        assert_eq!(line.upgrade(), old);
+        std::thread::sleep(Duration::from_millis(round * 4));
+        kill(line.pid(), "KILL");
+        eventually("the old process serves", || line.is_pid(old).then_some(()));
+        assert_eq!(line.carpool.client().value("select 'in'"), "in");
+        assert_eq!(stayer.value("select 'in a transaction'"), "in a transaction");
+    }
+    line.upgrade();
+    stayer.query("commit");
+    eventually("the old process ends", || has_ended(old).then_some(()));
+    stop.store(true, Ordering::Relaxed);
+    let done: Vec<_> = loads.into_iter().map(|load| load.join().unwrap()).collect();
+    assert!(done.iter().all(|(answers, _)| *answers > 0), "{done:?}");
+    println!("6 deaths: (answers, connections lost) of each client: {done:?}");
+}
+
+#[test]
+fn more_sockets_than_go_into_one_message() {
+    let port = crate::harness::postgres::free_port();
+    let addresses: Vec<_> = (1..=70).map(|n| format!("\"127.0.1.{n}\"")).collect();
+    let pooler = format!("listen_port = {port}\nlisten_addr = [\"127.0.0.1\", {}]", addresses.join(", "));
+    let line = Line::start(&pooler, "pool_size = 2");
+    line.upgrade_fully();
+    for n in [1, 64, 70] {
+        drop(std::net::TcpStream::connect((format!("127.0.1.{n}"), port)).unwrap());
+    }
+    assert_eq!(line.carpool.client().value("select 1"), "1");
+}
+
+/// The new process is told to stop while the old one has clients yet: that doesn't take its place, but stops as well.
+#[test]
+fn a_stop_is_for_both() {
+    let line = Line::start("", "pool_size = 2");
+    let mut listener = line.carpool.client();
+    listener.query("listen news");
+    let old = line.upgrade();
+    let new = line.pid();
+    kill(new, "TERM");
+    eventually("both end", || (has_ended(new) && has_ended(old)).then_some(()));
+    assert_eq!(listener.until_closed().last().and_then(|m| m.field('C')).as_deref(), Some("57P01"));
+    assert!(std::net::TcpStream::connect(("127.0.0.1", line.carpool.port)).is_err());
 }

@@ -4,11 +4,14 @@
 use std::sync::Arc;
 use std::task::Context as TaskContext;
 
+use rand::RngExt;
+
 use super::{End, Outputs, Pin, Relay, Work};
 use crate::client::registry::CancelSlot;
 use crate::config::PoolMode;
 use crate::error::{ClientError, SqlState};
 use crate::names::DatabaseName;
+use crate::net::world;
 use crate::pool::listening::Has;
 use crate::protocol::Parting;
 use crate::protocol::listen::{self, Channel, Handover, Listening, MAILBOX_LIMIT, Mailbox, Place};
@@ -286,7 +289,7 @@ impl Relay {
         let Work::Active(active) = &mut self.work else { return None };
         let state = &mut active.lease.server()?.state;
         let listens = state.listens.get_or_insert_default();
-        let note = listens.note.get_or_insert_with(|| format!("{:016x}", rand::random::<u64>()).into());
+        let note = listens.note.get_or_insert_with(|| format!("{:016x}", world::rng().random::<u64>()).into());
         let text = listen::restoring(channels, note);
         listens.passed = true;
         state.touched |= Taint::Listen;

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::wire::Message;
-use crate::client::exodus::Asked;
+use crate::client::exodus::{Asked, Neighbour};
 use crate::client::{Context, cancel};
+use crate::net::world;
 use crate::wire::startup::CancelKey;
 
 /// Both directions of them, of one process.
 pub(super) struct Cancels {
     context: Arc<Context>,
+    other: Neighbour,
     asked: mpsc::Receiver<Asked>,
     /// Those that the other one was asked.
     pending: HashMap<u64, oneshot::Sender<bool>>,
@@ -23,10 +25,10 @@ pub(super) struct Cancels {
 }
 
 impl Cancels {
-    pub(super) fn new(context: &Arc<Context>) -> Self {
+    pub(super) fn new(context: &Arc<Context>, other: Neighbour) -> Self {
         let (done, answers) = mpsc::unbounded_channel();
-        let (asked, pending) = (context.exodus.open_cancels(), HashMap::new());
-        Self { context: Arc::clone(context), asked, pending, next: 0, done, answers }
+        let (asked, pending) = (context.exodus.open_cancels(other), HashMap::new());
+        Self { context: Arc::clone(context), other, asked, pending, next: 0, done, answers }
     }
 
     /// The next thing to say. May be dropped half done.
@@ -48,10 +50,10 @@ impl Cancels {
     pub(super) fn take(&mut self, message: Message) -> Option<Message> {
         match message {
             Message::Cancel(number, pid, secret) => {
-                let (context, done) = (Arc::clone(&self.context), self.done.clone());
-                tokio::spawn(async move {
+                let (context, other, done) = (Arc::clone(&self.context), self.other, self.done.clone());
+                world::spawn(async move {
                     let key = CancelKey { pid, secret: secret.as_slice().into() };
-                    let found = cancel::request_here(&context, &key).await;
+                    let found = cancel::request_from(&context, other, &key).await;
                     // The other one may be gone.
                     let _ = done.send(Message::Cancelled(number, found));
                 });
@@ -70,6 +72,6 @@ impl Cancels {
 
 impl Drop for Cancels {
     fn drop(&mut self) {
-        self.context.exodus.close_cancels();
+        self.context.exodus.close_cancels(self.other);
     }
 }

@@ -24,33 +24,41 @@ const SEND_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct Hello {
     /// [`VERSION`].
     pub(super) version: u32,
-    /// What the descriptors are that come with it.
-    pub(super) uses: Vec<Use>,
-    /// The databases whose pools it has.
-    pub(super) pools: Vec<String>,
+    /// How many listening sockets there are. They come next.
+    pub(super) sockets: usize,
 }
 
 /// In the order in which they are first said.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Message {
-    /// The old one: here are the listening sockets, don't use them yet.
+    /// The old one: here I am.
     Hello(Hello),
+    /// The old one: here are some of the listening sockets, and what they are for. Don't use them yet.
+    Sockets(Vec<Use>),
     /// The new one: this is why it can't take over.
     Refused(String),
     /// The new one: it could begin.
     Ready,
-    /// The old one: begin. These are the numbers of its clients.
-    Go(Vec<u32>),
-    /// The new one: it accepts connections.
-    Serving,
+    /// The old one: begin. These are the numbers of its clients, and the lane of those that the new one gives out.
+    Go(Vec<u32>, u32),
+    /// The new one: it accepts connections at these addresses.
+    Serving(Vec<String>),
+    /// The new one: it has made pools for these databases. What is kept of their servers?
+    Claim(Vec<String>),
+    /// The old one: this is what it keeps of databases' servers.
+    Kept(Vec<(String, Kept)>),
     /// The old one: a client, whose socket comes with it.
     Client(Box<Traveller>),
-    /// The old one: this is what it keeps of a database's servers.
-    Kept(String, Kept),
+    /// The new one: the client with this number is here, and goes on once this is said.
+    Arrived(u32),
     /// Either: cancel what the client with this number and secret does. The first is the request's own number.
     Cancel(u64, u32, Vec<u8>),
     /// Either: that is done; whether there was such a client.
     Cancelled(u64, bool),
+    /// The new one: a third process has the listening sockets; this one won't need the old one to take its place.
+    Passed,
+    /// The new one: it was told to stop; whether it waits for its clients to leave.
+    Stopping(bool),
 }
 
 /// Says something.

@@ -223,6 +223,21 @@ impl Raw {
         }
     }
 
+    /// Sends bytes and gives all messages up to the next ReadyForQuery, or why the connection has ended before.
+    ///
+    /// # Panics
+    /// When there is neither.
+    pub fn exchange(&mut self, bytes: &[u8]) -> io::Result<Vec<Message>> {
+        let mut messages = Vec::new();
+        self.stream.write_all(bytes)?;
+        while messages.last().is_none_or(|m: &Message| m.tag != b'Z') {
+            let message = self.try_read();
+            assert!(!message.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock), "got only {messages:?}");
+            messages.push(message?);
+        }
+        Ok(messages)
+    }
+
     /// Passes over bytes, the rest of a bulk message say, up to a ReadyForQuery outside transactions.
     pub fn until_ready_after_bulk(&mut self) {
         let end = *b"Z\0\0\0\x05I";
