@@ -30,6 +30,12 @@ class Wanted:
     # For sockets and whatever else it leaves behind.
     directory: Path
 
+    def certificate(self) -> list[str]:
+        """Certificate and key as those with a TOML file name them."""
+        if self.tls is None:
+            return []
+        return [f'tls_certificate = "{self.tls[0]}"', f'tls_private_key = "{self.tls[1]}"']
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -38,8 +44,6 @@ class Kind:
     name: str
     # By `Wanted`: names and texts of files, and the arguments, in which `{NAME}` is that file's path.
     configure: Callable[[Wanted], tuple[dict[str, str], list[str]]]
-    # How its version is asked for, and what it answers by.
-    version: str = "--version"
 
 
 def odyssey(wanted: Wanted) -> tuple[dict[str, str], list[str]]:
@@ -98,8 +102,7 @@ def pgcat(wanted: Wanted) -> tuple[dict[str, str], list[str]]:
         "log_client_connections = false",
         "log_client_disconnections = false",
     ]
-    if wanted.tls:
-        lines += [f'tls_certificate = "{wanted.tls[0]}"', f'tls_private_key = "{wanted.tls[1]}"']
+    lines += wanted.certificate()
     for database in wanted.databases:
         lines += [
             f"[pools.{database}]",
@@ -127,8 +130,7 @@ def pgdog(wanted: Wanted) -> tuple[dict[str, str], list[str]]:
         'log_level = "warn"',
         f'auth_type = "{"scram" if wanted.scram else "trust"}"',
     ]
-    if wanted.tls:
-        lines += [f'tls_certificate = "{wanted.tls[0]}"', f'tls_private_key = "{wanted.tls[1]}"']
+    lines += wanted.certificate()
     users = []
     for database in wanted.databases:
         lines += ["[[databases]]", f'name = "{database}"', f'host = "{wanted.server_host}"', f"port = {wanted.server_port}"]
@@ -151,7 +153,7 @@ def pg_doorman(wanted: Wanted) -> tuple[dict[str, str], list[str]]:
         f'pg_hba = {{ content = "host all all 127.0.0.1/32 {"scram-sha-256" if wanted.scram else "trust"}" }}',
     ]
     if wanted.tls:
-        lines += ['tls_mode = "require"', f'tls_certificate = "{wanted.tls[0]}"', f'tls_private_key = "{wanted.tls[1]}"']
+        lines += ['tls_mode = "require"', *wanted.certificate()]
     for database in wanted.databases:
         lines += [
             f"[pools.{database}]",

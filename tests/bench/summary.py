@@ -130,9 +130,9 @@ def lines(tcp: Results, unix: Results, target: str, second: str | None) -> list[
 
     every = [*([bouncer] if bouncer else []), *others]
     memory = {
-        "no TLS": ("memory", 1024.0),
-        "TLS": ("tls-memory", 1024.0),
-        "100 prepared statements": ("memory-prepared", 1024.0),
+        "no TLS": "memory",
+        "TLS": "tls-memory",
+        "100 prepared statements": "memory-prepared",
     }
     flat = [tcp.cell(row, target).median("cpu") for row in ("canned-simple-50", "canned-simple-5000")]
     found = [
@@ -166,7 +166,7 @@ def lines(tcp: Results, unix: Results, target: str, second: str | None) -> list[
         Line(
             "the same, × the best of all poolers",
             1.0,
-            [(name, tcp.best(row, target, every, "pss")) for name, (row, _) in memory.items()],
+            [(name, tcp.best(row, target, every, "pss")) for name, row in memory.items()],
         ),
         Line(
             "throughput, two workers × one, canned answers",
