@@ -53,6 +53,7 @@ pub fn prometheus(admin: &Arc<Admin>) -> String {
     starvation(&sums, &mut text);
     view.share_metrics(|name| label(&view, name).to_owned(), &mut text);
     view.host_metrics(|name| label(&view, name).to_owned(), &mut text);
+    view.budget_metrics(|name| label(&view, name).to_owned(), &mut text);
     admin.advice_metrics(|name| view.config.databases.contains_key(name), &mut text);
     counters(&sums, &mut text);
     durations(&sums, &mut text);

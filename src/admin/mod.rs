@@ -13,6 +13,7 @@ pub mod command;
 pub mod console;
 mod crowd;
 mod encode;
+mod budgets;
 mod hosts;
 pub mod http;
 mod local;

@@ -13,6 +13,7 @@ pub enum Show {
     Advice,
     Audit,
     Blockers,
+    Budget,
     Clients,
     Config,
     Databases,
@@ -71,6 +72,7 @@ impl Show {
             "advice" => Self::Advice,
             "audit" => Self::Audit,
             "blockers" => Self::Blockers,
+            "budget" => Self::Budget,
             "clients" => Self::Clients,
             "config" => Self::Config,
             "databases" => Self::Databases,
@@ -109,6 +111,7 @@ impl Show {
             Self::Advice => rows::ADVICE,
             Self::Audit => rows::AUDIT,
             Self::Blockers => rows::BLOCKERS,
+            Self::Budget => rows::BUDGET,
             Self::Clients | Self::Servers => rows::SOCKETS,
             Self::Config => rows::CONFIG,
             Self::Databases => rows::DATABASES,
@@ -161,6 +164,7 @@ impl Show {
             Self::Advice => admin.advice_rows(),
             Self::Audit => view.audit(),
             Self::Blockers => view.blockers(),
+            Self::Budget => view.budgets(),
             Self::Clients => view.clients().into_iter().map(rows::SocketRow::row).collect(),
             Self::Servers => view.servers().into_iter().map(rows::SocketRow::row).collect(),
             Self::Config => config(&view),
@@ -226,7 +230,7 @@ mod tests {
     #[test]
     fn every_row_fills_its_columns() {
         let stand = crate::admin::tests::Stand::new(&["app"]);
-        let names = "active_sockets advice audit blockers clients config databases dns_hosts dns_zones fds hosts lists mem paused peers peer_pools pins pools servers sockets \
+        let names = "active_sockets advice audit blockers budget clients config databases dns_hosts dns_zones fds hosts lists mem paused peers peer_pools pins pools servers sockets \
             state statements stats stats_averages stats_totals totals users version waits timezone";
         for name in names.split_whitespace() {
             let show = Show::named(name).unwrap();

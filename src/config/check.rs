@@ -2,7 +2,7 @@
 
 use super::report::{KeyPath, Report};
 use super::route::ROUTE;
-use super::{AuthType, Config, Database, Format, RESERVED_DATABASES, ShareBy, UNLIMITED, User, build, hosts};
+use super::{AuthType, Config, Database, Format, RESERVED_DATABASES, SessionAttrs, ShareBy, UNLIMITED, User, build, hosts};
 use crate::names::{DatabaseName, UserName};
 
 /// The longest name of a user or database, bytes: PostgreSQL's `NAMEDATALEN - 1`.
@@ -138,6 +138,7 @@ fn check_database(config: &Config, name: &str, database: &Database, report: &mut
     }
     check_hosts(database, &path, report);
     check_replicas(config, name, database, &path, report);
+    check_shared(config, database, &path, report);
     if database.auto_pool_size && database.min_auto_pool_size > database.max_auto_pool_size {
         let (least, most) = (database.min_auto_pool_size, database.max_auto_pool_size);
         report.error(&path.join("min_auto_pool_size"), format!("{least} is more than max_auto_pool_size ({most})"));
@@ -190,6 +191,29 @@ fn check_replicas(config: &Config, name: &str, database: &Database, path: &KeyPa
             &path,
             "has no effect: target_session_attrs lets no standby be used, and there is no read_only_route",
         );
+    }
+}
+
+/// The budget that several Carpools share.
+fn check_shared(config: &Config, database: &Database, path: &KeyPath, report: &mut Report) {
+    if database.shared_pool_size == 0 {
+        return;
+    }
+    let Some(user) = database.shared_pool_user.as_ref().or(database.user.as_ref()) else {
+        let message = "needs shared_pool_user (or user): somebody has to keep the books on the server";
+        report.error(&path.join("shared_pool_size"), message);
+        return;
+    };
+    check_name(user.as_str(), &path.join("shared_pool_user"), report);
+    let of_user = config.users.get(user).and_then(|user| user.password.as_ref());
+    if of_user.is_some_and(|secret| secret.expose().starts_with(SCRAM)) {
+        let message = "has a SCRAM secret, which can check a password but not log in with it";
+        report.warn(&path.join("shared_pool_user"), message);
+    }
+    let attrs = database.target_session_attrs;
+    if database.host.len() > 1 && !matches!(attrs, SessionAttrs::Primary | SessionAttrs::ReadWrite) {
+        let message = "with several hosts needs target_session_attrs = \"read-write\" or \"primary\": it is for one server's connections";
+        report.error(&path.join("shared_pool_size"), message);
     }
 }
 

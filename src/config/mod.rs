@@ -542,6 +542,10 @@ pub struct Database {
     pub min_auto_pool_size: u32,
     /// And at most (Carpool's own).
     pub max_auto_pool_size: u32,
+    /// What several Carpools may have together, each at most its `pool_size` (Carpool's own); 0: it has what it has for itself.
+    pub shared_pool_size: u32,
+    /// Who keeps the books of it, on the server (Carpool's own); `None`: `user`.
+    pub shared_pool_user: Option<UserName>,
     /// Servers kept open even when idle.
     pub min_pool_size: u32,
     /// Servers on top of `pool_size`, for clients that have waited for `reserve_pool_timeout`.
@@ -781,6 +785,8 @@ impl Default for Database {
             auto_pool_size: false,
             min_auto_pool_size: 5,
             max_auto_pool_size: 100,
+            shared_pool_size: 0,
+            shared_pool_user: None,
             min_pool_size: 0,
             reserve_pool_size: 0,
             user_pool_size: None,

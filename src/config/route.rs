@@ -15,7 +15,9 @@ impl Database {
         let attrs = self.read_only_route.attrs()?;
         let dbname = self.dbname.clone().or_else(|| base.map(ToString::to_string));
         let (route_of, read_only_route) = (base.cloned(), ReadOnlyRoute::Off);
-        Some(Self { target_session_attrs: attrs, read_only_route, route_of, dbname, ..self.clone() })
+        // The budget is one of the primary's connections, which keeps the books of it.
+        let shared_pool_size = 0;
+        Some(Self { target_session_attrs: attrs, read_only_route, route_of, dbname, shared_pool_size, ..self.clone() })
     }
 
     /// How far its standbys may be behind matters.

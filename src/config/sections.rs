@@ -118,6 +118,17 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         "With pool_size = \"auto\" the pool has this size at least."
     ),
     database!(max_auto_pool_size, Kind::Number(1, 10_000), "With pool_size = \"auto\" the pool has this size at most."),
+    database!(
+        shared_pool_size,
+        Kind::Number(0, 10_000),
+        "Server connections that several Carpools may have together, each at most its pool_size. 0: not shared."
+    ),
+    database!(
+        shared_pool_user,
+        Kind::Text,
+        "Keeps the books of shared_pool_size, in the table carpool_budget on the server; without it, user does."
+    )
+    .unset(""),
     database!(user_pool_size, Kind::ANY_NUMBER, "One user's share of them at most. 0: the whole pool.")
         .unset("0")
         .ini_name(Some("pool_size")),

@@ -61,6 +61,7 @@ impl Drop for SlotGuard {
             Slot::Closing => queue.closed(self.index),
             Slot::Kept => return,
         }
+        self.pool.spend(&mut queue);
         drop(queue);
         self.pool.pump();
     }
@@ -73,7 +74,9 @@ pub(super) fn close(mut pooled: Box<Pooled>, kind: Slot) {
     pool.books.strike(&server.shared);
     let guard = SlotGuard { pool, index: user.index, kind };
     spawn(async move {
-        server.close().await;
+        if !server.close().await {
+            guard.pool.budget.note_unsure();
+        }
         drop(guard);
     });
 }
@@ -84,8 +87,14 @@ pub(super) fn renew(pooled: Box<Pooled>, client: ClientId, grant: Giver<Grant>) 
     pool.books.strike(&server.shared);
     let guard = SlotGuard { pool: Arc::clone(&pool), index: user.index, kind: Slot::Loan };
     spawn(async move {
-        server.close().await;
-        match pool.log_in(&user).await {
+        if !server.close().await {
+            pool.budget.note_unsure();
+        }
+        let logged_in = match pool.strike_out().await {
+            Ok(()) => pool.log_in(&user).await,
+            Err(error) => Err(error),
+        };
+        match logged_in {
             Ok(logged_in) => {
                 guard.keep();
                 let mut pooled = pool.welcome(user, logged_in);
@@ -240,7 +249,8 @@ impl Pool {
     /// Logs in to the host whose turn it is, or to another that can be used.
     async fn log_in(&self, user: &PoolUser) -> Result<LoggedIn, LoginError> {
         let (login, spec) = (self.login_for(user), self.spec.load_full());
-        self.cluster.login(login, &spec.policy, &self.tables.settings).await
+        let login = self.cluster.login(login, &spec.policy, &self.tables.settings);
+        if self.control.is_shared() { self.budget.guard(login).await } else { login.await }
     }
 
     fn login_for(&self, user: &PoolUser) -> Login {
@@ -265,6 +275,9 @@ impl Pool {
 
     fn logged_in(self: &Arc<Self>, user: Arc<PoolUser>, logged_in: LoggedIn) {
         let pooled = self.welcome(user, logged_in);
+        if self.control.is_shared() {
+            self.budget.look();
+        }
         if self.is_outdated(&pooled.server.shared) {
             self.queue.lock().login_outdated(pooled.user.index);
             close(pooled, Slot::Loan);
@@ -296,6 +309,10 @@ impl Pool {
     }
 
     fn login_failed(self: &Arc<Self>, user: &PoolUser, error: LoginError) {
+        if matches!(error, LoginError::Budget) {
+            // Nothing is wrong with the server. It is tried again as soon as that is allowed.
+            return info!(database = %self.name, user = %user.name, "closing because: {error}");
+        }
         warn!(database = %self.name, user = %user.name, "closing because: {}: {error}", error.reason());
         let error = Arc::new(error);
         let longest = self.spec.load().login_retry.max(FIRST_RETRY);

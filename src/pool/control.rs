@@ -45,6 +45,8 @@ pub(super) struct Control {
     stretched: AtomicBool,
     /// The size of a pool that sizes itself; 0: it has none yet. Changed with the queue locked.
     auto_size: AtomicU32,
+    /// What several Carpools have agreed on, if they share a budget: slots that this one may have. Changed with the queue locked.
+    allowance: Option<AtomicU32>,
     /// Since when there is neither a client nor a server.
     unused_since: Mutex<Option<Instant>>,
     /// How the size is divided with another process.
@@ -61,6 +63,7 @@ impl Control {
             generation: AtomicU32::new(self.generation().wrapping_add(1)),
             stretched: AtomicBool::new(false),
             auto_size: AtomicU32::new(self.auto_size.load(Ordering::Relaxed)),
+            allowance: None,
             unused_since: Mutex::default(),
             division: Mutex::new(self.division.lock().here()),
         }
@@ -85,8 +88,36 @@ impl Control {
         self.auto_size.store(size, Ordering::Relaxed);
     }
 
+    /// Has the pool begin with nothing, and have what it is allowed.
+    pub(super) fn share(&mut self) {
+        self.allowance = Some(AtomicU32::new(0));
+    }
+
+    /// Whether it has a budget that is shared.
+    pub(super) const fn is_shared(&self) -> bool {
+        self.allowance.is_some()
+    }
+
+    /// How many slots it may have of what is shared.
+    pub(super) fn allowance(&self) -> u32 {
+        self.allowance.as_ref().map_or(u32::MAX, |allowance| allowance.load(Ordering::Relaxed))
+    }
+
+    /// Changes that.
+    pub(super) fn set_allowance(&self, slots: u32) {
+        if let Some(allowance) = &self.allowance {
+            allowance.store(slots, Ordering::Relaxed);
+        }
+    }
+
     /// What a pool may have just now of what the configuration says.
     pub(super) fn limits(&self, spec: &Spec) -> Limits {
+        let limits = self.own_limits(spec);
+        Limits { size: limits.size.min(self.allowance()), ..limits }
+    }
+
+    /// The same, if there were no other Carpools.
+    pub(super) fn own_limits(&self, spec: &Spec) -> Limits {
         let configured = spec.limits;
         if self.pausers.load(Ordering::Relaxed) != 0 {
             return Limits { size: 0, ..configured };

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc;
 use tracing::info;
 
+use super::budget::Terms;
 use super::Pool;
 use super::cede::Kept;
 use super::control::Pauser;
@@ -214,7 +215,7 @@ impl Directory {
                     continue;
                 }
                 // Servers that logged in with less security than is asked for now aren't to stay.
-                old.policy.is_elsewhere(&spec.policy) || old.dbname != spec.dbname || old.tls.asks_otherwise(&spec.tls)
+                old.policy.is_elsewhere(&spec.policy) || Terms::are_others(old.budget.as_ref(), spec.budget.as_ref()) || old.dbname != spec.dbname || old.tls.asks_otherwise(&spec.tls)
             };
             if !moved {
                 pool.reconfigure(spec);

@@ -6,6 +6,7 @@
 
 mod background;
 mod books;
+pub mod budget;
 pub mod cede;
 pub mod control;
 mod demand;
@@ -318,6 +319,7 @@ pub struct Pool {
     listening: listening::Shared,
     diagnosis: diagnosis::Shared,
     watch: watch::Shared,
+    budget: budget::Shared,
 }
 
 /// What [`Pool::checkout`] gives.
@@ -347,17 +349,21 @@ impl Pool {
         next
     }
 
-    fn with(name: DatabaseName, spec: Spec, books: Arc<Books>, control: Control, quotas: &Arc<Quotas>) -> Arc<Self> {
+    fn with(name: DatabaseName, spec: Spec, books: Arc<Books>, mut control: Control, quotas: &Arc<Quotas>) -> Arc<Self> {
         let quotas = Arc::clone(quotas);
         let tables = Tables::default();
         tables.set_strict(spec.strict_session_state);
         let cluster = Cluster::new(name.as_str(), &spec.policy);
+        if spec.budget.is_some() {
+            control.share();
+        }
         let mut queue = Queue::new(control.limits(&spec));
         queue.set_weights(&spec.share_weights);
         Arc::new(Self {
             listening: listening::Shared::new(name.as_str()),
             diagnosis: diagnosis::Shared::default(),
             watch: watch::Shared::default(),
+            budget: budget::Shared::default(),
             name,
             tables,
             queue: Mutex::new(queue),
@@ -388,6 +394,11 @@ impl Pool {
         users.by_name.insert(name.clone(), Arc::clone(&user));
         users.list.push(Arc::clone(&user));
         user
+    }
+
+    /// Whether a client has been there.
+    fn has_clients(&self) -> bool {
+        self.users.lock().list.iter().any(|user| user.purpose == Purpose::Clients)
     }
 
     /// Whether somebody has logged in to servers as this user, or was to.
@@ -445,6 +456,7 @@ impl Pool {
                 if may_plan {
                     self.pump();
                 }
+                self.keep_budget();
                 return Checkout::Wait(granted);
             };
             pooled.loan = group.and_then(|group| queue.lend(user.index, group, now));
@@ -533,7 +545,7 @@ impl Pool {
 
     fn may_login(&self, now: Instant) -> bool {
         let waiting_out = self.backoff.lock().until.is_some_and(|until| until > now);
-        !waiting_out && !self.retired.load(Ordering::Relaxed)
+        !waiting_out && !self.retired.load(Ordering::Relaxed) && self.may_login_by_budget(now)
     }
 
     /// What is to be done from time to time: those who have waited too long are told, with what `holders` says of those
@@ -586,6 +598,9 @@ impl Pool {
         if user.rests_until.lock().is_some_and(|until| until > now) {
             return;
         }
+        if min_size > 0 {
+            self.keep_budget();
+        }
         while self.may_login(now) {
             let mut queue = self.queue.lock();
             if queue.slots() >= min_size || !queue.spare_login(user.index) {
@@ -617,7 +632,7 @@ impl Pool {
         if let Some(error) = self.backoff.lock().last.as_ref().filter(|_| nobody()) {
             return format!("The last login failed: {error}.");
         }
-        format!("{}{}{}", holders(), self.why_pinned(), self.why_limited())
+        format!("{}{}{}{}", holders(), self.why_pinned(), self.why_limited(), self.why_budgeted())
     }
 
     /// A sentence about users who have all that they may have of all pools; empty for none.
@@ -642,6 +657,7 @@ impl Pool {
         self.stop_listening();
         self.diagnosis.look();
         self.watch.look();
+        self.budget.look();
         self.sweep(world::now());
     }
 

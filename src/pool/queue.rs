@@ -164,6 +164,17 @@ impl Counts {
     }
 }
 
+/// What a pool has, and could use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Load {
+    /// Slots taken.
+    pub slots: u32,
+    /// Logins under way, among them.
+    pub logins: u32,
+    /// Servers that are in use or waited for, within what each user may have.
+    pub need: u32,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Queue<S, W> {
@@ -568,6 +579,19 @@ impl<S, W: Waiter> Queue<S, W> {
     #[must_use]
     pub fn most_of(&self, user: UserIndex) -> u32 {
         self.per_user(&self.users[user.0])
+    }
+
+    /// What is taken, and needed.
+    pub fn load(&mut self) -> Load {
+        self.users.iter_mut().for_each(User::drop_gone);
+        let need = |user: &User<S, W>| {
+            let idle = u32::try_from(user.idle.len()).unwrap_or(u32::MAX);
+            let used = user.slots.saturating_sub(user.closing).saturating_sub(user.logins).saturating_sub(idle);
+            let waiting = u32::try_from(user.waiting.len()).unwrap_or(u32::MAX);
+            used.saturating_add(waiting).min(self.per_user(user))
+        };
+        let need = self.users.iter().fold(0, |sum: u32, user| sum.saturating_add(need(user)));
+        Load { slots: self.slots, logins: self.logins, need }
     }
 
     /// Since when whoever has waited longest does.

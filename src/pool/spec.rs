@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::budget::Terms;
 use super::queue::Limits;
 use crate::cluster::Policy;
 use crate::config::{Config, Database, ShareBy, Weights};
@@ -73,6 +74,8 @@ pub struct Spec {
     pub records: Option<Duration>,
     /// How the pool sizes itself, if it does; `limits` have the largest size.
     pub auto: Option<AutoSize>,
+    /// What several Carpools share, if they do.
+    pub budget: Option<Terms>,
     /// How long a transaction has to take for something to be told of it; `None`: of none.
     pub tells_from: Option<Duration>,
 }
@@ -133,12 +136,21 @@ impl Spec {
             cancel_timeout: pooler.cancel_wait_timeout,
             records: (pooler.advisor || auto.is_some()).then_some(pooler.advisor_window),
             auto,
+            budget: budget(database, config),
             tells_from: match (&pooler.otlp_endpoint, pooler.log_slow_transactions) {
                 (Some(_), _) => Some(Duration::ZERO),
                 (None, bound) => (!bound.is_zero()).then_some(bound),
             },
         }
     }
+}
+
+fn budget(database: &Database, config: &Config) -> Option<Terms> {
+    let user = database.shared_pool_user.as_ref().or(database.user.as_ref())?;
+    let of_user = config.users.get(user).and_then(|user| user.password.clone());
+    let of_database = || database.password.clone().filter(|_| database.user.as_ref() == Some(user));
+    let terms = Terms { size: database.shared_pool_size, user: user.clone(), password: of_user.or_else(of_database) };
+    (terms.size > 0).then_some(terms)
 }
 
 /// Four fifths of a pool, so that clients without session state always get on; of a pool of one, that one.

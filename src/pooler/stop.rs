@@ -11,6 +11,7 @@ use crate::client::registry::{ClientKind, order};
 use crate::error::{ClientError, SqlState};
 use crate::net::timer;
 use crate::net::world;
+use crate::pool::Pool;
 
 /// How often the drain looks whether all have gone.
 const POLL: Duration = Duration::from_millis(20);
@@ -203,7 +204,8 @@ impl Stop {
             pool.retire();
         }
         let begun = world::now();
-        while world::now().saturating_duration_since(begun) < LAST_LIMIT && pools.iter().any(|p| p.slots() > 0) {
+        let is_there = |pool: &Arc<Pool>| pool.slots() > 0 || pool.is_in_ledger();
+        while world::now().saturating_duration_since(begun) < LAST_LIMIT && pools.iter().any(is_there) {
             timer::sleep(POLL).await;
         }
     }

@@ -154,6 +154,9 @@ pub enum LoginError {
         /// Why.
         error: String,
     },
+    /// What several Carpools share doesn't let this one log in.
+    #[error("this process may not log in at the moment: it hasn't been able to renew its part of shared_pool_size")]
+    Budget,
     /// None of several hosts can be used: the reason of each.
     #[error("no host can be used: {}", listed(.0))]
     Hosts(Vec<Arc<LoginError>>),
@@ -180,6 +183,16 @@ impl LoginError {
         }
     }
 
+    /// Whether the server has said so itself, and so has no connection left of it.
+    #[must_use]
+    pub fn is_the_servers(&self) -> bool {
+        match self {
+            Self::Refused { .. } => true,
+            Self::Hosts(each) => each.iter().all(|error| error.is_the_servers()),
+            _ => false,
+        }
+    }
+
     /// In PgBouncer's words.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -193,6 +206,7 @@ impl LoginError {
             Self::Role { .. } | Self::Deposed { .. } => "server has another role",
             Self::Lag { .. } => "server is behind",
             Self::Check { .. } => "health check failed",
+            Self::Budget => "no part of shared_pool_size",
             Self::Hosts(each) => each.first().map_or("no host", |first| first.reason()),
         }
     }

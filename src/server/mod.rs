@@ -341,10 +341,9 @@ impl Server {
     }
 
     /// Says goodbye and waits until the server has hung up, so that it is gone from PostgreSQL's own count
-    /// before its slot is used again.
-    pub async fn close(mut self) {
-        // A server that doesn't hang up is left to itself.
-        let _ = timer::timeout(CLOSE_TIMEOUT, self.goodbye()).await;
+    /// before its slot is used again. One that doesn't hang up in time is left to itself: says whether it did.
+    pub async fn close(mut self) -> bool {
+        timer::timeout(CLOSE_TIMEOUT, self.goodbye()).await.is_ok()
     }
 
     /// Says goodbye and waits until the server has hung up. May be cancelled and called again.

@@ -385,6 +385,22 @@ pub const HOSTS: &[Column] = &[
     int("timeline"),
 ];
 
+/// SHOW BUDGET, Carpool's own: who shares `shared_pool_size`. `want` is what one could use, `held` what it may have, `servers`
+/// what PostgreSQL has of it, `age_ms` how long ago that was read.
+pub const BUDGET: &[Column] = &[
+    text("database"),
+    int("shared_pool_size"),
+    text("member"),
+    text("name"),
+    text("own"),
+    text("state"),
+    int("want"),
+    int("held"),
+    int("servers"),
+    Column::long("age_ms"),
+    text("last_error"),
+];
+
 /// SHOW ADVICE, Carpool's own.
 pub const ADVICE: &[Column] = &[
     text("database"),

@@ -16,6 +16,7 @@ mod audit;
 mod auth_query;
 mod basics;
 mod blockers;
+mod budget;
 mod cancel;
 mod cluster;
 mod console;
