@@ -61,11 +61,17 @@ impl View<'_> {
             }
         }
         let gauges: [(&'static str, &str, fn(&Sum) -> u32); 6] = [
-            ("carpool_budget_size", "Server connections that several Carpools may have together (shared_pool_size).", |sum| sum.size),
+            (
+                "carpool_budget_size",
+                "Server connections that several Carpools may have together (shared_pool_size).",
+                |sum| sum.size,
+            ),
             ("carpool_budget_held", "How many of them this one may have.", |sum| sum.held),
             ("carpool_budget_wanted", "How many of them this one could use.", |sum| sum.want),
             ("carpool_budget_held_elsewhere", "How many of them the others may have.", |sum| sum.elsewhere),
-            ("carpool_budget_members", "Carpools that share them, those that were given up included.", |sum| sum.members),
+            ("carpool_budget_members", "Carpools that share them, those that were given up included.", |sum| {
+                sum.members
+            }),
             ("carpool_budget_failing", "1 while the ledger can't be read or written.", |sum| u32::from(sum.fails)),
         ];
         for (name, help, of) in gauges {

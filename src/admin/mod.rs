@@ -8,12 +8,12 @@
 pub mod advice;
 pub mod audit;
 mod blockers;
+mod budgets;
 pub mod collect;
 pub mod command;
 pub mod console;
 mod crowd;
 mod encode;
-mod budgets;
 mod hosts;
 pub mod http;
 mod local;

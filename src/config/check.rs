@@ -2,7 +2,9 @@
 
 use super::report::{KeyPath, Report};
 use super::route::ROUTE;
-use super::{AuthType, Config, Database, Format, RESERVED_DATABASES, SessionAttrs, ShareBy, UNLIMITED, User, build, hosts};
+use super::{
+    AuthType, Config, Database, Format, RESERVED_DATABASES, SessionAttrs, ShareBy, UNLIMITED, User, build, hosts,
+};
 use crate::names::{DatabaseName, UserName};
 
 /// The longest name of a user or database, bytes: PostgreSQL's `NAMEDATALEN - 1`.

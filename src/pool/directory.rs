@@ -9,8 +9,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::budget::Terms;
 use super::Pool;
+use super::budget::Terms;
 use super::cede::Kept;
 use super::control::Pauser;
 use super::quota::Quotas;
@@ -215,7 +215,10 @@ impl Directory {
                     continue;
                 }
                 // Servers that logged in with less security than is asked for now aren't to stay.
-                old.policy.is_elsewhere(&spec.policy) || Terms::are_others(old.budget.as_ref(), spec.budget.as_ref()) || old.dbname != spec.dbname || old.tls.asks_otherwise(&spec.tls)
+                old.policy.is_elsewhere(&spec.policy)
+                    || Terms::are_others(old.budget.as_ref(), spec.budget.as_ref())
+                    || old.dbname != spec.dbname
+                    || old.tls.asks_otherwise(&spec.tls)
             };
             if !moved {
                 pool.reconfigure(spec);

@@ -349,7 +349,13 @@ impl Pool {
         next
     }
 
-    fn with(name: DatabaseName, spec: Spec, books: Arc<Books>, mut control: Control, quotas: &Arc<Quotas>) -> Arc<Self> {
+    fn with(
+        name: DatabaseName,
+        spec: Spec,
+        books: Arc<Books>,
+        mut control: Control,
+        quotas: &Arc<Quotas>,
+    ) -> Arc<Self> {
         let quotas = Arc::clone(quotas);
         let tables = Tables::default();
         tables.set_strict(spec.strict_session_state);
@@ -578,6 +584,9 @@ impl Pool {
             background::close(pooled, background::Slot::Closing);
         }
         self.stretch(&spec, now);
+        if self.control.is_shared() && (spec.min_size > 0 || self.queue.lock().has_waiting()) {
+            self.keep_budget();
+        }
         self.keep_minimum(spec.min_size, now);
         self.keep_diagnosing(now);
         self.keep_watching();
@@ -597,9 +606,6 @@ impl Pool {
         };
         if user.rests_until.lock().is_some_and(|until| until > now) {
             return;
-        }
-        if min_size > 0 {
-            self.keep_budget();
         }
         while self.may_login(now) {
             let mut queue = self.queue.lock();

@@ -126,18 +126,19 @@ def signal_to(pid, number):
 
 
 class Carpool:
-    """A running Carpool."""
+    """A running Carpool. `prefix` is what it is started with, `database` and `sections` are further lines."""
 
-    def __init__(self, binary, home, server, pooler, descriptors, environment):
+    def __init__(self, binary, home, server, pooler, descriptors=None, environment=None, prefix=(),
+                 database=f"pool_size = {POOL_SIZE}", sections=""):
         self.log, config = home / "carpool.log", home / "carpool.toml"
         settings = "\n".join(f"{name} = {value}" for name, value in (POOLER | pooler).items())
         config.write_text(
-            f"[pooler]\n{settings}\n[databases.bank]\nhost = \"{server[0]}\"\nport = {server[1]}\npool_size = {POOL_SIZE}\n"
-            "[users.app]\n[users.postgres]\n")
+            f"[pooler]\n{settings}\n[databases.bank]\nhost = \"{server[0]}\"\nport = {server[1]}\n{database}\n"
+            f"[users.app]\n[users.postgres]\n{sections}\n")
         limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, descriptors)) if descriptors else None
         with open(self.log, "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen([*TIED, str(binary), str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            preexec_fn=limit, env=os.environ | environment)
+            self.process = subprocess.Popen([*TIED, *prefix, str(binary), str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            preexec_fn=limit, env=os.environ | (environment or {}))
         self.port = None
 
     async def started(self):

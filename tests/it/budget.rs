@@ -79,7 +79,9 @@ impl Load {
                         return;
                     }
                     let asked = format!("{number} {turn}");
-                    let Ok(answer) = client.exchange(&query(&format!("select '{asked}', pg_sleep(0.01)"))) else { return };
+                    let Ok(answer) = client.exchange(&query(&format!("select '{asked}', pg_sleep(0.01)"))) else {
+                        return;
+                    };
                     match answer.iter().find(|message| message.tag == b'D') {
                         Some(row) => assert_eq!(row.columns()[0].as_deref(), Some(asked.as_str())),
                         // Its server was ended: it is told, and goes on.
@@ -289,7 +291,8 @@ fn one_that_is_cut_off_has_nothing_and_the_others_have_its_part() {
     // They hold all servers, within transactions.
     let mut clients: Vec<Raw> = (0..4).map(|_| as_app(&far)).collect();
     clients.iter_mut().for_each(|client| drop(client.query("begin")));
-    let written = || rows(&far, "SHOW BUDGET").iter().map(|row| value(row, "servers").parse::<u32>().unwrap()).sum::<u32>();
+    let written =
+        || rows(&far, "SHOW BUDGET").iter().map(|row| value(row, "servers").parse::<u32>().unwrap()).sum::<u32>();
     eventually("all servers are written down", || (written() == 4).then_some(()));
     wire.cut();
     let began = Instant::now();
@@ -317,7 +320,8 @@ fn who_waits_is_told_who_has_it() {
     let postgres = Postgres::own();
     let database = postgres.new_database();
     let one = carpool(&postgres, &database, "shared_pool_size = 1");
-    let setup = Setup::pooler("query_wait_timeout = 2").database("shared_pool_size = 1\nshared_pool_user = \"postgres\"");
+    let setup =
+        Setup::pooler("query_wait_timeout = 2").database("shared_pool_size = 1\nshared_pool_user = \"postgres\"");
     let other = Carpool::before(&postgres, &database, &setup);
     let mut holder = as_app(&one);
     holder.query("begin");
@@ -344,7 +348,10 @@ fn who_may_not_keep_the_books_is_told_what_is_missing() {
     let detail = error.field('D').unwrap();
     assert!(detail.contains("can't be asked for") && detail.contains("docs/budget.md"), "{detail}");
     assert!(sessions(&postgres, &database) <= 1, "only its own question");
-    postgres.sql(&database, "create table public.carpool_budget (name text primary key, version bigint not null, state text not null)");
+    postgres.sql(
+        &database,
+        "create table public.carpool_budget (name text primary key, version bigint not null, state text not null)",
+    );
     postgres.sql(&database, "grant select, insert, update on public.carpool_budget to app");
     let mut next = as_app(&poor);
     assert_eq!(next.value("select 1"), "1");

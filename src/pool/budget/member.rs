@@ -166,10 +166,12 @@ impl Member {
         let mut ledger = seen.ledger.clone();
         let mut end = self.free(&mut ledger, seen, now);
         end.extend(self.condemn(&mut ledger, seen, local, size, now));
-        end.extend(self.ghosts.iter().filter(|(_, since)| now.duration_since(**since) >= PATIENCE).map(|(ghost, _)| *ghost));
+        end.extend(
+            self.ghosts.iter().filter(|(_, since)| now.duration_since(**since) >= PATIENCE).map(|(ghost, _)| *ghost),
+        );
         end.retain(|backend| backend.1 != 0);
 
-        let part = self.part(&ledger, seen, local, size).saturating_sub(spent);
+        let part = self.part(&ledger, seen, local, size, now).saturating_sub(spent);
         let slots = local.slots.max(part.min(local.need));
         let held = slots.saturating_add(spent);
         let entry = self.entry(seen, local, size, held);
@@ -236,7 +238,8 @@ impl Member {
     /// Sessions that may be what is left of logins that have failed, or of servers that were given up.
     fn note_strays(&mut self, seen: &Seen, own: Option<&Entry>, local: &Local, now: Instant) -> u32 {
         // It may have been cut off since it wrote last.
-        let earliest = own.map_or(seen.now, |own| own.written.min(seen.now)).saturating_sub(2 * micros(seen.login_limit));
+        let earliest =
+            own.map_or(seen.now, |own| own.written.min(seen.now)).saturating_sub(2 * micros(seen.login_limit));
         if local.unsure > 0 {
             let known = self.strays.map_or((0, earliest), |strays| (strays.count, strays.began.0));
             let count = known.0.saturating_add(local.unsure);
@@ -244,7 +247,8 @@ impl Member {
         }
         let Some(strays) = &mut self.strays else { return 0 };
         let is_own = |backend: &Backend| local.servers.contains(&backend.0);
-        let nobodys = seen.nobodys(strays.began).filter(|backend| !is_own(backend) && !self.ghosts.contains_key(backend));
+        let nobodys =
+            seen.nobodys(strays.began).filter(|backend| !is_own(backend) && !self.ghosts.contains_key(backend));
         let left = count(nobodys.count()).min(strays.count);
         if now.duration_since(strays.noted) >= PATIENCE {
             strays.count = left;
@@ -313,10 +317,12 @@ impl Member {
     }
 
     /// How many this member may hold now.
-    fn part(&self, ledger: &Ledger, seen: &Seen, local: &Local, size: u32) -> u32 {
+    fn part(&self, ledger: &Ledger, seen: &Seen, local: &Local, size: u32, now: Instant) -> u32 {
         let claim = |entry: &Entry| {
             let without = entry.without.and_then(|since| u64::try_from(seen.now.saturating_sub(since)).ok());
-            Claim { want: entry.want, held: entry.held, without: Duration::from_micros(without.unwrap_or_default()) }
+            // One that is silent keeps what it has, for the time being, and gets no more.
+            let want = if self.is_silent(entry.id, now) { entry.want.min(entry.held) } else { entry.want };
+            Claim { want, held: entry.held, without: Duration::from_micros(without.unwrap_or_default()) }
         };
         let held = ledger.of(self.id).map_or(0, |own| own.held);
         let (condemned, active): (Vec<&Entry>, Vec<&Entry>) =

@@ -11,8 +11,8 @@ pub mod member;
 mod tests;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -21,8 +21,8 @@ use rand::RngExt;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use super::spec::Spec;
 use super::queue::Queue;
+use super::spec::Spec;
 use super::{Pool, Pooled, Ticket, background};
 use crate::auth::{Proven, ServerCredentials, StoredSecret};
 use crate::config::Secret;
@@ -107,6 +107,8 @@ pub(super) struct Shared {
     incarnation: AtomicU64,
     /// Logins that failed without PostgreSQL having said so, and servers that didn't hang up.
     unsure: AtomicU32,
+    /// Slots that have come free. Changed with the queue locked.
+    freed: AtomicU64,
     /// Looks at the ledger that have ended well.
     looks: watch::Sender<u64>,
     view: ArcSwapOption<View>,
@@ -160,7 +162,10 @@ impl Shared {
     }
 
     /// Lets a login go on for as long as this process may log in.
-    pub(super) async fn guard(&self, login: impl Future<Output = Result<LoggedIn, LoginError>>) -> Result<LoggedIn, LoginError> {
+    pub(super) async fn guard(
+        &self,
+        login: impl Future<Output = Result<LoggedIn, LoginError>>,
+    ) -> Result<LoggedIn, LoginError> {
         let incarnation = self.incarnation.load(Ordering::Acquire);
         if !self.has_lease(world::now()) {
             return Err(LoginError::Budget);
@@ -237,12 +242,16 @@ impl Pool {
         let held: u32 = own.iter().map(|part| part.held).sum();
         let others: Vec<_> = others.iter().map(|part| format!("{} {}", part.name, part.held)).collect();
         let others = if others.is_empty() { String::new() } else { format!(", others: {}", others.join(", ")) };
-        format!(" Of the {} server connections that several Carpools share (shared_pool_size) it has {held}{others}.", view.size)
+        format!(
+            " Of the {} server connections that several Carpools share (shared_pool_size) it has {held}{others}.",
+            view.size
+        )
     }
 
     /// A slot has come free: it isn't used again before a look at the ledger, where its server may be written down.
     pub(super) fn spend(&self, queue: &mut Queue<Box<Pooled>, Ticket>) {
         if self.control.is_shared() {
+            self.budget.freed.fetch_add(1, Ordering::Relaxed);
             self.control.set_allowance(self.control.allowance().min(queue.slots()));
             queue.set_limits(self.control.limits(&self.spec.load()));
             self.budget.look();
@@ -271,11 +280,11 @@ impl Pool {
         }
     }
 
-    /// What the pool has. It begins nothing beyond that until it is told what it may have.
-    fn freeze(&self, spec: &Spec, peak: &mut Peak) -> Local {
+    /// What the pool has, and how many slots have come free before. It begins nothing beyond that until it is told what it may have.
+    fn freeze(&self, spec: &Spec, peak: &mut Peak) -> (Local, u64) {
         let now = world::now();
         let mut queue = self.queue.lock();
-        let load = queue.load();
+        let (load, freed) = (queue.load(), self.budget.freed.load(Ordering::Relaxed));
         self.control.set_allowance(self.control.allowance().min(load.slots));
         queue.set_limits(self.control.limits(spec));
         drop(queue);
@@ -285,14 +294,16 @@ impl Pool {
         // After the queue: one that closes meanwhile has its slot, and isn't listed.
         let servers = self.servers().iter().map(|server| server.key.pid).collect();
         let unsure = self.budget.unsure.swap(0, Ordering::AcqRel);
-        Local { slots: load.slots, logins: load.logins, need, want: peak.of(need, now).min(most), servers, unsure }
+        let want = peak.of(need, now).min(most);
+        (Local { slots: load.slots, logins: load.logins, need, want, servers, unsure }, freed)
     }
 
-    /// Changes what it may have.
-    fn allow(self: &Arc<Self>, slots: u32) {
+    /// Changes what it may have. What has come free since `freed` isn't written down as that.
+    fn allow(self: &Arc<Self>, slots: u32, freed: u64) {
         let spec = self.spec.load();
         let mut queue = self.queue.lock();
-        self.control.set_allowance(slots);
+        let as_seen = self.budget.freed.load(Ordering::Relaxed) == freed;
+        self.control.set_allowance(if as_seen { slots } else { slots.min(queue.slots()) });
         queue.set_limits(self.control.limits(&spec));
         let over = queue.take_expired(0, |_, _| false);
         drop(queue);
@@ -360,11 +371,11 @@ struct Task {
 }
 
 async fn run(running: Running) {
-    let pool = &running.0;
+    let pool = Arc::clone(&running.0);
     let (settings, peak) = (SettingsTable::default(), Peak::default());
     let mut task = Task { link: None, settings, member: None, peak, unused_since: None, told: None };
     loop {
-        let (next, pause) = task.round(pool).await;
+        let (next, pause) = task.round(&pool).await;
         if next == Next::Never {
             break;
         }
@@ -374,6 +385,8 @@ async fn run(running: Running) {
             () = pool.budget.changed.notified() => {}
         }
     }
+    // Whoever waits from now on begins another.
+    drop(running);
     if let Some(link) = task.link {
         link.close().await;
     }
@@ -399,6 +412,7 @@ impl Task {
                 let next = next.unwrap_or(Next::Soon);
                 if next == Next::Never {
                     self.left(pool);
+                    pool.budget.view.store(None);
                 }
                 let idle = pool.slots() == 0 && self.peak.0.iter().all(|(_, need)| *need == 0);
                 (next, if idle { IDLE_PERIOD } else { PERIOD })
@@ -424,7 +438,7 @@ impl Task {
             pool.budget.incarnation.fetch_add(1, Ordering::AcqRel);
         }
         let Some(member) = &mut self.member else { return Ok(Some(Next::Later)) };
-        let local = pool.freeze(spec, &mut self.peak);
+        let (local, freed) = pool.freeze(spec, &mut self.peak);
         if self.unused_since.is_unused(pool, &local, asked) {
             return self.leave(pool, &seen).await;
         }
@@ -438,18 +452,24 @@ impl Task {
                 self.end(pool, &end).await?;
                 Ok(Some(Next::Soon))
             }
-            Round::Step(step) => self.step(pool, &seen, &local, step).await,
+            Round::Step(step) => self.step(pool, &seen, (&local, freed), step).await,
         }
     }
 
-    async fn step(&mut self, pool: &Arc<Pool>, seen: &Seen, local: &Local, step: Step) -> Result<Option<Next>, String> {
+    async fn step(
+        &mut self,
+        pool: &Arc<Pool>,
+        seen: &Seen,
+        (local, freed): (&Local, u64),
+        step: Step,
+    ) -> Result<Option<Next>, String> {
         let before = pool.control.allowance().min(step.before);
         let Some(ledger) = &step.write else {
-            pool.allow(step.after);
+            pool.allow(step.after, freed);
             self.end(pool, &step.end).await?;
             return Ok(Some(Next::Later));
         };
-        pool.allow(before);
+        pool.allow(before, freed);
         let sent = world::now();
         let written = self.write(pool, seen.version, ledger).await;
         let Some(member) = &mut self.member else { return Ok(Some(Next::Later)) };
@@ -457,7 +477,7 @@ impl Task {
             Ok(true) => {
                 member.confirmed(&step, sent);
                 *pool.budget.lease.lock() = member.lease();
-                pool.allow(step.after);
+                pool.allow(step.after, freed);
                 self.end(pool, &step.end).await?;
                 let settled = step.after == before && local.need <= step.after;
                 Ok(Some(if settled { Next::Later } else { Next::Soon }))
@@ -482,13 +502,14 @@ impl Task {
         self.member = None;
         *pool.budget.lease.lock() = None;
         pool.budget.incarnation.fetch_add(1, Ordering::AcqRel);
-        pool.allow(0);
+        pool.allow(0, 0);
     }
 
     async fn read(&mut self, pool: &Arc<Pool>, spec: &Spec, terms: &Terms) -> Result<Seen, String> {
         if self.link.is_none() {
             let login = pool.budget_login(spec, terms);
-            let logged_in = pool.cluster.login(login, &spec.policy, &self.settings).await.map_err(|error| error.to_string())?;
+            let logged_in =
+                pool.cluster.login(login, &spec.policy, &self.settings).await.map_err(|error| error.to_string())?;
             self.link = Some(logged_in.server);
         }
         for _ in 0..2 {
@@ -533,8 +554,10 @@ impl Task {
             }
             // They count until they end by themselves.
             Err(QueryError::Refused { message, .. }) => {
-                let why = format!("server connections that nobody has any more can't be ended, and count until they are: {message} \
-                    (shared_pool_user should be a member of pg_signal_backend)");
+                let why = format!(
+                    "server connections that nobody has any more can't be ended, and count until they are: {message} \
+                    (shared_pool_user should be a member of pg_signal_backend)"
+                );
                 self.tell(pool, Some(&why));
                 Ok(())
             }
@@ -564,7 +587,8 @@ impl Task {
         self.told = error.map(str::to_owned);
         if error.is_some() {
             let view = pool.budget.view.load_full();
-            let (at, size, members) = view.map_or((world::now(), 0, Vec::new()), |view| (view.at, view.size, view.members.clone()));
+            let (at, size, members) =
+                view.map_or((world::now(), 0, Vec::new()), |view| (view.at, view.size, view.members.clone()));
             pool.budget.view.store(Some(Arc::new(View { at, error: self.told.clone(), size, members })));
         }
     }

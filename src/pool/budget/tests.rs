@@ -29,6 +29,8 @@ enum Act {
     Want(usize, u32),
     Read(usize),
     Write(usize, Outcome),
+    /// The answer to its last write arrives.
+    Hear(usize),
     /// A late write arrives.
     Arrive,
     /// A login begins; PostgreSQL may let it in without asking for anything.
@@ -73,6 +75,10 @@ struct Process {
     frozen: bool,
     cut: bool,
     seen: Option<(Seen, Instant)>,
+    /// A write whose answer isn't there yet: what it was, when it was sent, and the answer.
+    sent: Option<(Step, Instant, bool)>,
+    /// A slot has come free since the last look.
+    freed: bool,
     link: Backend,
 }
 
@@ -144,6 +150,8 @@ impl World {
             frozen: false,
             cut: false,
             seen: None,
+            sent: None,
+            freed: false,
             link,
         }
     }
@@ -190,6 +198,10 @@ impl World {
     fn write(&mut self, at: usize, outcome: Outcome) {
         let process = &mut self.processes[at];
         let Some((seen, asked)) = process.seen.take().filter(|_| !process.frozen) else { return };
+        if let (Some((step, ..)), Some(member)) = (process.sent.take(), process.member.as_mut()) {
+            member.doubt(&step);
+        }
+        process.freed = false;
         if process.member.is_none() {
             if process.slots() > 0 {
                 return;
@@ -205,6 +217,7 @@ impl World {
         match round {
             Round::Lost(end) => {
                 process.member = None;
+                process.sent = None;
                 process.limit = 0;
                 self.end(&end);
             }
@@ -224,22 +237,32 @@ impl World {
             return;
         };
         let arrives = !process.cut && matches!(outcome, Outcome::Told | Outcome::Untold);
-        let told = !process.cut && outcome == Outcome::Told;
         let done = arrives && self.apply(version, ledger);
         if !self.processes[at].cut && outcome == Outcome::Late {
             self.late.push((version, ledger.clone()));
         }
         let process = &mut self.processes[at];
         let Some(member) = process.member.as_mut() else { return };
-        match (told, done) {
-            (true, true) => {
-                member.confirmed(step, sent);
-                process.limit = step.after;
-            }
-            // Somebody else was first.
-            (true, false) => {}
-            (false, _) => member.doubt(step),
+        match outcome {
+            Outcome::Told if !process.cut => process.sent = Some((step.clone(), sent, done)),
+            _ => member.doubt(step),
         }
+    }
+
+    fn hear(&mut self, at: usize) {
+        let process = &mut self.processes[at];
+        let heard = if process.frozen || process.cut { None } else { process.sent.take() };
+        // Else somebody else was first.
+        if let (Some((step, sent, true)), Some(member)) = (heard, process.member.as_mut()) {
+            member.confirmed(&step, sent);
+            process.limit = if process.freed { step.after.min(process.slots()) } else { step.after };
+        }
+    }
+
+    fn come_free(&mut self, at: usize) {
+        let process = &mut self.processes[at];
+        process.freed = true;
+        process.limit = process.limit.min(process.slots());
     }
 
     /// `pg_terminate_backend()`.
@@ -258,6 +281,7 @@ impl World {
             }
             Act::Read(at) => self.read(at),
             Act::Write(at, outcome) => self.write(at, outcome),
+            Act::Hear(at) => self.hear(at),
             Act::Arrive => {
                 if let Some((version, ledger)) = self.late.pop() {
                     self.apply(version, &ledger);
@@ -282,7 +306,7 @@ impl World {
                 if !process.frozen {
                     process.unsure += u32::try_from(process.closing.len()).unwrap();
                     process.closing.clear();
-                    process.limit = process.limit.min(process.slots());
+                    self.come_free(at);
                 }
             }
             Act::Freeze(at) => self.processes[at].frozen = true,
@@ -383,7 +407,7 @@ impl World {
                 let (sessions, before) = (&self.sessions, process.servers.len());
                 process.servers.retain(|pid| sessions.iter().any(|session| session.backend.0 == *pid));
                 if !gone.is_empty() || process.servers.len() < before {
-                    process.limit = process.limit.min(process.slots());
+                    self.come_free(at);
                 }
             }
         }
@@ -391,7 +415,8 @@ impl World {
 
     /// PostgreSQL notices that nobody is at the other end of sessions.
     fn end_unknown(&mut self) {
-        let known: BTreeSet<u32> = self.processes.iter().flat_map(|process| process.servers.iter().chain(&process.logins)).copied().collect();
+        let known: BTreeSet<u32> =
+            self.processes.iter().flat_map(|process| process.servers.iter().chain(&process.logins)).copied().collect();
         let is_noted = |backend| self.ledger.members.iter().any(|entry| entry.servers.contains(&backend));
         self.sessions.retain(|session| known.contains(&session.backend.0) || is_noted(session.backend));
     }
@@ -399,7 +424,7 @@ impl World {
     /// A round of each, with logins and closings as pools do them.
     fn go_round(&mut self) {
         for at in 0..self.processes.len() {
-            for act in [Act::Read(at), Act::Write(at, Outcome::Told)] {
+            for act in [Act::Read(at), Act::Write(at, Outcome::Told), Act::Hear(at)] {
                 self.act(act);
             }
             while !self.processes[at].logins.is_empty() {
@@ -435,6 +460,7 @@ fn acts(processes: usize) -> impl Strategy<Value = Vec<Act>> {
         3 => (at.clone(), 0_u32..7).prop_map(|(at, need)| Act::Want(at, need)),
         8 => at.clone().prop_map(Act::Read),
         8 => (at.clone(), outcome).prop_map(|(at, outcome)| Act::Write(at, outcome)),
+        6 => at.clone().prop_map(Act::Hear),
         1 => Just(Act::Arrive),
         6 => (at.clone(), any::<bool>()).prop_map(|(at, trusts)| Act::BeginLogin(at, trusts)),
         8 => at.clone().prop_map(Act::GoOnLogin),
@@ -450,7 +476,7 @@ fn acts(processes: usize) -> impl Strategy<Value = Vec<Act>> {
         4 => pass.prop_map(Act::Pass),
     ];
     // A member reads and writes in one go mostly, else too little comes about.
-    let round = (0..processes).prop_map(|at| vec![Act::Read(at), Act::Write(at, Outcome::Told)]);
+    let round = (0..processes).prop_map(|at| vec![Act::Read(at), Act::Write(at, Outcome::Told), Act::Hear(at)]);
     let login = (0..processes).prop_map(|at| vec![Act::BeginLogin(at, false), Act::GoOnLogin(at), Act::GoOnLogin(at)]);
     let some = prop_oneof![3 => one.prop_map(|act| vec![act]), 1 => round, 1 => login];
     prop::collection::vec(some, 1..200).prop_map(|acts| acts.concat())

@@ -1,3 +1,3 @@
 """All faults; importing registers them."""
 
-from . import clients, clock, network, servers, states  # noqa: F401
+from . import budget, clients, clock, network, servers, states  # noqa: F401

@@ -7,6 +7,7 @@ import asyncio
 import os
 import subprocess
 import time
+from pathlib import Path
 
 from stage import Skipped, fault
 from system import Failure, run
@@ -50,9 +51,14 @@ class Namespace:
         self._rules("-D", "--probability", "0.0")
 
     def _rules(self, change, *statistic, check=False):
-        for chain, direction in (("INPUT", "-i"), ("OUTPUT", "-o")):
+        for chain, direction in (("INPUT", "-i"), ("OUTPUT", "-o"), ("FORWARD", "-i"), ("FORWARD", "-o")):
             match = ["-m", "statistic", "--mode", "random", *statistic] if statistic else []
             run(["iptables", "-w", change, chain, direction, self.name, *match, "-j", "DROP"])
+
+    def reach_others(self):
+        """Those in other namespaces can be reached by way of the suite's."""
+        run([*self.prefix, "ip", "route", "add", "default", "via", self.gateway])
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1", encoding="ascii")
 
     def cut(self):
         self._rules("-A")
