@@ -17,6 +17,9 @@ struct Sum {
     fails: bool,
 }
 
+/// Its name, what it means, and which of the sums it is.
+type Gauge = (&'static str, &'static str, fn(&Sum) -> u32);
+
 impl View<'_> {
     /// SHOW BUDGET.
     pub(super) fn budgets(&self) -> Vec<Row> {
@@ -60,7 +63,7 @@ impl View<'_> {
                 }
             }
         }
-        let gauges: [(&'static str, &str, fn(&Sum) -> u32); 6] = [
+        let gauges: [Gauge; 6] = [
             (
                 "carpool_budget_size",
                 "Server connections that several Carpools may have together (shared_pool_size).",

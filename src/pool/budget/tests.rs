@@ -495,39 +495,6 @@ proptest! {
     }
 
     #[test]
-    fn all_is_given_out_in_the_end(acts in acts(3), wants in prop::collection::vec(0_u32..7, 3)) {
-        let mut world = World::new(3);
-        for act in acts {
-            world.act(act);
-        }
-        world.act(Act::Stranger(false));
-        for at in 0..3 {
-            world.act(Act::Thaw(at));
-            world.act(Act::Heal(at));
-            world.processes[at].want = wants[at];
-            world.processes[at].need = wants[at];
-        }
-        // Whatever was cut off or killed is over after a while; sessions of which nobody knows only PostgreSQL's keepalive ends.
-        for _ in 0..300 {
-            world.go_round();
-        }
-        world.end_unknown();
-        for _ in 0..300 {
-            world.go_round();
-        }
-        let all = wants.iter().sum::<u32>().min(SIZE);
-        let mut served = [true; 3];
-        for _ in 0..40 {
-            world.go_round();
-            for at in 0..3 {
-                served[at] &= !world.processes[at].servers.is_empty() || wants[at] == 0;
-            }
-        }
-        prop_assert!(world.count() >= all, "{} of {all}: {:?}\n{:?}", world.count(), world.ledger, world.processes);
-        prop_assert!(served.iter().all(|served| *served), "{:?}", world.ledger);
-    }
-
-    #[test]
     fn parts_are_what_is_wanted(
         size in 0_u32..30,
         claims in prop::collection::vec((0_u32..12, 0_u32..12, 0_u64..3000), 1..8),
@@ -547,6 +514,44 @@ proptest! {
             let most = others.map(|(part, _)| *part).max().unwrap_or(0);
             prop_assert!(*part >= claim.want || *part + 1 >= most, "{parts:?} of {claims:?}");
         }
+    }
+}
+
+proptest! {
+    // Each takes hundreds of rounds.
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn all_is_given_out_in_the_end(acts in acts(3), wants in prop::collection::vec(0_u32..7, 3)) {
+        let mut world = World::new(3);
+        for act in acts {
+            world.act(act);
+        }
+        world.act(Act::Stranger(false));
+        for (at, want) in wants.iter().enumerate() {
+            world.act(Act::Thaw(at));
+            world.act(Act::Heal(at));
+            world.processes[at].want = *want;
+            world.processes[at].need = *want;
+        }
+        // Whatever was cut off or killed is over after a while; sessions of which nobody knows only PostgreSQL's keepalive ends.
+        for _ in 0..300 {
+            world.go_round();
+        }
+        world.end_unknown();
+        for _ in 0..300 {
+            world.go_round();
+        }
+        let all = wants.iter().sum::<u32>().min(SIZE);
+        let mut served = [true; 3];
+        for _ in 0..40 {
+            world.go_round();
+            for (at, served) in served.iter_mut().enumerate() {
+                *served &= !world.processes[at].servers.is_empty() || wants[at] == 0;
+            }
+        }
+        prop_assert!(world.count() >= all, "{} of {all}: {:?}\n{:?}", world.count(), world.ledger, world.processes);
+        prop_assert!(served.iter().all(|served| *served), "{:?}", world.ledger);
     }
 }
 
