@@ -105,6 +105,10 @@ prop_compose! {
         if database.sslnegotiation == SslNegotiation::Direct {
             database.server_tls_sslmode = Some(SslMode::Require);
         }
+        if database.shared_pool_size > 0 {
+            database.user.get_or_insert("forced".into());
+            database.target_session_attrs = SessionAttrs::Primary;
+        }
         if pooler.auth_type == AuthType::Any {
             database.user.get_or_insert("forced".into());
         }
