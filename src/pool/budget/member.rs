@@ -2,8 +2,8 @@
 //! written.
 //!
 //! Five rules keep the sum within the size, whoever is cut off, frozen or killed, and whenever:
-//! - A login may begin only within what the member's last *confirmed* write says that it holds, and while that write is younger than
-//!   [`LEASE`]. Before a write that lowers it, the pool has been told of the lower number.
+//! - A login may begin only within what the ledger says for sure that the member holds, and while its last *confirmed* write is younger than
+//!   [`LEASE`]. From a look at the pool until the ledger is sure of what follows, the pool begins nothing beyond what it had.
 //! - The slot of a server that has ended isn't used again before a look at the ledger: it may be written down there, and then it must be
 //!   struck out first, so that what a member holds beyond the servers that are written down is as many as it can have besides.
 //! - A member that hasn't written for [`DEAD`], by the clock of who watches, may be condemned, by a write. From then on it can't begin
@@ -97,12 +97,8 @@ pub enum Round {
 pub struct Step {
     /// What the ledger is to say, if anything; a change of the version that was seen.
     pub write: Option<Ledger>,
-    /// How many slots the pool may have by what is confirmed already.
-    pub before: u32,
-    /// How many it may have once the write is confirmed; without one, at once.
+    /// How many slots the pool may have once the write is confirmed; without one, at once.
     pub after: u32,
-    /// What the member holds then.
-    held: u32,
     /// Processes that are to be ended.
     pub end: Vec<Backend>,
 }
@@ -122,9 +118,9 @@ pub struct Member {
     pub id: MemberId,
     name: String,
     beat: u64,
-    /// What the last confirmed write says that it holds, and until when that lets logins begin.
-    confirmed: Option<(u32, Instant)>,
-    /// The ledger may say something else than was confirmed last.
+    /// Until when the last confirmed write lets logins begin.
+    lease: Option<Instant>,
+    /// A write may still arrive, so nothing that is read is sure.
     doubtful: bool,
     others: HashMap<MemberId, Watched>,
     /// Servers that the pool has given up, and since when they are still there.
@@ -146,19 +142,19 @@ impl Member {
     #[must_use]
     pub fn new(id: MemberId, name: String) -> Self {
         let (others, ghosts) = (HashMap::new(), HashMap::new());
-        Self { id, name, beat: 0, confirmed: None, doubtful: false, others, ghosts, strays: None }
+        Self { id, name, beat: 0, lease: None, doubtful: false, others, ghosts, strays: None }
     }
 
     /// Until when logins may begin.
     #[must_use]
-    pub fn lease(&self) -> Option<Instant> {
-        self.confirmed.map(|(_, until)| until)
+    pub const fn lease(&self) -> Option<Instant> {
+        self.lease
     }
 
     /// Decides what is to be done, `now` being when what was read was asked for, and `size` what the configuration says.
     pub(super) fn look(&mut self, seen: &Seen, local: &Local, size: u32, now: Instant) -> Round {
         let own = seen.ledger.of(self.id);
-        if own.is_some_and(|own| own.condemned.is_some()) || (own.is_none() && self.confirmed.is_some()) {
+        if own.is_some_and(|own| own.condemned.is_some()) || (own.is_none() && self.lease.is_some()) {
             return Round::Lost(local.servers.iter().filter_map(|pid| seen.session(*pid)).collect());
         }
         self.watch(&seen.ledger, now);
@@ -176,29 +172,24 @@ impl Member {
         let held = slots.saturating_add(spent);
         let entry = self.entry(seen, local, size, held);
         let says_more = own.is_none_or(|own| !says_the_same(own, &entry));
-        let is_due = self.confirmed.is_none_or(|(_, until)| now + LEASE >= until + BEAT);
+        let is_due = self.lease.is_none_or(|until| now + LEASE >= until + BEAT);
         let others_change = !others(&ledger, self.id).eq(others(&seen.ledger, self.id));
         ledger.set(entry);
         let write = (self.doubtful || is_due || says_more || others_change).then_some(ledger);
-        let after = slots.min(part);
-        let before = self.confirmed.map_or(0, |(confirmed, _)| confirmed.saturating_sub(spent)).min(after);
-        Round::Step(Step { write, before, after, held, end })
+        Round::Step(Step { write, after: slots.min(part), end })
     }
 
     /// The write of a step, sent at `sent`, has been done.
-    pub fn confirmed(&mut self, step: &Step, sent: Instant) {
+    pub fn confirmed(&mut self, sent: Instant) {
         self.beat += 1;
         self.doubtful = false;
-        self.confirmed = Some((step.held, sent + LEASE));
+        self.lease = Some(sent + LEASE);
     }
 
-    /// It isn't known whether it has been done: nothing counts but what holds either way.
-    pub fn doubt(&mut self, step: &Step) {
+    /// It isn't known whether it has been done, or still will be: another has to be, which then can't be.
+    pub const fn doubt(&mut self) {
         self.beat += 1;
         self.doubtful = true;
-        if let Some((confirmed, _)) = &mut self.confirmed {
-            *confirmed = step.held.min(*confirmed);
-        }
     }
 
     /// The ledger without this member, which has no server any more.

@@ -463,28 +463,26 @@ impl Task {
         (local, freed): (&Local, u64),
         step: Step,
     ) -> Result<Option<Next>, String> {
-        let before = pool.control.allowance().min(step.before);
         let Some(ledger) = &step.write else {
             pool.allow(step.after, freed);
             self.end(pool, &step.end).await?;
             return Ok(Some(Next::Later));
         };
-        pool.allow(before, freed);
         let sent = world::now();
         let written = self.write(pool, seen.version, ledger).await;
         let Some(member) = &mut self.member else { return Ok(Some(Next::Later)) };
         match written {
             Ok(true) => {
-                member.confirmed(&step, sent);
+                member.confirmed(sent);
                 *pool.budget.lease.lock() = member.lease();
                 pool.allow(step.after, freed);
                 self.end(pool, &step.end).await?;
-                let settled = step.after == before && local.need <= step.after;
+                let settled = local.need <= step.after && local.slots <= step.after;
                 Ok(Some(if settled { Next::Later } else { Next::Soon }))
             }
             Ok(false) => Ok(None),
             Err(error) => {
-                member.doubt(&step);
+                member.doubt();
                 Err(error)
             }
         }

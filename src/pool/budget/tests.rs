@@ -112,6 +112,8 @@ struct World {
     processes: Vec<Process>,
     next: u32,
     next_member: u64,
+    /// `pg_terminate_backend()` is allowed.
+    may_end: bool,
 }
 
 const STRANGER: usize = usize::MAX;
@@ -128,6 +130,7 @@ impl World {
             processes: Vec::new(),
             next: 1,
             next_member: 1,
+            may_end: true,
         };
         for _ in 0..processes {
             let process = world.process();
@@ -200,8 +203,8 @@ impl World {
     fn write(&mut self, at: usize, outcome: Outcome) {
         let process = &mut self.processes[at];
         let Some((seen, asked)) = process.seen.take().filter(|_| !process.frozen) else { return };
-        if let (Some((step, ..)), Some(member)) = (process.sent.take(), process.member.as_mut()) {
-            member.doubt(&step);
+        if let (Some(_), Some(member)) = (process.sent.take(), process.member.as_mut()) {
+            member.doubt();
         }
         process.freed = false;
         if process.member.is_none() {
@@ -233,7 +236,6 @@ impl World {
             self.end(&step.end);
         }
         let process = &mut self.processes[at];
-        process.limit = process.limit.min(step.before);
         let Some(ledger) = &step.write else {
             process.limit = step.after;
             return;
@@ -247,7 +249,7 @@ impl World {
         let Some(member) = process.member.as_mut() else { return };
         match outcome {
             Outcome::Told if !process.cut => process.sent = Some((step.clone(), sent, done)),
-            _ => member.doubt(step),
+            _ => member.doubt(),
         }
     }
 
@@ -256,7 +258,7 @@ impl World {
         let heard = if process.frozen || process.cut { None } else { process.sent.take() };
         // Else somebody else was first.
         if let (Some((step, sent, true)), Some(member)) = (heard, process.member.as_mut()) {
-            member.confirmed(&step, sent);
+            member.confirmed(sent);
             process.limit = if process.freed { step.after.min(process.slots()) } else { step.after };
         }
     }
@@ -270,7 +272,9 @@ impl World {
     /// `pg_terminate_backend()`.
     fn end(&mut self, end: &[Backend]) {
         assert!(end.iter().all(|backend| !self.sessions.iter().any(|s| s.owner == STRANGER && s.backend == *backend)));
-        self.sessions.retain(|session| !end.contains(&session.backend));
+        if self.may_end {
+            self.sessions.retain(|session| !end.contains(&session.backend));
+        }
     }
 
     fn act(&mut self, act: Act) {
@@ -557,6 +561,118 @@ proptest! {
         prop_assert!(world.count() >= all, "{} of {all}: {:?}\n{:?}", world.count(), world.ledger, world.processes);
         prop_assert!(served.iter().all(|served| *served), "{:?}", world.ledger);
     }
+}
+
+impl World {
+    /// Members that know each other, of which the first has so many servers, all written down, and no more grants.
+    fn with_servers(servers: u32) -> Self {
+        let mut world = Self::new(3);
+        world.act(Act::Want(0, servers));
+        world.act(Act::Rounds(3));
+        assert_eq!(world.processes[0].servers.len(), servers as usize);
+        assert_eq!(world.ledger.held(), servers);
+        world
+    }
+
+    fn run(&mut self, acts: &[Act]) {
+        acts.iter().for_each(|act| self.act(*act));
+    }
+
+    fn needs(&mut self, at: usize, need: u32) {
+        (self.processes[at].need, self.processes[at].want) = (need, need);
+    }
+
+    /// As many logins as the member may begin.
+    fn log_in(&mut self, at: usize) {
+        for _ in 0..=SIZE {
+            self.run(&[Act::BeginLogin(at, true), Act::GoOnLogin(at)]);
+        }
+        assert!(self.count() <= SIZE, "{} sessions", self.count());
+    }
+}
+
+#[test]
+fn of_two_who_write_at_the_same_time_one_has_nothing() {
+    let mut world = World::with_servers(0);
+    (world.needs(0, SIZE), world.needs(1, SIZE));
+    world.run(&[Act::Read(0), Act::Read(1), Act::Write(0, Outcome::Told), Act::Write(1, Outcome::Told)]);
+    world.run(&[Act::Hear(0), Act::Hear(1)]);
+    (world.log_in(0), world.log_in(1));
+    assert_eq!((world.processes[0].servers.len(), world.processes[1].servers.len()), (SIZE as usize, 0));
+}
+
+#[test]
+fn what_a_late_write_may_take_away_is_not_used() {
+    let mut world = World::with_servers(0);
+    world.needs(0, SIZE);
+    world.run(&[Act::Read(0), Act::Write(0, Outcome::Told), Act::Hear(0)]);
+    // It needs nothing of it any more, and the word of that is on its way; then it does.
+    world.processes[0].need = 0;
+    world.run(&[Act::Read(0), Act::Write(0, Outcome::Late)]);
+    world.needs(0, SIZE);
+    world.run(&[Act::Read(0), Act::Write(0, Outcome::Lost), Act::Arrive]);
+    world.needs(1, SIZE);
+    world.run(&[Act::Read(1), Act::Write(1, Outcome::Told), Act::Hear(1)]);
+    (world.log_in(1), world.log_in(0));
+}
+
+#[test]
+fn servers_that_were_given_up_count_until_they_are_gone() {
+    let mut world = World::with_servers(SIZE);
+    world.run(&[Act::Cut(0)]);
+    (0..SIZE).for_each(|_| world.act(Act::Close(0)));
+    world.run(&[Act::GiveUp(0), Act::Heal(0)]);
+    (world.needs(0, 0), world.needs(1, SIZE));
+    world.run(&[Act::Rounds(3)]);
+    assert!(world.processes[1].servers.is_empty(), "they are there yet");
+    world.run(&[Act::Rounds(40)]);
+    assert_eq!(world.processes[1].servers.len(), SIZE as usize, "they were ended");
+}
+
+#[test]
+fn what_can_not_be_ended_counts_until_it_ends() {
+    let mut world = World::with_servers(SIZE);
+    world.may_end = false;
+    world.run(&[Act::Freeze(0)]);
+    world.needs(1, SIZE);
+    world.run(&[Act::Rounds(100), Act::Pass(61_000), Act::Rounds(10)]);
+    assert!(world.processes[1].servers.is_empty());
+    let ended = world.processes[0].servers[..2].to_vec();
+    world.sessions.retain(|session| !ended.contains(&session.backend.0));
+    world.run(&[Act::Rounds(3)]);
+    assert_eq!(world.processes[1].servers.len(), 2);
+}
+
+#[test]
+fn so_do_those_that_nobody_has_written_down() {
+    let mut world = World::with_servers(0);
+    world.needs(0, SIZE);
+    world.run(&[Act::Read(0), Act::Write(0, Outcome::Told), Act::Hear(0)]);
+    world.log_in(0);
+    world.run(&[Act::Cut(0)]);
+    (0..SIZE).for_each(|_| world.act(Act::Close(0)));
+    world.run(&[Act::GiveUp(0), Act::Heal(0)]);
+    (world.needs(0, 0), world.needs(1, SIZE));
+    world.run(&[Act::Rounds(100), Act::Pass(300_000), Act::Rounds(3)]);
+    assert!(world.processes[1].servers.is_empty() && world.count() == SIZE);
+    world.end_unknown();
+    world.run(&[Act::Rounds(3)]);
+    assert_eq!(world.processes[1].servers.len(), SIZE as usize);
+}
+
+#[test]
+fn a_slot_that_came_free_may_be_written_down_as_one_that_was() {
+    let mut world = World::with_servers(SIZE);
+    world.run(&[Act::Close(0)]);
+    let ended = world.processes[0].limit;
+    assert_eq!(ended, SIZE - 1);
+    world.log_in(0);
+    assert_eq!(world.count(), SIZE - 1, "not before a look at the ledger");
+    // Of what was written down, one is gone: there is nothing else.
+    world.run(&[Act::Freeze(0)]);
+    world.needs(1, SIZE);
+    world.run(&[Act::Rounds(80)]);
+    assert_eq!(world.processes[1].servers.len(), SIZE as usize);
 }
 
 #[test]
