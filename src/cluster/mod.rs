@@ -22,7 +22,7 @@ use crate::config::{Database, LoadBalance, SessionAttrs};
 use crate::net::{Target, world};
 use crate::protocol::settings::SettingsTable;
 use crate::server::connect::{self, LoggedIn, Login, LoginError};
-use hosts::{Health, Hosts, News, Outcome};
+use hosts::{Door, Health, Hosts, News, Outcome};
 use watch::{Answer, Checked, Split, Verdict, Watch, has};
 
 /// What the configuration says.
@@ -155,6 +155,17 @@ impl Known {
     }
 }
 
+/// What a health check has found out about one host.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// Where it stands.
+    pub answer: Answer,
+    /// Whether it takes logins.
+    pub door: Door,
+    /// What is wrong.
+    pub error: Option<Arc<LoginError>>,
+}
+
 /// The hosts of one pool. Their list and what they have to be never change: another pool takes its place then.
 #[derive(Debug)]
 pub struct Cluster {
@@ -248,23 +259,30 @@ impl Cluster {
         has(unfit | dead, host.into())
     }
 
-    /// Takes notice of what the hosts have answered to a health check begun at `began`. Says whether it changes which of
-    /// them can be used.
-    pub fn checked(&self, policy: &Policy, answers: &[(Answer, Option<Arc<LoginError>>)], began: Instant) -> bool {
+    /// To which hosts a health check has to log in anew, where each is logged in to at least every `longest`.
+    #[must_use]
+    pub fn doubtful(&self, longest: Duration) -> Vec<bool> {
+        self.known.lock().hosts.doubtful(world::now(), longest)
+    }
+
+    /// Takes notice of what was found out about the hosts in a health check begun at `began`. Says whether it changes
+    /// which of them can be used.
+    pub fn checked(&self, policy: &Policy, findings: &[Finding], began: Instant) -> bool {
         let now = world::now();
         let mut known = self.known.lock();
         let (before, resting, had_begun) = (known.watch.verdict(), known.hosts.resting(), known.watch.has_begun());
-        for (at, (answer, error)) in answers.iter().enumerate() {
+        for (at, Finding { answer, door, error }) in findings.iter().enumerate() {
             let role = match answer {
                 Answer::Said { said, .. } => Some(known.hosts.role(at, said.standby)),
-                Answer::Failed => None,
-                Answer::Refused => continue,
+                Answer::Failed | Answer::Refused => None,
             };
-            let news = known.hosts.checked(at, role, (began, now), policy.longest_rest, world::rng().random());
-            known.errors[at].clone_from(error);
+            let news = known.hosts.checked(at, (role, *door), (began, now), policy.longest_rest, world::rng().random());
+            if *door != Door::Untried {
+                known.errors[at].clone_from(error);
+            }
             self.tell(&news, &policy.hosts[at], error.as_deref());
         }
-        let answers: Vec<Answer> = answers.iter().map(|(answer, _)| *answer).collect();
+        let answers: Vec<Answer> = findings.iter().map(|finding| finding.answer).collect();
         let Known { hosts, watch, .. } = &mut *known;
         let split = watch.answered(&answers, policy.attrs, policy.max_lag, hosts);
         let verdict = watch.verdict();

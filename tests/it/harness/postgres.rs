@@ -177,6 +177,11 @@ impl Postgres {
         file.lines().next().unwrap().parse().unwrap()
     }
 
+    /// Sends a signal to the postmaster alone.
+    pub fn signal(&self, name: &str) {
+        run(Command::new("kill").args(["-s", name, &self.postmaster().to_string()]));
+    }
+
     /// Its major version.
     pub fn version(&self) -> u32 {
         self.sql("postgres", "show server_version_num").parse::<u32>().unwrap() / 10_000
