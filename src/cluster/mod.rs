@@ -93,9 +93,8 @@ impl Policy {
             _ if !self.max_lag.is_zero() && !watch.has_begun() => verdict.lagging,
             SessionAttrs::Primary | SessionAttrs::ReadWrite => verdict.deposed,
             // The last way out is for the primary.
-            SessionAttrs::Any if self.attrs == SessionAttrs::PreferStandby => verdict.deposed,
-            _ if self.max_lag.is_zero() => 0,
-            _ => verdict.lagging,
+            SessionAttrs::Any if self.attrs == SessionAttrs::PreferStandby => verdict.deposed | verdict.astray,
+            _ => verdict.lagging | verdict.astray,
         }
     }
 }
@@ -111,6 +110,8 @@ pub struct HostState {
     pub unwanted: bool,
     /// It says that it is the primary, and isn't the one that is used.
     pub deposed: bool,
+    /// It is a standby that follows another than the primary that is used.
+    pub astray: bool,
     /// It is too far behind.
     pub lagging: bool,
     /// What it said when it was last asked.
@@ -127,6 +128,7 @@ impl HostState {
             Health { failures: 1.., .. } => "down",
             _ if self.deposed => "deposed",
             _ if self.unwanted => "wrong role",
+            _ if self.astray => "astray",
             _ if self.lagging => "lagging",
             Health { logins: 0, role: None, .. } => "unknown",
             _ => "up",
@@ -146,9 +148,14 @@ impl Known {
     /// Why a host can't be used though it is there.
     fn why_barred(&self, at: usize, policy: &Policy) -> Option<LoginError> {
         let (target, verdict) = (policy.hosts[at].clone(), self.watch.verdict());
-        if has(policy.barred(policy.passes().last().copied()?, &self.watch) & verdict.deposed, at) {
-            let primary = self.watch.primary().filter(|primary| *primary != at && !has(verdict.deposed, *primary));
-            return Some(LoginError::Deposed { target, primary: primary.map(|at| policy.hosts[at].clone()) });
+        let barred = policy.barred(policy.passes().last().copied()?, &self.watch);
+        let primary = self.watch.primary().filter(|primary| *primary != at && !has(verdict.deposed, *primary));
+        let primary = primary.map(|at| policy.hosts[at].clone());
+        if has(barred & verdict.deposed, at) {
+            return Some(LoginError::Deposed { target, primary });
+        }
+        if has(verdict.astray, at) {
+            return Some(LoginError::Astray { target, primary });
         }
         let lagging = !policy.max_lag.is_zero() && has(verdict.lagging, at);
         lagging.then(|| LoginError::Lag { target, lag: self.watch.hosts()[at].lag, limit: policy.max_lag })
@@ -229,7 +236,7 @@ impl Cluster {
     /// Whether a server that is promoted isn't what is wanted any more.
     #[must_use]
     pub const fn wants_standbys(&self) -> bool {
-        matches!(self.attrs, SessionAttrs::ReadOnly | SessionAttrs::Standby | SessionAttrs::PreferStandby)
+        self.attrs.is_for_standbys()
     }
 
     /// When a login may be begun after one that failed; `None`: each host has to be asked, since there is only one.
@@ -284,14 +291,12 @@ impl Cluster {
         }
         let answers: Vec<Answer> = findings.iter().map(|finding| finding.answer).collect();
         let Known { hosts, watch, .. } = &mut *known;
-        let split = watch.answered(&answers, policy.attrs, policy.max_lag, hosts);
+        let splits = watch.answered(&answers, policy.attrs, policy.max_lag, hosts);
         let verdict = watch.verdict();
         self.unfit.store(verdict.unfit, Ordering::Relaxed);
         let changed = before != verdict || resting != hosts.resting() || !had_begun;
         drop(known);
-        if let Some(split) = split {
-            self.tell_of_split(policy, &split);
-        }
+        splits.iter().for_each(|split| self.tell_of_split(policy, split));
         changed
     }
 
@@ -341,6 +346,11 @@ impl Cluster {
                 error!(%database, "{hosts} says that it is the primary, but another was, on a later timeline or of another \
                     cluster: it is not used for writing until that one is back, or RECONNECT on the console");
             }
+            Split::Astray(hosts) => {
+                let hosts = names(hosts);
+                warn!(%database, "{hosts} is a standby that does not follow the primary: it is not used");
+            }
+            Split::Back(hosts) => info!(%database, "{} follows the primary", names(hosts)),
             Split::Healed => info!(%database, "no more than one host says that it is the primary"),
         }
     }
@@ -447,6 +457,7 @@ impl Cluster {
             health: known.hosts.list()[at],
             unwanted: known.hosts.list()[at].is_unwanted(wanted),
             deposed: has(verdict.deposed, at),
+            astray: has(verdict.astray, at),
             lagging: has(verdict.lagging, at) && known.watch.has_begun(),
             checked: known.watch.hosts()[at],
             last_error: known.errors[at].clone(),
@@ -460,3 +471,6 @@ impl Cluster {
         self.known.lock().hosts.failovers()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Read-only routes, health checks and two primaries: real streaming replication.
 
 use crate::cluster::{PORT, carpool, places, port, replicated};
-use crate::harness::postgres::free_port;
+use crate::harness::postgres::{Gate, free_port};
 use crate::harness::raw::{query, startup};
 use crate::harness::{Carpool, Message, Postgres, Raw, Setup, eventually};
 
@@ -316,6 +316,114 @@ fn of_two_primaries_the_one_that_was_promoted_is_used() {
     carpool.console(&format!("reconnect {database}"));
     let mut client = carpool.client();
     eventually("the old one", || (port(&mut client) == primary.port).then_some(()));
+}
+
+/// It has the same system identifier, and what is written to the old primary. A role that isn't told which timeline a standby is
+/// sent finds out as well.
+#[test]
+fn a_standby_of_the_old_primary_serves_nobody() {
+    let (old, new, database) = replicated();
+    let lost = old.standby("s2");
+    old.sql(&database, "grant select on t to public");
+    let ports = [old.port, new.port, lost.port];
+    let lines = "target_session_attrs = \"primary\"\nread_only_route = \"prefer-standby\"\nquery_wait_timeout = 2";
+    let route = format!("{database}@ro");
+    let carpools = ["postgres", "app"].map(|user| (user, carpool(&old, &database, OFTEN, &ports, lines)));
+    let lines = "target_session_attrs = \"standby\"\nquery_wait_timeout = 2";
+    let strict = carpool(&old, &database, OFTEN, &ports, lines);
+    let mut readers: Vec<_> = carpools.iter().map(|(user, carpool)| Raw::login(carpool.port, user, &route)).collect();
+    readers.iter_mut().for_each(|reader| assert_ne!(port(reader), old.port));
+    strict.client().query("select 1");
+    for (_, carpool) in &carpools {
+        has_state(carpool, &route, new.port, "up");
+        has_state(carpool, &route, lost.port, "up");
+    }
+    // Nobody stops the old one, and nobody tells its other standby.
+    new.control(&["promote", "-s", "-w"]);
+    old.sql(&database, "insert into t values (1, 1)");
+    eventually("it has it", || (lost.sql(&database, "select count(*) from t") == "1").then_some(()));
+    for ((user, carpool), reader) in carpools.iter().zip(&mut readers) {
+        has_state(carpool, &route, lost.port, "astray");
+        eventually("the new primary", || (port(reader) == new.port).then_some(()));
+        eventually("nothing is left", || (of_host(carpool, &route, lost.port, SERVERS) == "0").then_some(()));
+        carpool.logs(&format!("127.0.0.1:{} is a standby that does not follow the primary", lost.port));
+        for _ in 0..5 {
+            carpool.console("reconnect");
+            let mut reader = Raw::login(carpool.port, user, &route);
+            assert_eq!((port(&mut reader), reader.value("select count(*) from t")), (new.port, "0".into()));
+        }
+    }
+    has_state(&strict, &database, lost.port, "astray");
+    let error = refusal(&mut strict.client());
+    let detail = error.field('D').unwrap();
+    let expected =
+        format!("127.0.0.1:{} is a standby that does not follow the primary, 127.0.0.1:{}", lost.port, new.port);
+    assert!(detail.contains(&expected), "{detail}");
+    // Not either when nobody but it is left of the old ones.
+    old.control(&["stop", "-s", "-m", "immediate"]);
+    has_state(&strict, &database, old.port, "down");
+    assert_eq!(of_host(&strict, &database, lost.port, STATE), "astray");
+    lost.follow(&new, "s2");
+    for ((_, carpool), reader) in carpools.iter().zip(&mut readers) {
+        has_state(carpool, &route, lost.port, "up");
+        eventually("the standby", || (port(reader) == lost.port).then_some(()));
+        assert_eq!(of_host(carpool, &route, lost.port, TIMELINE), "2");
+    }
+}
+
+/// The old primary is gone, as it should be: standbys of the new one serve on.
+#[test]
+fn a_standby_of_the_promoted_one_serves_on() {
+    let (old, new, database) = replicated();
+    let cascading = old.standby("s2");
+    // PostgreSQL makes no copy of a standby without full_page_writes.
+    let conninfo = format!("host=127.0.0.1 port={} user=postgres", new.port);
+    cascading.sql("postgres", &format!("alter system set primary_conninfo = '{conninfo}'"));
+    cascading.sql("postgres", "select pg_reload_conf()");
+    eventually("it follows the other standby", || {
+        let sql = "select sender_port from pg_stat_wal_receiver where status = 'streaming'";
+        (cascading.sql("postgres", sql) == new.port.to_string()).then_some(())
+    });
+    old.sql(&database, "grant select on t to public");
+    let ports = [old.port, new.port, cascading.port];
+    let lines = "target_session_attrs = \"primary\"\nread_only_route = \"standby\"\nload_balance_hosts = \"disable\"";
+    let carpool = carpool(&old, &database, OFTEN, &ports, lines);
+    let route = format!("{database}@ro");
+    let mut reader = Raw::login(carpool.port, "app", &route);
+    assert_eq!(port(&mut reader), new.port);
+    old.control(&["stop", "-s", "-m", "immediate"]);
+    new.control(&["promote", "-s", "-w"]);
+    eventually("the other standby", || (port(&mut reader) == cascading.port).then_some(()));
+    new.sql(&database, "insert into t values (1, 1)");
+    eventually("it has the row", || (reader.value("select count(*) from t") == "1").then_some(()));
+    eventually("the new timeline", || {
+        let sql = "select received_tli from pg_stat_wal_receiver";
+        (cascading.sql("postgres", sql) == "2").then_some(())
+    });
+    assert_eq!(of_host(&carpool, &route, cascading.port, STATE), "up");
+    assert!(!carpool.log().contains("does not follow"), "{}", carpool.log());
+    // A role that is told more.
+    let mut other = login(&carpool, &route);
+    assert_eq!(port(&mut other), cascading.port);
+}
+
+/// While its server is being reset the primary is replaced.
+#[test]
+fn a_server_of_a_deposed_primary_is_not_lent_again_after_a_reset() {
+    let (primary, standby, database) = replicated();
+    let pooler = format!("{OFTEN}server_reset_query = \"select {}\"\nserver_reset_query_always = 1", Gate::PASS);
+    let lines = "target_session_attrs = \"primary\"";
+    let carpool = carpool(&primary, &database, &pooler, &[primary.port, standby.port], lines);
+    let gate = primary.gate(&database);
+    let mut client = carpool.client();
+    assert_eq!(port(&mut client), primary.port);
+    has_state(&carpool, &database, standby.port, "wrong role");
+    standby.control(&["promote", "-s", "-w"]);
+    has_state(&carpool, &database, primary.port, "deposed");
+    assert_ne!(of_host(&carpool, &database, primary.port, SERVERS), "0", "it is being reset");
+    drop(gate);
+    eventually("it is closed", || (of_host(&carpool, &database, primary.port, SERVERS) == "0").then_some(()));
+    assert_eq!(port(&mut client), standby.port);
 }
 
 #[test]
