@@ -1,6 +1,6 @@
 //! Read-only routes, health checks and two primaries: real streaming replication.
 
-use crate::cluster::{PORT, carpool, places, port, replicated};
+use crate::cluster::{PORT, carpool, cascading, places, port, replicated};
 use crate::harness::postgres::{Gate, free_port};
 use crate::harness::raw::{query, startup};
 use crate::harness::{Carpool, Message, Postgres, Raw, Setup, eventually};
@@ -287,9 +287,11 @@ fn of_two_primaries_the_one_that_was_promoted_is_used() {
     let (primary, standby, database) = replicated();
     let lines = "target_session_attrs = \"read-write\"\nquery_wait_timeout = 3";
     let carpool = carpool(&primary, &database, OFTEN, &[primary.port, standby.port], lines);
-    let mut client = carpool.client();
+    let (mut client, mut busy) = (carpool.client(), carpool.client());
     assert_eq!(port(&mut client), primary.port);
     has_state(&carpool, &database, standby.port, "wrong role");
+    busy.query("begin");
+    assert_eq!(port(&mut busy), primary.port);
     // Nobody stops the old one.
     standby.control(&["promote", "-s", "-w"]);
     eventually("the new primary", || (port(&mut client) == standby.port).then_some(()));
@@ -298,6 +300,10 @@ fn of_two_primaries_the_one_that_was_promoted_is_used() {
     assert!(log.contains("ERROR") && log.contains(&told), "{log}");
     has_state(&carpool, &database, primary.port, "deposed");
     assert_eq!(of_host(&carpool, &database, standby.port, TIMELINE), "2");
+    // A transaction isn't broken off; its end is the end there.
+    assert_eq!(port(&mut busy), primary.port);
+    busy.query("commit");
+    assert_eq!(port(&mut busy), standby.port);
     eventually("nothing is left at the old one", || {
         (of_host(&carpool, &database, primary.port, SERVERS) == "0").then_some(())
     });
@@ -337,6 +343,7 @@ fn a_standby_of_the_old_primary_serves_nobody() {
     for (_, carpool) in &carpools {
         has_state(carpool, &route, new.port, "up");
         has_state(carpool, &route, lost.port, "up");
+        assert_eq!(of_host(carpool, &route, lost.port, TIMELINE), "1");
     }
     // Nobody stops the old one, and nobody tells its other standby.
     new.control(&["promote", "-s", "-w"]);
@@ -375,22 +382,19 @@ fn a_standby_of_the_old_primary_serves_nobody() {
 #[test]
 fn a_standby_of_the_promoted_one_serves_on() {
     let (old, new, database) = replicated();
-    let cascading = old.standby("s2");
-    // PostgreSQL makes no copy of a standby without full_page_writes.
-    let conninfo = format!("host=127.0.0.1 port={} user=postgres", new.port);
-    cascading.sql("postgres", &format!("alter system set primary_conninfo = '{conninfo}'"));
-    cascading.sql("postgres", "select pg_reload_conf()");
-    eventually("it follows the other standby", || {
-        let sql = "select sender_port from pg_stat_wal_receiver where status = 'streaming'";
-        (cascading.sql("postgres", sql) == new.port.to_string()).then_some(())
-    });
+    let cascading = cascading(&old, &new);
     old.sql(&database, "grant select on t to public");
     let ports = [old.port, new.port, cascading.port];
     let lines = "target_session_attrs = \"primary\"\nread_only_route = \"standby\"\nload_balance_hosts = \"disable\"";
-    let carpool = carpool(&old, &database, OFTEN, &ports, lines);
+    let carpool = self::carpool(&old, &database, OFTEN, &ports, lines);
     let route = format!("{database}@ro");
     let mut reader = Raw::login(carpool.port, "app", &route);
-    assert_eq!(port(&mut reader), new.port);
+    let told = self::carpool(&old, &database, OFTEN, &ports, lines);
+    let mut other = login(&told, &route);
+    assert_eq!((port(&mut reader), port(&mut other)), (new.port, new.port));
+    let has_timeline = |carpool: &Carpool, port, timeline: &str| {
+        eventually("its timeline", || (of_host(carpool, &route, port, TIMELINE) == timeline).then_some(()));
+    };
     old.control(&["stop", "-s", "-m", "immediate"]);
     new.control(&["promote", "-s", "-w"]);
     eventually("the other standby", || (port(&mut reader) == cascading.port).then_some(()));
@@ -402,8 +406,10 @@ fn a_standby_of_the_promoted_one_serves_on() {
     });
     assert_eq!(of_host(&carpool, &route, cascading.port, STATE), "up");
     assert!(!carpool.log().contains("does not follow"), "{}", carpool.log());
-    // A role that is told more.
-    let mut other = login(&carpool, &route);
+    // A role that is told more knows it before the control file does.
+    assert_eq!(cascading.sql("postgres", "select timeline_id from pg_control_checkpoint()"), "1");
+    has_timeline(&carpool, cascading.port, "1");
+    has_timeline(&told, cascading.port, "2");
     assert_eq!(port(&mut other), cascading.port);
 }
 
