@@ -137,7 +137,7 @@ async fn run(running: Running, changed: Arc<Notify>) {
         };
         links.resize_with(spec.policy.hosts.len(), Link::default);
         let began = world::now();
-        let doubtful = pool.cluster.doubtful(spec.health_check.0 * ROUNDS);
+        let doubtful = pool.cluster.doubtful(spec.health_check.0.saturating_mul(ROUNDS));
         let hosts = links.iter_mut().zip(spec.policy.hosts.iter()).zip(doubtful);
         let checks = hosts.map(|((link, target), anew)| link.check(target, &login, &settings, anew));
         let findings = all(checks).await;
