@@ -7,7 +7,7 @@ AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 PGO := target/pgo/carpool-pgo
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: run test simulate dashboard-check bench bench-check advisor-check conformance chaos soak deny fuzz showdown compose-test build pgo deb axum clean
+.PHONY: run test simulate dashboard-check bench bench-check advisor-check conformance failover chaos soak deny fuzz showdown compose-test build pgo deb axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -50,6 +50,12 @@ advisor-check: setup build
 # PostgreSQL's and drivers' own test suites, directly and through Carpool. Options: make conformance CONFORMANCE="--help"
 conformance: setup build
 	$(PYTHON) tests/conformance $(CONFORMANCE)
+
+# A primary that dies under load, its standby promoted, with real streaming replication: what docs/failover.md has.
+# Options: make failover ROUNDS=3
+ROUNDS := 10
+failover:
+	CARPOOL_FAILOVER_ROUNDS=$(ROUNDS) cargo test --test it -- --nocapture failover::
 
 # Faults against real PostgreSQL under load, with books that are checked. Options: make chaos CHAOS="--faults kill,cut --seconds 10"
 chaos: setup build

@@ -18,21 +18,8 @@ strace            strace --version
 "
 
 cd "$(dirname "$0")/.."
-
-install_packages() {
-    local package check missing=()
-    while read -r package check; do
-        [ -z "$package" ] || sh -c "$check" >/dev/null 2>&1 || missing+=("$package")
-    done <<<"$DEBIAN_PACKAGES"
-    [ ${#missing[@]} -gt 0 ] || return 0
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        echo "tests/setup.sh: please install ${missing[*]} (apt-get install ${missing[*]})" >&2
-        exit 1
-    fi
-    echo "installing ${missing[*]} …"
-    apt-get update -q >/dev/null
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >/dev/null
-}
+# shellcheck source=tests/packages.sh
+. tests/packages.sh
 
 hash_of() { # FILE…: one hash of the files' contents and of standard input
     { cat -- "$@"; cat; } | sha256sum | cut -d ' ' -f 1
@@ -87,7 +74,7 @@ postgres_versions() {
     echo "$hash" >.cache/postgres/.stamp
 }
 
-install_packages
+install_packages "$DEBIAN_PACKAGES" "please install MISSING (apt-get install MISSING)" 1
 python_environment
 node_modules
 postgres_versions

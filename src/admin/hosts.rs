@@ -34,7 +34,7 @@ struct HostJson {
     checked_ms: Option<u64>,
     /// How far a standby is behind.
     lag_ms: Option<u64>,
-    /// A primary's.
+    /// A primary's, or the one that a standby has reached, as far as is known.
     timeline: Option<u32>,
 }
 
@@ -62,7 +62,7 @@ impl HostJson {
             last_error: error.map(|error| if is_told { error.to_string() } else { "see the log".to_owned() }),
             checked_ms: checked.map(millis),
             lag_ms: host.checked.lag.map(millis),
-            timeline: host.checked.said.and_then(|said| said.timeline),
+            timeline: host.checked.said.and_then(|said| said.timeline.max(said.upstream)),
         }
     }
 }

@@ -35,6 +35,18 @@ pub enum Outcome {
     Abandoned,
 }
 
+/// What a health check says of a host's logins. One that has asked on a connection from before says nothing of them: the
+/// processes behind connections answer on while the one that takes logins hangs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Door {
+    /// None was tried, or this one alone was refused.
+    Untried,
+    /// One succeeded.
+    Open,
+    /// One failed.
+    Shut,
+}
+
 /// What is new about a host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum News {
@@ -62,6 +74,8 @@ pub struct Health {
     failed_at: Option<Instant>,
     /// When it said what it is.
     role_at: Option<Instant>,
+    /// When it answered a login.
+    entered_at: Option<Instant>,
     /// Logins under way.
     attempts: u32,
     /// Since when there has been no answer to any of them.
@@ -85,19 +99,33 @@ impl Health {
         self.ready_at(attrs).is_none_or(|at| at <= now)
     }
 
+    /// No login to it is under way without an answer for long, nor did the last one fail, nor was it longer ago than this.
+    fn is_open(&self, now: Instant, longest: Duration) -> bool {
+        let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
+        self.failures == 0 && !self.is_slow(now) && since(self.entered_at).is_some_and(|ago| ago < longest)
+    }
+
+    fn is_slow(&self, now: Instant) -> bool {
+        self.waiting_since.is_some_and(|since| now.saturating_duration_since(since) > SLOW)
+    }
+
+    /// It has answered a login.
     fn answer(&mut self, role: Option<Role>, now: Instant) -> Vec<News> {
         let mut news = Vec::new();
         if self.failures > 0 {
             news.push(News::Up);
         }
         (self.failures, self.failed_at, self.rests_until) = (0, None, None);
-        if let Some(role) = role {
-            if self.role.replace(role).is_some_and(|before| before != role) {
-                news.push(News::Role(role));
-            }
-            self.role_at = Some(now);
-        }
+        self.entered_at = Some(now);
+        news.extend(self.be(role, now));
         news
+    }
+
+    /// It has said what it is.
+    fn be(&mut self, role: Option<Role>, now: Instant) -> Option<News> {
+        let role = role?;
+        self.role_at = Some(now);
+        self.role.replace(role).is_some_and(|before| before != role).then_some(News::Role(role))
     }
 
     fn fail(&mut self, (began, now): (Instant, Instant), longest: Duration, spread: f64) -> Vec<News> {
@@ -116,8 +144,7 @@ impl Health {
 
     /// The less, the sooner it is tried.
     fn rank(&self, attrs: SessionAttrs, now: Instant) -> u8 {
-        let slow = self.waiting_since.is_some_and(|since| now.saturating_duration_since(since) > SLOW);
-        if slow || (self.failures > 0 && self.attempts > 0) {
+        if self.is_slow(now) || (self.failures > 0 && self.attempts > 0) {
             return 2;
         }
         u8::from(self.is_unwanted(attrs))
@@ -249,19 +276,31 @@ impl Hosts {
         news
     }
 
-    /// A health check, begun at `began`, has ended: the host said what it is, or failed. The rest as with [`Hosts::end`].
+    /// Of which hosts it has to be found out whether they take logins, where that is to be known at least every `longest`.
+    #[must_use]
+    pub fn doubtful(&self, now: Instant, longest: Duration) -> Vec<bool> {
+        self.list.iter().map(|host| !host.is_open(now, longest)).collect()
+    }
+
+    /// A health check, begun at `began`, has ended: the host has said what it is, or hasn't. Only a login ends the
+    /// rest that logins have brought about. The rest as with [`Hosts::end`].
     pub fn checked(
         &mut self,
         at: usize,
-        role: Option<Role>,
+        (role, door): (Option<Role>, Door),
         times: (Instant, Instant),
         longest: Duration,
         spread: f64,
     ) -> Vec<News> {
-        match role {
-            Some(role) => self.list[at].answer(Some(role), times.1),
-            None => self.list[at].fail(times, longest, spread),
+        let host = &mut self.list[at];
+        if door == Door::Open {
+            return host.answer(role, times.1);
         }
+        let mut news: Vec<News> = host.be(role, times.1).into_iter().collect();
+        if door == Door::Shut {
+            news.extend(host.fail(times, longest, spread));
+        }
+        news
     }
 
     /// A login has succeeded on this host. Says whether the one before it can't be used any more.
@@ -433,21 +472,72 @@ mod tests {
     #[test]
     fn checks_count_as_logins_do_but_are_none() {
         let mut stand = Stand::new(2);
-        let check = |stand: &mut Stand, role| {
+        let check = |stand: &mut Stand, role, door| {
             let now = stand.now;
-            stand.hosts.checked(0, role, (now, now), LONGEST, 0.0)
+            stand.hosts.checked(0, (role, door), (now, now), LONGEST, 0.0)
         };
-        assert_eq!(check(&mut stand, None), [News::Down]);
+        assert_eq!(check(&mut stand, None, Door::Shut), [News::Down]);
         assert_eq!(stand.order(SessionAttrs::Any), [1]);
         stand.pass(1);
-        assert_eq!(check(&mut stand, None), []);
+        assert_eq!(check(&mut stand, None, Door::Shut), []);
         let host = stand.hosts.list()[0];
         assert_eq!((host.failures, host.failed, host.logins), (2, 0, 0));
-        assert_eq!(check(&mut stand, Some(PRIMARY)), [News::Up]);
-        assert_eq!(check(&mut stand, Some(STANDBY)), [News::Role(STANDBY)]);
+        assert_eq!(check(&mut stand, Some(PRIMARY), Door::Open), [News::Up]);
+        assert_eq!(check(&mut stand, Some(STANDBY), Door::Untried), [News::Role(STANDBY)]);
         assert_eq!(stand.order(SessionAttrs::Primary), [1]);
         assert_eq!(stand.order(SessionAttrs::Any), [0, 1], "no rest");
         assert_eq!(stand.hosts.list()[0].logins, 0);
+    }
+
+    #[test]
+    fn what_is_said_on_an_old_connection_ends_no_rest() {
+        let mut stand = Stand::new(2);
+        stand.login(0, Outcome::Failed);
+        for _ in 0..5 {
+            let now = stand.now;
+            assert_eq!(stand.hosts.checked(0, (Some(PRIMARY), Door::Untried), (now, now), LONGEST, 0.0), []);
+            assert_eq!(stand.order(SessionAttrs::Any), [1], "it rests");
+            assert_eq!(stand.hosts.checked(0, (None, Door::Untried), (now, now), LONGEST, 0.0), []);
+        }
+        assert_eq!(stand.hosts.list()[0].failures, 1);
+        // It says what it is, and takes no logins for all that.
+        stand.pass(100);
+        let now = stand.now;
+        assert_eq!(
+            stand.hosts.checked(0, (Some(STANDBY), Door::Shut), (now, now), LONGEST, 0.0),
+            [News::Role(STANDBY)]
+        );
+        assert_eq!(stand.order(SessionAttrs::Any), [1]);
+        assert_eq!((stand.hosts.list()[0].failures, stand.hosts.list()[0].role), (2, Some(STANDBY)));
+    }
+
+    #[test]
+    fn a_host_is_in_doubt_until_it_has_answered_a_login() {
+        let every = ms(1000);
+        let mut stand = Stand::new(1);
+        let doubtful = |stand: &Stand| stand.hosts.doubtful(stand.now, every)[0];
+        assert!(doubtful(&stand), "at the start");
+        for answer in [Outcome::In(None), Outcome::Unwanted(STANDBY), Outcome::Refused] {
+            stand.login(0, answer);
+            assert!(!doubtful(&stand), "{answer:?}");
+            stand.pass(999);
+            assert!(!doubtful(&stand));
+            stand.pass(1);
+            assert!(doubtful(&stand), "that was long ago");
+        }
+        let now = stand.now;
+        stand.hosts.checked(0, (Some(PRIMARY), Door::Untried), (now, now), LONGEST, 0.0);
+        assert!(doubtful(&stand));
+        stand.hosts.checked(0, (Some(PRIMARY), Door::Open), (now, now), LONGEST, 0.0);
+        assert!(!doubtful(&stand));
+        stand.login(0, Outcome::Failed);
+        assert!(doubtful(&stand), "the last one has failed");
+        stand.login(0, Outcome::In(None));
+        stand.hosts.begin(0, stand.now);
+        stand.pass(500);
+        assert!(!doubtful(&stand));
+        stand.pass(1);
+        assert!(doubtful(&stand), "one has no answer");
     }
 
     fn outcome() -> impl Strategy<Value = Outcome> {

@@ -22,7 +22,7 @@ use crate::config::{Database, LoadBalance, SessionAttrs};
 use crate::net::{Target, world};
 use crate::protocol::settings::SettingsTable;
 use crate::server::connect::{self, LoggedIn, Login, LoginError};
-use hosts::{Health, Hosts, News, Outcome};
+use hosts::{Door, Health, Hosts, News, Outcome};
 use watch::{Answer, Checked, Split, Verdict, Watch, has};
 
 /// What the configuration says.
@@ -93,9 +93,8 @@ impl Policy {
             _ if !self.max_lag.is_zero() && !watch.has_begun() => verdict.lagging,
             SessionAttrs::Primary | SessionAttrs::ReadWrite => verdict.deposed,
             // The last way out is for the primary.
-            SessionAttrs::Any if self.attrs == SessionAttrs::PreferStandby => verdict.deposed,
-            _ if self.max_lag.is_zero() => 0,
-            _ => verdict.lagging,
+            SessionAttrs::Any if self.attrs == SessionAttrs::PreferStandby => verdict.deposed | verdict.astray,
+            _ => verdict.lagging | verdict.astray,
         }
     }
 }
@@ -111,6 +110,8 @@ pub struct HostState {
     pub unwanted: bool,
     /// It says that it is the primary, and isn't the one that is used.
     pub deposed: bool,
+    /// It is a standby that follows another than the primary that is used.
+    pub astray: bool,
     /// It is too far behind.
     pub lagging: bool,
     /// What it said when it was last asked.
@@ -127,6 +128,7 @@ impl HostState {
             Health { failures: 1.., .. } => "down",
             _ if self.deposed => "deposed",
             _ if self.unwanted => "wrong role",
+            _ if self.astray => "astray",
             _ if self.lagging => "lagging",
             Health { logins: 0, role: None, .. } => "unknown",
             _ => "up",
@@ -146,13 +148,29 @@ impl Known {
     /// Why a host can't be used though it is there.
     fn why_barred(&self, at: usize, policy: &Policy) -> Option<LoginError> {
         let (target, verdict) = (policy.hosts[at].clone(), self.watch.verdict());
-        if has(policy.barred(policy.passes().last().copied()?, &self.watch) & verdict.deposed, at) {
-            let primary = self.watch.primary().filter(|primary| *primary != at && !has(verdict.deposed, *primary));
-            return Some(LoginError::Deposed { target, primary: primary.map(|at| policy.hosts[at].clone()) });
+        let barred = policy.barred(policy.passes().last().copied()?, &self.watch);
+        let primary = self.watch.primary().filter(|primary| *primary != at && !has(verdict.deposed, *primary));
+        let primary = primary.map(|at| policy.hosts[at].clone());
+        if has(barred & verdict.deposed, at) {
+            return Some(LoginError::Deposed { target, primary });
+        }
+        if has(verdict.astray, at) {
+            return Some(LoginError::Astray { target, primary });
         }
         let lagging = !policy.max_lag.is_zero() && has(verdict.lagging, at);
         lagging.then(|| LoginError::Lag { target, lag: self.watch.hosts()[at].lag, limit: policy.max_lag })
     }
+}
+
+/// What a health check has found out about one host.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// Where it stands.
+    pub answer: Answer,
+    /// Whether it takes logins.
+    pub door: Door,
+    /// What is wrong.
+    pub error: Option<Arc<LoginError>>,
 }
 
 /// The hosts of one pool. Their list and what they have to be never change: another pool takes its place then.
@@ -218,7 +236,7 @@ impl Cluster {
     /// Whether a server that is promoted isn't what is wanted any more.
     #[must_use]
     pub const fn wants_standbys(&self) -> bool {
-        matches!(self.attrs, SessionAttrs::ReadOnly | SessionAttrs::Standby | SessionAttrs::PreferStandby)
+        self.attrs.is_for_standbys()
     }
 
     /// When a login may be begun after one that failed; `None`: each host has to be asked, since there is only one.
@@ -248,32 +266,37 @@ impl Cluster {
         has(unfit | dead, host.into())
     }
 
-    /// Takes notice of what the hosts have answered to a health check begun at `began`. Says whether it changes which of
-    /// them can be used.
-    pub fn checked(&self, policy: &Policy, answers: &[(Answer, Option<Arc<LoginError>>)], began: Instant) -> bool {
+    /// To which hosts a health check has to log in anew, where each is logged in to at least every `longest`.
+    #[must_use]
+    pub fn doubtful(&self, longest: Duration) -> Vec<bool> {
+        self.known.lock().hosts.doubtful(world::now(), longest)
+    }
+
+    /// Takes notice of what was found out about the hosts in a health check begun at `began`. Says whether it changes
+    /// which of them can be used.
+    pub fn checked(&self, policy: &Policy, findings: &[Finding], began: Instant) -> bool {
         let now = world::now();
         let mut known = self.known.lock();
         let (before, resting, had_begun) = (known.watch.verdict(), known.hosts.resting(), known.watch.has_begun());
-        for (at, (answer, error)) in answers.iter().enumerate() {
+        for (at, Finding { answer, door, error }) in findings.iter().enumerate() {
             let role = match answer {
                 Answer::Said { said, .. } => Some(known.hosts.role(at, said.standby)),
-                Answer::Failed => None,
-                Answer::Refused => continue,
+                Answer::Failed | Answer::Refused => None,
             };
-            let news = known.hosts.checked(at, role, (began, now), policy.longest_rest, world::rng().random());
-            known.errors[at].clone_from(error);
+            let news = known.hosts.checked(at, (role, *door), (began, now), policy.longest_rest, world::rng().random());
+            if *door != Door::Untried {
+                known.errors[at].clone_from(error);
+            }
             self.tell(&news, &policy.hosts[at], error.as_deref());
         }
-        let answers: Vec<Answer> = answers.iter().map(|(answer, _)| *answer).collect();
+        let answers: Vec<Answer> = findings.iter().map(|finding| finding.answer).collect();
         let Known { hosts, watch, .. } = &mut *known;
-        let split = watch.answered(&answers, policy.attrs, policy.max_lag, hosts);
+        let splits = watch.answered(&answers, policy.attrs, policy.max_lag, hosts);
         let verdict = watch.verdict();
         self.unfit.store(verdict.unfit, Ordering::Relaxed);
         let changed = before != verdict || resting != hosts.resting() || !had_begun;
         drop(known);
-        if let Some(split) = split {
-            self.tell_of_split(policy, &split);
-        }
+        splits.iter().for_each(|split| self.tell_of_split(policy, split));
         changed
     }
 
@@ -323,6 +346,11 @@ impl Cluster {
                 error!(%database, "{hosts} says that it is the primary, but another was, on a later timeline or of another \
                     cluster: it is not used for writing until that one is back, or RECONNECT on the console");
             }
+            Split::Astray(hosts) => {
+                let hosts = names(hosts);
+                warn!(%database, "{hosts} is a standby that does not follow the primary: it is not used");
+            }
+            Split::Back(hosts) => info!(%database, "{} follows the primary", names(hosts)),
             Split::Healed => info!(%database, "no more than one host says that it is the primary"),
         }
     }
@@ -429,6 +457,7 @@ impl Cluster {
             health: known.hosts.list()[at],
             unwanted: known.hosts.list()[at].is_unwanted(wanted),
             deposed: has(verdict.deposed, at),
+            astray: has(verdict.astray, at),
             lagging: has(verdict.lagging, at) && known.watch.has_begun(),
             checked: known.watch.hosts()[at],
             last_error: known.errors[at].clone(),
@@ -442,3 +471,6 @@ impl Cluster {
         self.known.lock().hosts.failovers()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -137,6 +137,12 @@ impl SessionAttrs {
         !matches!(self, Self::ReadWrite | Self::Primary)
     }
 
+    /// Whether standbys are what is wanted, or preferred.
+    #[must_use]
+    pub const fn is_for_standbys(self) -> bool {
+        matches!(self, Self::ReadOnly | Self::Standby | Self::PreferStandby)
+    }
+
     /// What is looked for first, and where no host of the list is that, then.
     #[must_use]
     pub const fn passes(self) -> &'static [Self] {

@@ -2,6 +2,9 @@
 //! connection to each host, beside `pool_size` (in a full pool it has to go on), and asks all of them at once where they
 //! stand, every `health_check_interval`. It runs from the first client on, as the role of a client.
 //!
+//! That a connection from before answers doesn't say that the host takes logins. So where the last one failed, or is long in
+//! coming, and now and then in any case, a check logs in anew while it asks; the new connection takes the old one's place.
+//!
 //! Invariant: a round ends within `health_check_timeout`, and the task holds the pool only while a round lasts.
 
 use std::future::poll_fn;
@@ -16,16 +19,19 @@ use tracing::debug;
 
 use super::spec::Spec;
 use super::{Pool, Purpose, background};
+use crate::cluster::Finding;
+use crate::cluster::hosts::Door;
 use crate::cluster::watch::Answer;
 use crate::config::SessionAttrs;
 use crate::net::{Target, timer, world};
 use crate::protocol::settings::SettingsTable;
-use crate::server::ask::Standing;
 use crate::server::connect::{self, Login, LoginError};
 use crate::server::{QueryError, Server};
 
 /// Its `application_name`.
 const NAME: &str = "carpool health check";
+/// A host that nobody has logged in to for so many rounds is logged in to by the next.
+const ROUNDS: u32 = 10;
 /// The shortest pause between two rounds.
 const SHORTEST: Duration = Duration::from_millis(20);
 
@@ -58,7 +64,8 @@ impl Drop for Running {
 #[derive(Default)]
 struct Link(Option<Server>);
 
-type Finding = (Answer, Option<Arc<LoginError>>);
+/// A connection on which the host has said where it stands.
+type Told = (Server, Answer);
 
 impl Pool {
     fn is_watched(&self, spec: &Spec) -> bool {
@@ -93,7 +100,8 @@ impl Pool {
             credentials: user.credentials.lock().clone(),
             parameters: vec![("application_name".to_owned(), NAME.to_owned())],
             connect_query: None,
-            timeout: spec.health_check.1,
+            // A host that keeps other logins waiting for too long isn't fine.
+            timeout: spec.health_check.1.min(spec.connect_timeout),
             max_prepared_statements: 0,
             lifetime: Duration::ZERO,
             generation: 0,
@@ -129,9 +137,11 @@ async fn run(running: Running, changed: Arc<Notify>) {
         };
         links.resize_with(spec.policy.hosts.len(), Link::default);
         let began = world::now();
-        let hosts = links.iter_mut().zip(spec.policy.hosts.iter());
-        let findings = all(hosts.map(|(link, target)| link.check(target, &login, &settings))).await;
-        if findings.iter().all(|(answer, _)| *answer == Answer::Refused) {
+        let doubtful = pool.cluster.doubtful(spec.health_check.0.saturating_mul(ROUNDS));
+        let hosts = links.iter_mut().zip(spec.policy.hosts.iter()).zip(doubtful);
+        let checks = hosts.map(|((link, target), anew)| link.check(target, &login, &settings, anew));
+        let findings = all(checks).await;
+        if findings.iter().all(|finding| finding.answer == Answer::Refused) {
             turn += 1;
         }
         if pool.is_watched(&pool.spec.load()) {
@@ -163,28 +173,56 @@ async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     results.into_iter().flatten().collect()
 }
 
+/// The connections to one host, as a check has found them: the one from before, if that has answered, and a new one.
+struct Found {
+    kept: Option<Told>,
+    new: Option<Result<Told, LoginError>>,
+}
+
 impl Link {
-    /// Asks the host where it stands.
-    async fn check(&mut self, target: &Target, login: &Login, settings: &SettingsTable) -> Finding {
+    /// Asks the host where it stands; `anew`: and logs in to it, though there is a connection.
+    async fn check(&mut self, target: &Target, login: &Login, settings: &SettingsTable, anew: bool) -> Finding {
         let login = Login { target: target.clone(), ..login.clone() };
-        let asked = world::now();
-        // A server that doesn't answer in time isn't kept: its answer would come later.
-        let kept = self.0.take();
-        let steps = timer::timeout(login.timeout, ask(kept, &login, settings)).await;
-        let failed = |error: String| LoginError::Check { target: target.clone(), error };
-        let (answer, error) = match steps {
-            Ok(Ok((server, said))) => {
+        let Found { kept, new } = find(self.0.take(), &login, settings, anew).await;
+        let (door, error) = match new {
+            Some(Ok((server, answer))) => {
+                if let Some((before, _)) = kept {
+                    world::spawn(before.close());
+                }
                 self.0 = Some(server);
-                return (Answer::Said { said, asked, answered: world::now() }, None);
+                return Finding { answer, door: Door::Open, error: None };
             }
-            Ok(Err(error)) if is_refusal(&error) => (Answer::Refused, failed(error.to_string())),
-            Ok(Err(LoginError::Timeout { .. })) | Err(_) => {
-                (Answer::Failed, failed(format!("no answer within {:?} (health_check_timeout)", login.timeout)))
-            }
-            Ok(Err(error)) => (Answer::Failed, failed(error.to_string())),
+            Some(Err(error)) => (if is_refusal(&error) { Door::Untried } else { Door::Shut }, Some(error)),
+            None => (Door::Untried, None),
         };
-        debug!("{error}");
-        (answer, Some(Arc::new(error)))
+        let answer = match kept {
+            Some((server, answer)) => {
+                self.0 = Some(server);
+                answer
+            }
+            None if door == Door::Shut => Answer::Failed,
+            None => Answer::Refused,
+        };
+        let error = error.map(|error| Arc::new(failure(error, &login)));
+        error.iter().for_each(|error| debug!("{error}"));
+        Finding { answer, door, error }
+    }
+}
+
+async fn find(kept: Option<Server>, login: &Login, settings: &SettingsTable, anew: bool) -> Found {
+    let deadline = world::now() + login.timeout;
+    match kept {
+        // At the same time: one of them may hang, and has the whole time for that.
+        Some(server) if anew => {
+            let (kept, new) = tokio::join!(ask(server, settings, deadline), enter(login, settings, deadline));
+            Found { kept: kept.ok(), new: Some(new) }
+        }
+        Some(server) => match ask(server, settings, deadline).await {
+            Ok(kept) => Found { kept: Some(kept), new: None },
+            // Whatever is wrong with a connection, its host may be fine: a new one tells.
+            Err(_) => Found { kept: None, new: Some(enter(login, settings, deadline).await) },
+        },
+        None => Found { kept: None, new: Some(enter(login, settings, deadline).await) },
     }
 }
 
@@ -197,22 +235,41 @@ fn is_refusal(error: &LoginError) -> bool {
     }
 }
 
-async fn ask(kept: Option<Server>, login: &Login, settings: &SettingsTable) -> Result<(Server, Standing), LoginError> {
-    if let Some(mut server) = kept {
-        // Whatever is wrong with a connection, its host may be fine: a new one tells.
-        if let Ok(said) = server.ask_standing(settings, login.timeout).await {
-            return Ok((server, said));
-        }
-    }
-    let mut server = connect::login(login, settings).await?.server;
-    let said = server.ask_standing(settings, login.timeout).await.map_err(|error| refused(login, error))?;
-    Ok((server, said))
+fn failure(error: LoginError, login: &Login) -> LoginError {
+    let error = match error {
+        LoginError::Timeout { .. } => format!("no answer within {:?} (health_check_timeout)", login.timeout),
+        error => error.to_string(),
+    };
+    LoginError::Check { target: login.target.clone(), error }
+}
+
+async fn enter(login: &Login, settings: &SettingsTable, deadline: Instant) -> Result<Told, LoginError> {
+    let login_ends = timer::timeout(left(deadline), connect::login(login, settings)).await;
+    let server = login_ends.unwrap_or_else(|_| Err(late(login)))?.server;
+    ask(server, settings, deadline).await.map_err(|error| refused(login, error))
+}
+
+/// A server that doesn't answer in time isn't kept: its answer would come later.
+async fn ask(mut server: Server, settings: &SettingsTable, deadline: Instant) -> Result<Told, QueryError> {
+    let (asked, left) = (world::now(), left(deadline));
+    let said = timer::timeout(left, server.ask_standing(settings, left)).await;
+    let said = said.unwrap_or(Err(QueryError::Timeout(left)))?;
+    Ok((server, Answer::Said { said, asked, answered: world::now() }))
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(world::now())
+}
+
+fn late(login: &Login) -> LoginError {
+    LoginError::Timeout { target: login.target.clone(), timeout: login.timeout }
 }
 
 fn refused(login: &Login, error: QueryError) -> LoginError {
     let target = login.target.clone();
     match error {
         QueryError::Refused { code, message } => LoginError::Refused { target, code, message },
+        QueryError::Timeout(_) => late(login),
         error => LoginError::Protocol { target, error: error.to_string() },
     }
 }

@@ -146,6 +146,14 @@ pub enum LoginError {
         /// The one that is, if it is known.
         primary: Option<Target>,
     },
+    /// It follows the old one of two primaries, or none that is known.
+    #[error("server {target} is a standby that does not follow the primary{}", .primary.as_ref().map(|primary| format!(", {primary}")).unwrap_or_default())]
+    Astray {
+        /// Where.
+        target: Target,
+        /// The one that is used, if it is known.
+        primary: Option<Target>,
+    },
     /// It was asked what it is, and didn't answer.
     #[error("health check of server {target} failed: {error}")]
     Check {
@@ -204,7 +212,7 @@ impl LoginError {
             Self::Auth { .. } => "failed to answer authreq",
             Self::Protocol { .. } => "unknown pkt from server",
             Self::Role { .. } | Self::Deposed { .. } => "server has another role",
-            Self::Lag { .. } => "server is behind",
+            Self::Lag { .. } | Self::Astray { .. } => "server is behind",
             Self::Check { .. } => "health check failed",
             Self::Budget => "no part of shared_pool_size",
             Self::Hosts(each) => each.first().map_or("no host", |first| first.reason()),

@@ -10,15 +10,6 @@ procps       pgrep -V
 libfaketime  ls /usr/lib/*/faketime/libfaketimeMT.so.1
 "
 
-missing=()
-while read -r package check; do
-    [ -z "$package" ] || sh -c "$check" >/dev/null 2>&1 || missing+=("$package")
-done <<<"$PACKAGES"
-[ ${#missing[@]} -gt 0 ] || exit 0
-if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "tests/chaos/setup.sh: faults that need ${missing[*]} will be skipped" >&2
-    exit 0
-fi
-echo "installing ${missing[*]} …"
-apt-get update -q >/dev/null
-DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >/dev/null
+# shellcheck source=tests/packages.sh
+. "$(dirname "$0")/../packages.sh"
+install_packages "$PACKAGES" "faults that need MISSING will be skipped" 0

@@ -25,6 +25,7 @@ mod differential;
 mod documents;
 mod door;
 mod drivers;
+mod failover;
 mod faults;
 mod flight;
 mod functions;

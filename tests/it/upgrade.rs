@@ -11,6 +11,8 @@ use crate::harness::raw::{V3_0, bind, describe, execute, parse, query, startup, 
 use crate::harness::tls::{Authority, Files, SSL_REQUEST, begin, client_config, socket};
 use crate::harness::{Carpool, Message, Postgres, Raw, Setup, eventually};
 
+mod homecoming;
+
 /// A Carpool whose processes follow each other.
 struct Line {
     carpool: Carpool,

@@ -110,17 +110,20 @@ impl Postgres {
             run(Command::new("chown").arg(user).arg(&dir));
         }
         let data = dir.join("data");
-        let from = format!("host=127.0.0.1 port={} user=postgres application_name={name}", self.port);
-        run(as_user(&self.bin.join("pg_basebackup"))
-            .args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-d", &from, "-D"])
-            .arg(&data));
-        let conf = data.join("postgresql.conf");
-        let settings = std::fs::read_to_string(&conf).unwrap();
-        std::fs::write(&conf, format!("{settings}\nunix_socket_directories = '{}'\n", dir.display())).unwrap();
+        copy(&self.bin, self.port, name, &dir);
         let port = start_on_free_port(&self.bin, &data);
         let mut watchdog = watchdog(&dir);
         let lifeline = watchdog.stdin.take();
         Self { port, dir, bin: self.bin.clone(), lifeline, watchdog }
+    }
+
+    /// Makes this one a standby of another, from nothing, and starts it again.
+    pub fn follow(&self, other: &Self, name: &str) {
+        self.control(&["stop", "-s", "-m", "immediate"]);
+        let data = self.dir.join("data");
+        std::fs::remove_dir_all(&data).unwrap();
+        copy(&self.bin, other.port, name, &self.dir);
+        self.start_again();
     }
 
     /// Runs SQL as `postgres` and gives what `psql -At` prints.
@@ -175,6 +178,11 @@ impl Postgres {
     pub fn postmaster(&self) -> u32 {
         let file = std::fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap();
         file.lines().next().unwrap().parse().unwrap()
+    }
+
+    /// Sends a signal to the postmaster alone.
+    pub fn signal(&self, name: &str) {
+        run(Command::new("kill").args(["-s", name, &self.postmaster().to_string()]));
     }
 
     /// Its major version.
@@ -235,6 +243,17 @@ pub fn run(command: &mut Command) {
     let output = command.current_dir("/").stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let text = [output.stdout, output.stderr].concat();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&text));
+}
+
+/// Copies the cluster at this port to `data` in a directory, as its standby.
+fn copy(bin: &Path, port: u16, name: &str, dir: &Path) {
+    let from = format!("host=127.0.0.1 port={port} user=postgres application_name={name}");
+    let data = dir.join("data");
+    let options = ["-R", "-X", "stream", "-c", "fast", "--no-sync", "-d", &from, "-D"];
+    run(as_user(&bin.join("pg_basebackup")).args(options).arg(&data));
+    let conf = data.join("postgresql.conf");
+    let settings = std::fs::read_to_string(&conf).unwrap();
+    std::fs::write(&conf, format!("{settings}\nunix_socket_directories = '{}'\n", dir.display())).unwrap();
 }
 
 fn start_on_free_port(bin: &Path, data: &Path) -> u16 {
