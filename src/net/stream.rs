@@ -1,7 +1,7 @@
 //! One connected socket of any kind.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -126,6 +126,29 @@ impl Stream {
             Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
             #[cfg(test)]
             Self::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// The bare socket, where that is all that there is of the stream.
+    #[must_use]
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tcp(stream) => Some(stream.as_fd()),
+            Self::Unix(stream) => Some(stream.as_fd()),
+            Self::Tls(_) => None,
+            #[cfg(test)]
+            Self::Simulated(_) => None,
+        }
+    }
+
+    /// Sets the options that a server's socket has.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn set_options(&self, options: &super::TcpOptions) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => options.apply(stream),
+            _ => Ok(()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The pools by database name.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -14,6 +15,7 @@ use super::cede::Kept;
 use super::control::Pauser;
 use super::quota::Quotas;
 use super::spec::Spec;
+use super::transfer::Arrival;
 use crate::config::{Config, Database};
 use crate::names::DatabaseName;
 
@@ -99,6 +101,16 @@ impl Directory {
         for (pool, kept) in parts {
             pool.set_elsewhere(kept);
         }
+    }
+
+    /// Takes in a server of the other process, with its slot. Closes it where it isn't what this process would log in to.
+    pub fn take_in(&self, arrival: Arrival, socket: OwnedFd, config: &Config) {
+        let name = DatabaseName::from(arrival.database.as_str());
+        let (Some(pool), Some(database)) = (self.get(name.as_str(), config), find(config, name.as_str())) else {
+            return arrival.turn_away(socket);
+        };
+        let forced = database.user.as_ref().is_none_or(|user| user.as_str() == arrival.user);
+        pool.take_in(arrival, socket, forced, config);
     }
 
     /// The other process is no more.

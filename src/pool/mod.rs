@@ -23,6 +23,7 @@ pub mod sharing;
 pub mod spec;
 pub mod start;
 pub mod starvation;
+pub mod transfer;
 mod watch;
 
 use std::cell::RefCell;
@@ -293,6 +294,8 @@ impl Hot {
     }
 }
 
+type PoolQueue = Queue<Box<Pooled>, Ticket>;
+
 /// The servers of one database.
 #[derive(Debug)]
 pub struct Pool {
@@ -303,7 +306,7 @@ pub struct Pool {
     hot: Hot,
     /// What its clients share.
     pub tables: Tables,
-    queue: Mutex<Queue<Box<Pooled>, Ticket>>,
+    queue: Mutex<PoolQueue>,
     /// The hosts of its servers.
     pub cluster: Cluster,
     users: Mutex<Users>,
@@ -388,6 +391,12 @@ impl Pool {
         users.by_name.insert(name.clone(), Arc::clone(&user));
         users.list.push(Arc::clone(&user));
         user
+    }
+
+    /// The pool's user `name` for a server of another process; credentials that are known here are the newest ones.
+    fn user_of_arrived(&self, name: &UserName, credentials: ServerCredentials, share: Option<u32>) -> Arc<PoolUser> {
+        let known = self.users.lock().by_name.get(name).cloned();
+        known.unwrap_or_else(|| self.user(name, credentials, share))
     }
 
     /// Whether somebody has logged in to servers as this user, or was to.
@@ -513,7 +522,7 @@ impl Pool {
             }
             Released::Surplus(pooled) => {
                 drop(queue);
-                background::close(pooled, background::Slot::Closing);
+                transfer::part(pooled);
             }
         }
     }

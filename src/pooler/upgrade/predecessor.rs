@@ -141,6 +141,10 @@ impl Predecessor {
     async fn take(&mut self, context: &Arc<Context>, message: Message, mut descriptors: Vec<OwnedFd>) -> bool {
         match message {
             Message::Kept(kept) => context.pools.divide(kept, &context.config.load()),
+            Message::Server(arrival) => match descriptors.pop() {
+                Some(socket) => context.pools.take_in(*arrival, socket, &context.config.load()),
+                None => warn!("a server came over without its socket"),
+            },
             Message::Client(traveller) => {
                 let Some(socket) = descriptors.pop() else {
                     warn!("a client came over without its socket");
