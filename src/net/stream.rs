@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -100,6 +102,16 @@ impl Stream {
         };
         match read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => IdleState::Quiet,
+            _ => IdleState::Disturbed,
+        }
+    }
+
+    /// As [`Stream::idle_state`], by a system call: the runtime may not have noticed yet what has come. Plain sockets only.
+    #[must_use]
+    pub fn idle_state_now(&self) -> IdleState {
+        let look = |socket| recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        match self.as_fd().map(look) {
+            Some(Err(Errno::WOULDBLOCK)) => IdleState::Quiet,
             _ => IdleState::Disturbed,
         }
     }

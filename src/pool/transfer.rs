@@ -82,9 +82,9 @@ impl Pooled {
 
 impl Leaving {
     /// What the other process is to be told; `None`: it is to be closed after all.
-    pub fn pack(&mut self) -> Option<Arrival> {
-        let pooled = self.0.as_mut()?;
-        if !pooled.may_go() || pooled.server.stream.idle_state() != IdleState::Quiet {
+    pub fn pack(&self) -> Option<Arrival> {
+        let pooled = self.0.as_ref()?;
+        if !pooled.may_go() || pooled.server.stream.idle_state_now() != IdleState::Quiet {
             return None;
         }
         let Pooled { pool, user, server, .. } = &**pooled;
@@ -186,11 +186,11 @@ impl Pool {
 
 impl Pooled {
     /// Offers a server that has come to who waits, or closes it.
-    fn settle(mut self, suits: bool) {
+    fn settle(self, suits: bool) {
         let shared = &self.server.shared;
         let options = self.pool.spec.load().options;
         let ready =
-            self.server.stream.set_options(&options).is_ok() && self.server.stream.idle_state() == IdleState::Quiet;
+            self.server.stream.set_options(&options).is_ok() && self.server.stream.idle_state_now() == IdleState::Quiet;
         if suits && ready {
             debug!(server = %shared.id, database = %self.pool.name, user = %self.user.name, "a server has come over");
             Pool::offer(Box::new(self), world::now(), false);
@@ -317,7 +317,7 @@ mod tests {
             discards(server).await;
         }
         for there in 1..=3 {
-            let mut leaving = going.recv().await.unwrap();
+            let leaving = going.recv().await.unwrap();
             let json = serde_json::to_vec(&leaving.pack().unwrap()).unwrap();
             let socket = leaving.socket().unwrap().try_clone_to_owned().unwrap();
             leaving.gone();
@@ -369,7 +369,7 @@ mod tests {
             let (way, mut going) = mpsc::unbounded_channel();
             assert_eq!(pool.cede(|_| false, 0, &way).total, 1);
             discards(&mut server).await;
-            let mut leaving = going.recv().await.unwrap();
+            let leaving = going.recv().await.unwrap();
             happens(&leaving, &mut server, &pool);
             assert!(leaving.pack().is_none(), "round {round}");
             drop((leaving, server));
@@ -419,6 +419,19 @@ mod tests {
             assert_eq!(until_shut(server).await, TERMINATE, "round {round}");
             until_empty(&pool).await;
         }
+    }
+
+    /// As one that was terminated on the way has.
+    #[tokio::test]
+    async fn one_that_has_said_something_is_closed() {
+        let config = config();
+        let (new, pool) = directory(&config);
+        let (own, mut theirs) = socket();
+        theirs.write_all(b"E\0\0\0\x05\0").await.unwrap();
+        new.take_in(arrival(0), own, &config);
+        assert_eq!(idle(&pool), 0);
+        assert_eq!(until_shut(theirs).await, TERMINATE);
+        until_empty(&pool).await;
     }
 
     #[tokio::test]

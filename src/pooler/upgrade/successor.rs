@@ -452,7 +452,7 @@ impl<'s> Giving<'s> {
     }
 
     /// Gives a server away with its slot. What can't go is closed.
-    async fn give_server(&mut self, mut leaving: transfer::Leaving) -> std::io::Result<()> {
+    async fn give_server(&mut self, leaving: transfer::Leaving) -> std::io::Result<()> {
         let Some(arrival) = leaving.pack() else { return Ok(()) };
         let (name, kept) = arrival.kept();
         let Some(socket) = leaving.socket() else { return Ok(()) };

@@ -154,7 +154,7 @@ fn what_the_new_process_has_no_use_for_is_closed() {
         ("pool_size = 3\nconnect_query = \"select 1\"", 3, false),
         ("pool_size = 3\nuser = \"plain_user\"\npassword = \"plain_user\"", 3, false),
         ("pool_size = 3\nhost = \"localhost\"", 3, false),
-        ("pool_size = 3\nserver_tls_sslmode = \"prefer\"", 3, false),
+        ("pool_size = 3\nserver_tls_sslmode = \"disable\"", 3, false),
         ("pool_size = 3\nmax_replica_lag = \"1s\"\ntarget_session_attrs = \"primary\"", 3, false),
         ("pool_size = 3\nserver_lifetime = \"7h\"", 3, true),
     ] {
