@@ -1,7 +1,8 @@
 //! A pool's size, divided between two processes while one takes the other's place.
 //!
 //! The old one gives up slots as its clients leave, never takes one back, and says each time what it keeps; the new one
-//! has the rest. What is kept is said only when the servers beyond it have hung up, and until something is said of a pool
+//! has the rest. What is kept is said only when the servers beyond it have hung up, or with one that goes there
+//! ([`super::transfer`]), and until something is said of a pool
 //! the new one has nothing of it, so both together never have more than the pool's size. Where three processes follow
 //! each other, the one in the middle counts what the first one keeps as its own.
 

@@ -103,14 +103,16 @@ impl Directory {
         }
     }
 
-    /// Takes in a server of the other process, with its slot. Closes it where it isn't what this process would log in to.
-    pub fn take_in(&self, arrival: Arrival, socket: OwnedFd, config: &Config) {
+    /// Takes in a server of the other process, with its slot. Closes it where it isn't what this process would log in to;
+    /// says whether it stays.
+    pub fn take_in(&self, arrival: Arrival, socket: OwnedFd, config: &Config) -> bool {
         let name = DatabaseName::from(arrival.database.as_str());
         let (Some(pool), Some(database)) = (self.get(name.as_str(), config), find(config, name.as_str())) else {
-            return arrival.turn_away(socket);
+            arrival.turn_away(socket);
+            return false;
         };
         let forced = database.user.as_ref().is_none_or(|user| user.as_str() == arrival.user);
-        pool.take_in(arrival, socket, forced, config);
+        pool.take_in(arrival, socket, forced, config)
     }
 
     /// The other process is no more.

@@ -159,15 +159,17 @@ impl Arrival {
 }
 
 impl Pool {
-    /// Takes in a server of the other process, with its slot, if it suits; `may_be`: its user may have servers here.
-    pub(super) fn take_in(self: &Arc<Self>, arrival: Arrival, socket: OwnedFd, may_be: bool, config: &Config) {
+    /// Takes in a server of the other process, with its slot, if it suits; `may_be`: its user may have servers here. Says
+    /// whether it stays.
+    pub(super) fn take_in(self: &Arc<Self>, arrival: Arrival, socket: OwnedFd, may_be: bool, config: &Config) -> bool {
         // A server from before the first RECONNECT, PAUSE or move in this process is outdated.
         let suits = may_be && self.control.generation() == 0 && arrival.suits(self);
         let name = UserName::from(arrival.user.as_str());
         let user = self.user_of_arrived(&name, arrival.credentials.into(), config.user_share(&name));
         let stream = Stream::from_fd(socket, arrival.is_tcp);
         let Ok(stream) = stream.inspect_err(|error| warn!("a server's socket could not be taken over: {error}")) else {
-            return self.set_elsewhere(arrival.kept);
+            self.set_elsewhere(arrival.kept);
+            return false;
         };
         let spec = self.spec.load_full();
         let (target, max_prepared_statements) = (spec.policy.first(), spec.max_prepared_statements);
@@ -179,25 +181,28 @@ impl Pool {
             user.welcome_as(arrival.welcome, self);
         }
         let pooled = Pooled { server, pool: Arc::clone(self), user, lent: world::now(), loan: None, waited: 0 };
-        pooled.settle(suits);
+        let stays = pooled.settle(suits);
         self.pump();
+        stays
     }
 }
 
 impl Pooled {
     /// Offers a server that has come to who waits, or closes it.
-    fn settle(self, suits: bool) {
+    fn settle(self, suits: bool) -> bool {
         let shared = &self.server.shared;
         let options = self.pool.spec.load().options;
         let ready =
             self.server.stream.set_options(&options).is_ok() && self.server.stream.idle_state_now() == IdleState::Quiet;
-        if suits && ready {
+        let stays = suits && ready;
+        if stays {
             debug!(server = %shared.id, database = %self.pool.name, user = %self.user.name, "a server has come over");
             Pool::offer(Box::new(self), world::now(), false);
         } else {
             info!(server = %shared.id, database = %self.pool.name, "closing because: it isn't what this process would log in to");
             background::close(Box::new(self), Slot::Loan);
         }
+        stays
     }
 }
 
@@ -215,8 +220,6 @@ impl PoolUser {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd as _;
-
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixStream;
 
@@ -353,7 +356,7 @@ mod tests {
     async fn one_that_is_not_as_it_was_stays() {
         type Happens = fn(&Leaving, &mut UnixStream, &Pool);
         let happens: [Happens; 4] = [
-            |_, server, _| drop(server.try_write(b"N\0\0\0\x04").unwrap()),
+            |_, server, _| assert_eq!(server.try_write(b"N\0\0\0\x04").unwrap(), 5),
             |_, _, pool| pool.control.end_generation(),
             |leaving, _, _| {
                 leaving.0.as_ref().unwrap().server.shared.doomed.store(true, std::sync::atomic::Ordering::Release)

@@ -395,6 +395,11 @@ impl<'s> Giving<'s> {
         loop {
             tokio::select! {
                 Some(client) = leaving.clients.recv(), if self.on_their_way.len() < MOST_ON_THEIR_WAY => {
+                    // First what those wait for who have gone.
+                    if let Err(error) = self.give_servers(&mut leaving.servers).await {
+                        self.unsent = Some(client);
+                        return Err(error);
+                    }
                     self.give(client).await?;
                 }
                 Some(server) = leaving.servers.recv() => self.give_server(server).await?,
@@ -448,6 +453,13 @@ impl<'s> Giving<'s> {
         }
         debug!("a client stays for now, as its socket can't be sent: {error}");
         exodus::come_home(self.context, departing);
+        Ok(())
+    }
+
+    async fn give_servers(&mut self, servers: &mut mpsc::UnboundedReceiver<transfer::Leaving>) -> std::io::Result<()> {
+        while let Ok(server) = servers.try_recv() {
+            self.give_server(server).await?;
+        }
         Ok(())
     }
 
