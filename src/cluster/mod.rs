@@ -66,7 +66,8 @@ impl Policy {
     }
 
     /// There is nothing to decide.
-    fn is_plain(&self) -> bool {
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
         self.hosts.len() == 1 && self.attrs == SessionAttrs::Any && self.max_lag.is_zero()
     }
 

@@ -17,7 +17,7 @@ use rustix::net::{
 };
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// Descriptors of one message, at most.
 pub const MOST_DESCRIPTORS: usize = 64;
@@ -149,20 +149,22 @@ impl Receiver {
     async fn read(&mut self) -> io::Result<usize> {
         let Self { socket, bytes, descriptors } = self;
         let receive = || {
-            let mut chunk = Zeroizing::new([0; CHUNK]);
+            let mut chunk = [0; CHUNK];
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
-            let mut parts = [IoSliceMut::new(&mut *chunk)];
+            let mut parts = [IoSliceMut::new(&mut chunk)];
             let received = recvmsg(socket.as_fd(), &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
             for message in control.drain() {
                 if let RecvAncillaryMessage::ScmRights(came) = message {
                     descriptors.extend(came);
                 }
             }
+            bytes.extend_from_slice(&chunk[..received.bytes]);
+            // No more than was written: most messages are short.
+            chunk[..received.bytes].zeroize();
             if received.flags.contains(ReturnFlags::CTRUNC) {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "descriptors were lost; see ulimit -n"));
             }
-            bytes.extend_from_slice(&chunk[..received.bytes]);
             Ok(received.bytes)
         };
         socket.async_io(Interest::READABLE, receive).await

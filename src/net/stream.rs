@@ -1,10 +1,12 @@
 //! One connected socket of any kind.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -104,6 +106,16 @@ impl Stream {
         }
     }
 
+    /// As [`Stream::idle_state`], by a system call: the runtime may not have noticed yet what has come. Plain sockets only.
+    #[must_use]
+    pub fn idle_state_now(&self) -> IdleState {
+        let look = |socket| recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        match self.as_fd().map(look) {
+            Some(Err(Errno::WOULDBLOCK)) => IdleState::Quiet,
+            _ => IdleState::Disturbed,
+        }
+    }
+
     /// The system's user at the other end of a unix socket.
     #[must_use]
     pub fn peer_uid(&self) -> Option<u32> {
@@ -126,6 +138,29 @@ impl Stream {
             Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
             #[cfg(test)]
             Self::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// The bare socket, where that is all that there is of the stream.
+    #[must_use]
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tcp(stream) => Some(stream.as_fd()),
+            Self::Unix(stream) => Some(stream.as_fd()),
+            Self::Tls(_) => None,
+            #[cfg(test)]
+            Self::Simulated(_) => None,
+        }
+    }
+
+    /// Sets the options that a server's socket has.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn set_options(&self, options: &super::TcpOptions) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => options.apply(stream),
+            _ => Ok(()),
         }
     }
 

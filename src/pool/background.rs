@@ -24,7 +24,7 @@ use crate::server::{QueryError, Server};
 /// The first pause after a failed login; it doubles up to `server_login_retry`.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// How long a reset or check may take before the server is closed.
-const TIDY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TIDY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a server waits for a cancel in flight to end.
 const CANCEL_POLL: Duration = Duration::from_millis(2);
 
@@ -79,6 +79,14 @@ pub(super) fn close(mut pooled: Box<Pooled>, kind: Slot) {
         }
         drop(guard);
     });
+}
+
+/// Frees the slot of a server that another process has by now.
+pub(super) fn let_go(pooled: Pooled) {
+    let Pooled { server, pool, user, .. } = pooled;
+    pool.books.strike(&server.shared);
+    drop(server);
+    drop(SlotGuard { pool, index: user.index, kind: Slot::Closing });
 }
 
 /// Closes a server and logs another one in, in the same slot, for `client`.

@@ -34,7 +34,12 @@ impl Books {
         self.past.lock().server_logins += 1;
     }
 
-    /// A server is going to be closed.
+    /// A server has come from another process, where its login was counted.
+    pub(super) fn adopt(&self, server: &Arc<ServerShared>) {
+        self.servers.lock().insert(server.id, Arc::clone(server));
+    }
+
+    /// A server is going to be closed, or to another process.
     pub(super) fn strike(&self, server: &ServerShared) {
         // In this order in `totals`, too: it is counted in one place at each moment.
         let mut servers = self.servers.lock();

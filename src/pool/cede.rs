@@ -1,7 +1,8 @@
 //! A pool's size, divided between two processes while one takes the other's place.
 //!
 //! The old one gives up slots as its clients leave, never takes one back, and says each time what it keeps; the new one
-//! has the rest. What is kept is said only when the servers beyond it have hung up, and until something is said of a pool
+//! has the rest. What is kept is said only when the servers beyond it have hung up, or with one that goes there
+//! ([`super::transfer`]), and until something is said of a pool
 //! the new one has nothing of it, so both together never have more than the pool's size. Where three processes follow
 //! each other, the one in the middle counts what the first one keeps as its own.
 
@@ -10,7 +11,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pool, background};
+use super::queue::UserIndex;
+use super::transfer::{self, Way};
+use super::{Pool, PoolQueue, PoolUser, Users};
 use crate::names::UserName;
 
 /// What another process may have of a pool.
@@ -52,18 +55,34 @@ pub(super) struct Division {
     /// The most that is left here.
     left: u32,
     elsewhere: Kept,
+    /// Where servers go instead of being closed.
+    way: Option<Way>,
 }
 
 impl Default for Division {
     fn default() -> Self {
-        Self { left: u32::MAX, elsewhere: Kept::default() }
+        Self { left: u32::MAX, elsewhere: Kept::default(), way: None }
     }
 }
 
 impl Division {
     /// Without what is elsewhere, which is to be counted by [`Pool::set_elsewhere`].
     pub(super) fn here(&self) -> Self {
-        Self { left: self.left, elsewhere: Kept::default() }
+        Self { left: self.left, ..Self::default() }
+    }
+
+    /// What is kept of a pool whose slots are these.
+    fn kept(&self, queue: &PoolQueue, users: &[Arc<PoolUser>], slots: impl Fn(UserIndex, u32) -> u32) -> Kept {
+        let mut kept = self.elsewhere();
+        let mut all = 0;
+        for user in users {
+            let (may_have, has) = queue.left_of(user.index);
+            let has = slots(user.index, has);
+            all += has;
+            kept.add(user.name.as_str(), may_have.min(self.left).max(has));
+        }
+        kept.total = kept.total.saturating_add(self.left.max(all));
+        kept
     }
 
     /// What another process may have.
@@ -83,6 +102,11 @@ impl super::control::Control {
         self.division.lock().left != u32::MAX
     }
 
+    /// Where servers go instead of being closed, if they do.
+    pub(super) fn way(&self) -> Option<Way> {
+        self.division.lock().way.clone()
+    }
+
     /// What another process may have of a user's slots.
     pub(super) fn elsewhere_of(&self, name: &UserName) -> u32 {
         self.division.lock().elsewhere.of(name.as_str())
@@ -91,43 +115,49 @@ impl super::control::Control {
 
 impl Pool {
     /// Gives up what is idle, but for one server of each user that `needs` one beside those in use, and `spare` slots for
-    /// users that have none. Gives what is kept, closing servers included.
+    /// users that have none; what can go by that `way` does. Gives what is kept, closing servers included.
     #[must_use]
-    pub fn cede(self: &Arc<Self>, needs: impl Fn(&UserName) -> bool, spare: u32) -> Kept {
+    pub fn cede(self: &Arc<Self>, needs: impl Fn(&UserName) -> bool, spare: u32, way: &Way) -> Kept {
         let users = self.users.lock().list.clone();
         let mut queue = self.queue.lock();
         let spec = self.spec.load();
+        let mut division = self.control.division.lock();
         // The new process must get on, too.
-        let elsewhere = self.control.division.lock().elsewhere();
-        let most = self.control.size(&spec).saturating_sub(elsewhere.total).saturating_sub(1).max(1);
-        let (mut going, mut kept, mut left) = (Vec::new(), Kept::default(), spare);
+        let most = self.control.size(&spec).saturating_sub(division.elsewhere.total).saturating_sub(1).max(1);
+        let (mut going, mut left) = (Vec::new(), spare);
         for user in &users {
             going.extend(queue.cede(user.index, u32::from(needs(&user.name))));
-            let (may_have, has) = queue.left_of(user.index);
-            left = left.saturating_add(may_have);
-            kept.add(user.name.as_str(), may_have.max(has));
+            left = left.saturating_add(queue.left_of(user.index).0);
         }
-        let left = {
-            let mut division = self.control.division.lock();
-            division.left = division.left.min(left).min(most);
-            division.left
-        };
+        division.left = division.left.min(left).min(most);
+        division.way = Some(way.clone());
+        let kept = division.kept(&queue, &users, |_, has| has);
+        drop(division);
         queue.set_limits(self.control.limits(&spec));
-        kept.total = left.max(queue.slots()).saturating_add(elsewhere.total);
-        elsewhere.users.iter().for_each(|(name, slots)| kept.add(name, *slots));
         drop(queue);
-        for pooled in going {
-            background::close(pooled, background::Slot::Closing);
-        }
+        going.into_iter().for_each(transfer::part);
         self.pump();
         kept
+    }
+
+    /// What is kept when a server of this user, which counts as one that is being closed, has gone to the other process
+    /// with its slot; `None` where that isn't one that this process gives up.
+    pub(super) fn kept_without(&self, gone: UserIndex) -> Option<Kept> {
+        let users = self.users.lock().list.clone();
+        let (queue, division) = (self.queue.lock(), self.control.division.lock());
+        let (may_have, has) = queue.left_of(gone);
+        let given_up = queue.slots() > division.left && has > may_have.min(division.left);
+        given_up.then(|| division.kept(&queue, &users, |user, has| has - u32::from(user == gone)))
     }
 
     /// Takes back what was given up: the process that had it is no more.
     pub fn cede_nothing(self: &Arc<Self>) {
         let mut queue = self.queue.lock();
         queue.cede_nothing();
-        self.control.division.lock().left = u32::MAX;
+        {
+            let mut division = self.control.division.lock();
+            (division.left, division.way) = (u32::MAX, None);
+        }
         queue.set_limits(self.control.limits(&self.spec.load()));
         drop(queue);
         self.pump();
@@ -141,8 +171,21 @@ impl Pool {
 
     /// Another process may have so many of this pool's slots from now on.
     pub fn set_elsewhere(self: &Arc<Self>, kept: Kept) {
-        let users = self.users.lock();
-        let mut queue = self.queue.lock();
+        let (users, mut queue) = (self.users.lock(), self.queue.lock());
+        self.count_elsewhere(&users, &mut queue, kept);
+        drop((queue, users));
+        self.pump();
+    }
+
+    /// A server of this user has come from another process, with the slot that it had there; that process may have `kept`
+    /// from now on.
+    pub(super) fn take_over(&self, user: UserIndex, kept: Kept) {
+        let (users, mut queue) = (self.users.lock(), self.queue.lock());
+        queue.adopt(user);
+        self.count_elsewhere(&users, &mut queue, kept);
+    }
+
+    fn count_elsewhere(&self, users: &Users, queue: &mut PoolQueue, kept: Kept) {
         // One that has ended counts nowhere any more, nor will it lend.
         let kept = if self.is_retired() { Kept::default() } else { kept };
         let before = std::mem::replace(&mut self.control.division.lock().elsewhere, kept.clone());
@@ -155,8 +198,6 @@ impl Pool {
             queue.set_elsewhere(user.index, kept.of(user.name.as_str()));
         }
         queue.set_limits(self.control.limits(&self.spec.load()));
-        drop((queue, users));
-        self.pump();
     }
 }
 
@@ -178,6 +219,11 @@ mod tests {
             (old(u32::MAX).part_of(25), new(u32::MAX).part_of(25), Division::default().part_of(25)),
             (25, 0, 25)
         );
+    }
+
+    /// Nobody takes what goes by it.
+    fn way() -> Way {
+        tokio::sync::mpsc::unbounded_channel().0
     }
 
     fn directory(config: &Config) -> Directory {
@@ -211,12 +257,12 @@ mod tests {
         // One who logs in to the old process as yet keeps a slot of it, whoever it is.
         old.keep_all(true);
         let there = old.get("born", &config).unwrap();
-        let kept = there.cede(|_| true, 1);
+        let kept = there.cede(|_| true, 1, &way());
         assert_eq!(kept.total, 1);
         new.divide(vec![("born".into(), kept), ("unknown".into(), Kept::default())], &config);
         assert_eq!((size(&born), size(&there), size(&known)), (3, 1, 0));
         assert!(new.find("unknown").is_none());
-        assert_eq!(there.cede(|_| false, 0).total, 0);
+        assert_eq!(there.cede(|_| false, 0, &way()).total, 0);
         new.divide(vec![("born".into(), Kept::default())], &config);
         assert_eq!((size(&born), size(&there)), (4, 0));
         old.forget_unreached("born", &config);
@@ -234,7 +280,7 @@ mod tests {
         let _claims = (middle.share(), last.share());
         let pools = [&middle, &last].map(|directory| directory.find("known").unwrap());
         let hand_on = |spare| {
-            last.divide(vec![("known".into(), pools[0].cede(|_| false, spare))], &config);
+            last.divide(vec![("known".into(), pools[0].cede(|_| false, spare, &way()))], &config);
             pools.each_ref().map(|pool| size(pool))
         };
         assert_eq!(hand_on(1), [0, 0], "the middle one doesn't know yet");

@@ -74,6 +74,11 @@ impl Control {
         self.generation.load(Ordering::Relaxed)
     }
 
+    /// Every server of before is outdated.
+    pub(super) fn end_generation(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The size of a pool, without its reserve, whether or not it is paused.
     pub(super) fn size(&self, spec: &Spec) -> u32 {
         let most = spec.limits.size;
@@ -162,7 +167,7 @@ impl Pool {
     /// Lends nothing for ever; servers close as they come free.
     pub(super) fn end(&self) {
         self.set_pausers(|pausers| pausers | RETIRED);
-        self.control.generation.fetch_add(1, Ordering::Relaxed);
+        self.control.end_generation();
     }
 
     /// Changes who has paused it, and its size, in one step as the queue sees it. Gives who had.
@@ -237,7 +242,7 @@ impl Pool {
 
     /// Has every server closed as it comes free, those whose login is under way included; others take their places.
     pub fn reconnect(self: &Arc<Self>) {
-        self.control.generation.fetch_add(1, Ordering::Relaxed);
+        self.control.end_generation();
         let idle = self.queue.lock().take_expired(0, |_, _| true);
         for (_, pooled) in idle {
             background::close(pooled, background::Slot::Closing);

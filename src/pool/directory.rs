@@ -1,5 +1,6 @@
 //! The pools by database name.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -15,6 +16,7 @@ use super::cede::Kept;
 use super::control::Pauser;
 use super::quota::Quotas;
 use super::spec::Spec;
+use super::transfer::Arrival;
 use crate::config::{Config, Database};
 use crate::names::DatabaseName;
 
@@ -100,6 +102,18 @@ impl Directory {
         for (pool, kept) in parts {
             pool.set_elsewhere(kept);
         }
+    }
+
+    /// Takes in a server of the other process, with its slot. Closes it where it isn't what this process would log in to;
+    /// says whether it stays.
+    pub fn take_in(&self, arrival: Arrival, socket: OwnedFd, config: &Config) -> bool {
+        let name = DatabaseName::from(arrival.database.as_str());
+        let (Some(pool), Some(database)) = (self.get(name.as_str(), config), find(config, name.as_str())) else {
+            arrival.turn_away(socket);
+            return false;
+        };
+        let forced = database.user.as_ref().is_none_or(|user| user.as_str() == arrival.user);
+        pool.take_in(arrival, socket, forced, config)
     }
 
     /// The other process is no more.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::queue::{Claim, Queue, UserIndex};
-use super::{Pool, PoolUser, Pooled, Ticket};
+use super::queue::{Claim, UserIndex};
+use super::{Pool, PoolUser, Pooled};
 use crate::protocol::ClientState;
 
 impl Pool {
@@ -15,7 +15,7 @@ impl Pool {
     /// begun, whose slot is taken, so that next time there is one for each.
     pub(super) fn take_idle(
         &self,
-        queue: &mut Queue<Box<Pooled>, Ticket>,
+        queue: &mut super::PoolQueue,
         user: UserIndex,
         client: Option<&ClientState>,
         now: Instant,

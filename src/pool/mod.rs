@@ -24,6 +24,7 @@ pub mod sharing;
 pub mod spec;
 pub mod start;
 pub mod starvation;
+pub mod transfer;
 mod watch;
 
 use std::cell::RefCell;
@@ -294,6 +295,8 @@ impl Hot {
     }
 }
 
+type PoolQueue = Queue<Box<Pooled>, Ticket>;
+
 /// The servers of one database.
 #[derive(Debug)]
 pub struct Pool {
@@ -304,7 +307,7 @@ pub struct Pool {
     hot: Hot,
     /// What its clients share.
     pub tables: Tables,
-    queue: Mutex<Queue<Box<Pooled>, Ticket>>,
+    queue: Mutex<PoolQueue>,
     /// The hosts of its servers.
     pub cluster: Cluster,
     users: Mutex<Users>,
@@ -405,6 +408,12 @@ impl Pool {
     /// Whether a client has been there.
     fn has_clients(&self) -> bool {
         self.users.lock().list.iter().any(|user| user.purpose == Purpose::Clients)
+    }
+
+    /// The pool's user `name` for a server of another process; credentials that are known here are the newest ones.
+    fn user_of_arrived(&self, name: &UserName, credentials: ServerCredentials, share: Option<u32>) -> Arc<PoolUser> {
+        let known = self.users.lock().by_name.get(name).cloned();
+        known.unwrap_or_else(|| self.user(name, credentials, share))
     }
 
     /// Whether somebody has logged in to servers as this user, or was to.
@@ -531,7 +540,7 @@ impl Pool {
             }
             Released::Surplus(pooled) => {
                 drop(queue);
-                background::close(pooled, background::Slot::Closing);
+                transfer::part(pooled);
             }
         }
     }

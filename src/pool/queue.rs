@@ -253,6 +253,17 @@ impl<S, W: Waiter> Queue<S, W> {
         (user.ceded, user.slots)
     }
 
+    /// A server of another process has come, with the slot that it had there. It counts as on loan.
+    pub fn adopt(&mut self, user: UserIndex) {
+        self.slots += 1;
+        let user = &mut self.users[user.0];
+        user.slots += 1;
+        if let Some(quota) = &user.quota {
+            // Also beyond the limit: it is there.
+            quota.shift(0, 1);
+        }
+    }
+
     /// Changes a user's part of the slots, in relation to other users'; at least 1.
     pub fn set_user_weight(&mut self, user: UserIndex, weight: u32) {
         self.users[user.0].weight = weight.max(1);

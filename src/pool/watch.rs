@@ -187,7 +187,9 @@ impl Link {
         let (door, error) = match new {
             Some(Ok((server, answer))) => {
                 if let Some((before, _)) = kept {
-                    world::spawn(before.close());
+                    world::spawn(async {
+                        before.close().await;
+                    });
                 }
                 self.0 = Some(server);
                 return Finding { answer, door: Door::Open, error: None };

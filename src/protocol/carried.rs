@@ -1,7 +1,8 @@
-//! A client's state on its way to another process: [`ClientState`] as plain data and back.
+//! A client's state on its way to another process: [`ClientState`] as plain data and back. And a server's.
 //!
 //! Lists of settings are written once, however many statements were prepared under them. Only the state of a client that
-//! is between transactions, and doesn't listen, can be carried.
+//! is between transactions, and doesn't listen, can be carried; of a server only where a reset has left nothing else than
+//! what it reports.
 
 use std::sync::Arc;
 
@@ -10,10 +11,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::request::Tables;
+use super::sequences::Sequences;
 use super::session::Taints;
 use super::settings::{Settings, UNSHARED};
 use super::statements::{Named, Statement, Told};
-use super::{ClientState, unshared_mark};
+use super::{ClientState, ServerState, unshared_mark};
 
 /// Bytes, as base64.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -132,9 +134,78 @@ fn unpack_list(list: Vec<Parameter>, tables: &Tables) -> Arc<Settings> {
     tables.settings.intern(settings)
 }
 
+/// What there is to know of a server that was reset.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CarriedServerState {
+    /// The settings that it reports.
+    reported: Vec<(String, String)>,
+    pid: u32,
+}
+
+impl CarriedServerState {
+    /// What is to be carried of a state; `None` where there is more to know.
+    #[must_use]
+    pub fn of(state: &ServerState) -> Option<Self> {
+        let quiet = state.pipeline.is_idle() && !state.hold && !state.unsettled && !state.partial;
+        let blank = state.left().is_empty() && state.statements.is_empty() && state.by_sql.is_empty();
+        let told = state.listens.is_none() && state.probe.is_none() && !state.promoted;
+        let settings = &state.settings;
+        let known = settings.iter().all(|(name, _)| settings.reported(name));
+        let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let carried = || Self { reported: settings.iter().map(pair).collect(), pid: state.pid };
+        (quiet && blank && told && known).then(carried)
+    }
+
+    /// The state again, as that of a server that others have used.
+    #[must_use]
+    pub fn unpack(self, tables: &Tables, max_prepared_statements: usize) -> ServerState {
+        let settings = tables.settings.intern(Settings::from_reported(self.reported));
+        let mut state = ServerState::new(settings, max_prepared_statements);
+        state.pid = self.pid;
+        state.sequences = Sequences::of_used();
+        state
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::session::Taint;
+
+    #[test]
+    fn a_server_arrives_as_one_that_others_have_used() {
+        let (here, there) = (Tables::default(), Tables::default());
+        let reported = Settings::from_reported([("DateStyle", "ISO, MDY"), ("client_encoding", "UTF8")]);
+        let mut state = ServerState::new(here.settings.intern(reported.clone()), 10);
+        state.pid = 4711;
+        let carried = CarriedServerState::of(&state).unwrap();
+        let json = serde_json::to_vec(&carried).unwrap();
+        let after = serde_json::from_slice::<CarriedServerState>(&json).unwrap().unpack(&there, 10);
+        assert_eq!((&*after.settings, after.pid), (&reported, 4711));
+        assert!(Arc::ptr_eq(&after.settings, &there.settings.intern(reported.clone())), "not interned");
+        assert!(after.sequences.is_worn(), "it would do for texts that need a server that nobody else has used");
+        assert!(!after.sequences.only_foreign());
+    }
+
+    #[test]
+    fn a_server_that_was_not_reset_stays() {
+        let tables = Tables::default();
+        let reported = || tables.settings.intern(Settings::from_reported([("DateStyle", "ISO, MDY")]));
+        let stays = |change: &dyn Fn(&mut ServerState)| {
+            let mut state = ServerState::new(reported(), 10);
+            change(&mut state);
+            CarriedServerState::of(&state).is_none()
+        };
+        assert!(!stays(&|_| {}));
+        assert!(stays(&|state| state.settings = tables.settings.intern(state.settings.with("app.tenant", "x"))));
+        assert!(stays(&|state| state.touched |= Taint::Lasting));
+        assert!(stays(&|state| state.pins |= Taint::Temporary));
+        assert!(stays(&|state| state.listens = Some(Box::default())));
+        assert!(stays(&|state| state.promoted = true));
+        assert!(stays(&|state| assert!(state.by_sql.insert((*b"mine").into()))));
+        let statement = tables.statements.intern(&parse("select $1"), &reported());
+        assert!(stays(&|state| state.statements.insert(&statement, 0)));
+    }
 
     fn parse(text: &str) -> Vec<u8> {
         [text.as_bytes(), &[0, 0, 1, 0, 0, 0, 23][..]].concat()

@@ -39,6 +39,12 @@ pub struct Sequences {
 }
 
 impl Sequences {
+    /// Of a server that others have used, and that has forgotten all values.
+    #[must_use]
+    pub fn of_used() -> Self {
+        Self { worn: true, ..Self::default() }
+    }
+
     /// A client gets the server.
     pub const fn lend_to(&mut self, client: u64) {
         if self.tenant != client {

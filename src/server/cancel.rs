@@ -27,6 +27,7 @@ impl CancelInFlight {
     /// Must be called while the server can't be given back (under the holder's cancel slot).
     #[must_use]
     pub fn begin(server: &Arc<ServerShared>) -> Self {
+        server.was_cancelled.store(true, Ordering::Release);
         server.cancels.fetch_add(1, Ordering::AcqRel);
         Self { server: Arc::clone(server), pending: false }
     }

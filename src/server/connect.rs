@@ -275,7 +275,7 @@ fn listed(errors: &[Arc<LoginError>]) -> String {
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-fn next_id() -> ServerId {
+pub(super) fn next_id() -> ServerId {
     // Errors name servers, and are to be of the same length each time.
     #[cfg(test)]
     if let Some(number) = crate::net::simulated::next_server() {
@@ -501,6 +501,7 @@ impl Session<'_> {
             prepared: AtomicU32::new(0),
             cancels: 0.into(),
             doomed: false.into(),
+            was_cancelled: false.into(),
             holder: None.into(),
             pinned: super::pins::PinRecord::default(),
         };

@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub mod cancel;
+pub mod carried;
 pub mod connect;
 pub mod encrypt;
 pub mod pins;
@@ -53,6 +54,8 @@ pub struct ServerShared {
     /// A cancel request for it was sent whose end nobody saw, or a client has named its process to have it signalled: it
     /// must not change hands any more.
     pub doomed: AtomicBool,
+    /// A cancel request for it was begun, ever.
+    pub was_cancelled: AtomicBool,
     /// Its place in the list of hosts.
     pub host: u8,
     /// Statistics.

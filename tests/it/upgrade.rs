@@ -1,5 +1,7 @@
 //! A new process takes over from a running one, and no client notices.
 
+mod servers;
+
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -24,7 +26,11 @@ impl Line {
         Self::start_with(Setup::pooler(pooler).database(database))
     }
 
-    fn start_with(mut setup: Setup) -> Self {
+    fn start_with(setup: Setup) -> Self {
+        Self::start_by(setup, Carpool::start)
+    }
+
+    fn start_by(mut setup: Setup, start: impl FnOnce(&Setup) -> Carpool) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("carpool-upgrade-{}-{number}", std::process::id()));
@@ -35,7 +41,7 @@ impl Line {
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_carpool"), &program).unwrap();
         setup.program = Some(program);
         setup.pooler += &format!("\npidfile = \"{}\"\n", dir.join("pid").display());
-        Self { carpool: Carpool::start(&setup), dir }
+        Self { carpool: start(&setup), dir }
     }
 
     /// The process that serves.

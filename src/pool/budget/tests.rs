@@ -594,10 +594,12 @@ impl World {
 #[test]
 fn of_two_who_write_at_the_same_time_one_has_nothing() {
     let mut world = World::with_servers(0);
-    (world.needs(0, SIZE), world.needs(1, SIZE));
+    world.needs(0, SIZE);
+    world.needs(1, SIZE);
     world.run(&[Act::Read(0), Act::Read(1), Act::Write(0, Outcome::Told), Act::Write(1, Outcome::Told)]);
     world.run(&[Act::Hear(0), Act::Hear(1)]);
-    (world.log_in(0), world.log_in(1));
+    world.log_in(0);
+    world.log_in(1);
     assert_eq!((world.processes[0].servers.len(), world.processes[1].servers.len()), (SIZE as usize, 0));
 }
 
@@ -613,7 +615,8 @@ fn what_a_late_write_may_take_away_is_not_used() {
     world.run(&[Act::Read(0), Act::Write(0, Outcome::Lost), Act::Arrive]);
     world.needs(1, SIZE);
     world.run(&[Act::Read(1), Act::Write(1, Outcome::Told), Act::Hear(1)]);
-    (world.log_in(1), world.log_in(0));
+    world.log_in(1);
+    world.log_in(0);
 }
 
 #[test]
@@ -622,7 +625,8 @@ fn servers_that_were_given_up_count_until_they_are_gone() {
     world.run(&[Act::Cut(0)]);
     (0..SIZE).for_each(|_| world.act(Act::Close(0)));
     world.run(&[Act::GiveUp(0), Act::Heal(0)]);
-    (world.needs(0, 0), world.needs(1, SIZE));
+    world.needs(0, 0);
+    world.needs(1, SIZE);
     world.run(&[Act::Rounds(3)]);
     assert!(world.processes[1].servers.is_empty(), "they are there yet");
     world.run(&[Act::Rounds(40)]);
@@ -652,7 +656,8 @@ fn so_do_those_that_nobody_has_written_down() {
     world.run(&[Act::Cut(0)]);
     (0..SIZE).for_each(|_| world.act(Act::Close(0)));
     world.run(&[Act::GiveUp(0), Act::Heal(0)]);
-    (world.needs(0, 0), world.needs(1, SIZE));
+    world.needs(0, 0);
+    world.needs(1, SIZE);
     world.run(&[Act::Rounds(100), Act::Pass(300_000), Act::Rounds(3)]);
     assert!(world.processes[1].servers.is_empty() && world.count() == SIZE);
     world.end_unknown();

@@ -3,8 +3,8 @@
 //! The old process starts the new one ([`Program`]) with a socket in the place of its standard input. The two agree
 //! ([`wire`]): the new one reads its configuration, gets the listening sockets and says that it is ready; only then is
 //! anything given away. What goes wrong before that ends the new process, and the old one goes on as if nothing had been
-//! ([`successor`]). Afterwards clients go over one by one ([`crate::client::exodus`]), and pools are divided
-//! ([`crate::pool::cede`]), until the old process has nobody left, and ends. The new one's part is [`predecessor`].
+//! ([`successor`]). Afterwards clients go over one by one ([`crate::client::exodus`]), pools are divided
+//! ([`crate::pool::cede`]) and their servers go over ([`crate::pool::transfer`]), until the old process has nobody left, and ends. The new one's part is [`predecessor`].
 
 mod cancels;
 pub mod predecessor;

@@ -94,7 +94,7 @@ impl Predecessor {
     /// Takes what comes, until the old process has ended.
     pub async fn follow(mut self, context: Arc<Context>, stop: Stop) {
         let mut cancels = Cancels::new(&context, Neighbour::Before);
-        let mut clients = 0_u64;
+        let (mut clients, mut servers) = (0_u64, 0_u64);
         let mut how = stop.changes();
         how.mark_changed();
         loop {
@@ -102,7 +102,9 @@ impl Predecessor {
                 heard = wire::hear(&mut self.receiver) => match heard {
                     Ok(Some((message, descriptors))) => {
                         if let Some(message) = cancels.take(message) {
-                            clients += u64::from(self.take(&context, message, descriptors).await);
+                            let came = self.take(&context, message, descriptors).await;
+                            clients += u64::from(came == Some(Came::Client));
+                            servers += u64::from(came == Some(Came::Server));
                         }
                         continue;
                     }
@@ -132,29 +134,44 @@ impl Predecessor {
         stop.note_told();
         context.pools.share_no_more();
         context.registry.numbering.follow_nobody();
-        info!("the old process has ended; {clients} of its clients go on here");
+        info!("the old process has ended; {clients} of its clients and {servers} of its servers go on here");
     }
 }
 
+/// Who goes on here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Came {
+    Client,
+    Server,
+}
+
 impl Predecessor {
-    /// Says whether a client has come.
-    async fn take(&mut self, context: &Arc<Context>, message: Message, mut descriptors: Vec<OwnedFd>) -> bool {
+    /// Says who has come, if anybody has.
+    async fn take(&mut self, context: &Arc<Context>, message: Message, mut descriptors: Vec<OwnedFd>) -> Option<Came> {
         match message {
             Message::Kept(kept) => context.pools.divide(kept, &context.config.load()),
+            Message::Server(arrival) => {
+                let Some(socket) = descriptors.pop() else {
+                    warn!("a server came over without its socket");
+                    return None;
+                };
+                let stays = context.pools.take_in(*arrival, socket, &context.config.load());
+                return stays.then_some(Came::Server);
+            }
             Message::Client(traveller) => {
                 let Some(socket) = descriptors.pop() else {
                     warn!("a client came over without its socket");
-                    return false;
+                    return None;
                 };
                 // First: what the old process doesn't know to be here it takes back, should this one die.
                 if let Err(error) = wire::say(&mut self.sender, &Message::Arrived(traveller.number), &[]).await {
                     warn!("the old process doesn't hear that a client has come: {error}");
                 }
-                return exodus::enter(context, *traveller, socket);
+                return exodus::enter(context, *traveller, socket).then_some(Came::Client);
             }
             _ => warn!("{}", unexpected()),
         }
-        false
+        None
     }
 }
 

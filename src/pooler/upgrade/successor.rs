@@ -28,6 +28,7 @@ use crate::net::world;
 use crate::pool::Pool;
 use crate::pool::cede::Kept;
 use crate::pool::directory;
+use crate::pool::transfer::{self, Way};
 use crate::pooler::stop::{How, Stop};
 use crate::pooler::{process, systemd};
 
@@ -37,7 +38,7 @@ const ROUND: Duration = Duration::from_millis(5);
 const POLL: Duration = Duration::from_millis(20);
 /// How long a process that has hung up may take to end.
 const END_LIMIT: Duration = Duration::from_secs(1);
-/// How long consoles may stay when all others have gone.
+/// How long consoles may stay when all others have gone, and servers may take to go.
 const CONSOLES_LIMIT: Duration = Duration::from_secs(1);
 /// After how many rounds clients are told again, who may have been about to send something.
 const TELL_AGAIN: u32 = 40;
@@ -223,10 +224,11 @@ impl Successor {
     /// no more: then this one takes everything back that is left.
     pub async fn hand_over(mut self, context: &Arc<Context>, stop: &Stop, mut spares: Spares) -> HandedOver {
         spares.keep(&self.addresses);
-        let departing = context.exodus.open();
+        let (way, servers) = mpsc::unbounded_channel();
+        let leaving = Leaving { clients: context.exodus.open(), servers };
         context.pools.keep_all(true);
         tokio::select! {
-            spares = self.give(context, stop, spares, departing) => HandedOver::Back(spares),
+            spares = self.give(context, stop, (spares, way), leaving) => HandedOver::Back(spares),
             () = see_off(context, stop) => HandedOver::All,
         }
     }
@@ -236,15 +238,23 @@ impl Successor {
         &mut self,
         context: &Arc<Context>,
         stop: &Stop,
-        spares: Spares,
-        mut departing: mpsc::UnboundedReceiver<Departing>,
+        (spares, way): (Spares, Way),
+        mut leaving: Leaving,
     ) -> Spares {
         let Self { child, sender, receiver, .. } = self;
-        let mut giving = Giving::new((sender, receiver), context, stop, spares);
-        let Err(error) = giving.run(&mut departing).await else { std::future::pending().await };
+        let mut giving = Giving::new((sender, receiver), context, stop, (spares, way));
+        let Err(error) = giving.run(&mut leaving).await else { std::future::pending().await };
         let is_gone = is_gone(child, &error).await;
         giving.hear_the_rest().await;
-        let Giving { unsent, on_their_way, spares, .. } = giving;
+        let Giving { unsent, unsent_server, on_their_way, spares, .. } = giving;
+        let Leaving { clients: mut departing, servers } = leaving;
+        // They are closed.
+        drop(servers);
+        match unsent_server {
+            Some(mut server) if is_gone => server.distrust(),
+            Some(server) => server.gone(),
+            None => {}
+        }
         context.exodus.close();
         context.registry.for_each(|client| client.clear_order(order::DEPART));
         let mut left: Vec<_> = unsent.into_iter().collect();
@@ -311,7 +321,8 @@ async fn see_off(context: &Arc<Context>, stop: &Stop) {
     }
     // Whoever has asked for the upgrade reads the answer and leaves.
     let only_consoles = world::now();
-    while context.registry.connections() > 0 && world::now().saturating_duration_since(only_consoles) < CONSOLES_LIMIT {
+    let anything = || context.registry.connections() > 0 || context.pools.all().iter().any(|pool| pool.slots() > 0);
+    while anything() && world::now().saturating_duration_since(only_consoles) < CONSOLES_LIMIT {
         timer::sleep(POLL).await;
     }
     stop.begin(How::AtOnce);
@@ -322,6 +333,12 @@ fn outstayed() -> ClientError {
     ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
         .detail("Carpool was upgraded, and this connection can't go over to the new process.")
         .hint("Connect again. See upgrade_drain_timeout.")
+}
+
+/// Those that are to go.
+struct Leaving {
+    clients: mpsc::UnboundedReceiver<Departing>,
+    servers: mpsc::UnboundedReceiver<transfer::Leaving>,
 }
 
 /// The giving away.
@@ -335,6 +352,10 @@ struct Giving<'s> {
     spares: Option<Spares>,
     /// A client that could not be given away.
     unsent: Option<Departing>,
+    /// A server of which nobody knows whether the new process has it.
+    unsent_server: Option<transfer::Leaving>,
+    /// Where servers come from.
+    way: Way,
     /// Clients that are on their way, by their numbers: they count here, and come back should the new process die.
     on_their_way: HashMap<u32, Departing>,
     /// What the new process knows to be kept here.
@@ -349,22 +370,39 @@ impl<'s> Giving<'s> {
         (sender, receiver): (&'s mut Sender, &'s mut Receiver),
         context: &'s Arc<Context>,
         stop: &'s Stop,
-        spares: Spares,
+        (spares, way): (Spares, Way),
     ) -> Self {
-        let cancels = Cancels::new(context, Neighbour::After);
-        let (spares, told, claimed) = (Some(spares), HashMap::new(), Vec::new());
-        let (unsent, on_their_way) = (None, HashMap::new());
-        Self { context, stop, sender, receiver, cancels, spares, unsent, on_their_way, told, claimed, rounds: 0 }
+        Self {
+            context,
+            stop,
+            sender,
+            receiver,
+            cancels: Cancels::new(context, Neighbour::After),
+            spares: Some(spares),
+            unsent: None,
+            unsent_server: None,
+            way,
+            on_their_way: HashMap::new(),
+            told: HashMap::new(),
+            claimed: Vec::new(),
+            rounds: 0,
+        }
     }
 
     /// Runs until the new process is gone.
-    async fn run(&mut self, departing: &mut mpsc::UnboundedReceiver<Departing>) -> std::io::Result<()> {
+    async fn run(&mut self, leaving: &mut Leaving) -> std::io::Result<()> {
         let mut rounds = timer::interval(ROUND);
         loop {
             tokio::select! {
-                Some(leaving) = departing.recv(), if self.on_their_way.len() < MOST_ON_THEIR_WAY => {
-                    self.give(leaving).await?;
+                Some(client) = leaving.clients.recv(), if self.on_their_way.len() < MOST_ON_THEIR_WAY => {
+                    // First what those wait for who have gone.
+                    if let Err(error) = self.give_servers(&mut leaving.servers).await {
+                        self.unsent = Some(client);
+                        return Err(error);
+                    }
+                    self.give(client).await?;
                 }
+                Some(server) = leaving.servers.recv() => self.give_server(server).await?,
                 heard = wire::hear(self.receiver) => match heard? {
                     Some((message, _)) => self.take(message),
                     None => return Err(std::io::ErrorKind::UnexpectedEof.into()),
@@ -418,6 +456,34 @@ impl<'s> Giving<'s> {
         Ok(())
     }
 
+    async fn give_servers(&mut self, servers: &mut mpsc::UnboundedReceiver<transfer::Leaving>) -> std::io::Result<()> {
+        while let Ok(server) = servers.try_recv() {
+            self.give_server(server).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives a server away with its slot. What can't go is closed.
+    async fn give_server(&mut self, leaving: transfer::Leaving) -> std::io::Result<()> {
+        let Some(arrival) = leaving.pack() else { return Ok(()) };
+        let (name, kept) = arrival.kept();
+        let Some(socket) = leaving.socket() else { return Ok(()) };
+        match wire::say(self.sender, &Message::Server(Box::new(arrival)), &[socket]).await {
+            Ok(()) => {
+                leaving.gone();
+                self.told.insert(name, kept);
+            }
+            Err(error) if self.sender.may_send_later(&error) => {
+                debug!("a server is closed, as its socket can't be sent: {error}");
+            }
+            Err(error) => {
+                self.unsent_server = Some(leaving);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Tells clients to leave, and gives up the slots that those who stay don't need.
     async fn round(&mut self) -> std::io::Result<()> {
         let mut staying: HashMap<DatabaseName, HashSet<UserName>> = HashMap::new();
@@ -463,7 +529,7 @@ impl<'s> Giving<'s> {
             let needs = |user: &UserName| {
                 entering || staying.is_some_and(|staying| forced.as_ref() == Some(user) || staying.contains(user))
             };
-            let kept = pool.cede(needs, u32::from(entering));
+            let kept = pool.cede(needs, u32::from(entering), &self.way);
             if self.told.get(&pool.name) != Some(&kept) {
                 account.push((pool.name.as_str().to_owned(), kept.clone()));
                 self.told.insert(pool.name.clone(), kept);

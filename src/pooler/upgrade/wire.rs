@@ -13,9 +13,10 @@ use crate::net::handoff::{self, Receiver, Sender};
 use crate::net::listener::Use;
 use crate::net::timer;
 use crate::pool::cede::Kept;
+use crate::pool::transfer::Arrival;
 
 /// Raised with each change that an older or newer Carpool would misunderstand.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// How long the other process may take to take a message.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 
@@ -49,6 +50,8 @@ pub(super) enum Message {
     Kept(Vec<(String, Kept)>),
     /// The old one: a client, whose socket comes with it.
     Client(Box<Traveller>),
+    /// The old one: a server, whose socket comes with it, and its slot.
+    Server(Box<Arrival>),
     /// The new one: the client with this number is here, and goes on once this is said.
     Arrived(u32),
     /// Either: cancel what the client with this number and secret does. The first is the request's own number.
