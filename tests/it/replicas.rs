@@ -384,6 +384,9 @@ fn a_standby_of_the_promoted_one_serves_on() {
     let (old, new, database) = replicated();
     let cascading = cascading(&old, &new);
     old.sql(&database, "grant select on t to public");
+    eventually("those behind it have that", || {
+        (cascading.sql(&database, "select has_table_privilege('app', 't', 'select')") == "t").then_some(())
+    });
     let ports = [old.port, new.port, cascading.port];
     let lines = "target_session_attrs = \"primary\"\nread_only_route = \"standby\"\nload_balance_hosts = \"disable\"";
     let carpool = self::carpool(&old, &database, OFTEN, &ports, lines);

@@ -600,7 +600,8 @@ fn a_pool_that_both_make_keeps_its_size() {
 /// The first process has a client yet when the third takes over from the second.
 #[test]
 fn three_processes_at_a_time() {
-    let line = Line::start("", "pool_size = 6");
+    // Of 6 the one in the middle may be left with one, behind which a client waits that the test has to go on with.
+    let line = Line::start("", "pool_size = 8");
     let database = line.carpool.database.clone();
     let mut first = line.carpool.client();
     first.query("begin");
@@ -628,7 +629,7 @@ fn three_processes_at_a_time() {
     assert!(!has_ended(old) && !has_ended(middle), "its clients come by way of the one in the middle");
     listener.query("unlisten *");
     eventually("both end", || (has_ended(old) && has_ended(middle)).then_some(()));
-    assert!(watch.end() <= 6);
+    assert!(watch.end() <= 8);
     for client in [&mut first, &mut second, &mut listener] {
         cancel_a_query(&line, client);
     }
