@@ -38,6 +38,9 @@ def arguments():
     options = parser.parse_args()
     if not 0 < options.seconds <= 20:
         parser.error("--seconds: up to 20, as who waits for 30 is told so")
+    if options.soak:
+        # What is looked at is what grows, and what is lost.
+        options.recovery = 60
     if options.quick:
         options.faults, options.seconds, options.recovery = ["crash"], 1, 60
     return options

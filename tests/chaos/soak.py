@@ -140,16 +140,23 @@ async def locking(soak, client, number):
 
 
 async def cancelled(soak, client, _number):
+    """Asks again until it is done: a request that comes before the query, as it may after a pause, cancels nothing."""
     client.send(query("select pg_sleep(60)"))
-    _reader, writer = await asyncio.open_connection("127.0.0.1", soak.stage.carpool.port)
-    await asyncio.sleep(0.05)
-    writer.write((8 + len(client.key)).to_bytes(4, "big") + (80877102).to_bytes(4, "big") + client.key)
+    answer = asyncio.create_task(client.replies())
+    pause = 0.05
+    while not (await asyncio.wait([answer], timeout=pause))[0]:
+        pause = 1
+        try:
+            _reader, writer = await asyncio.open_connection("127.0.0.1", soak.stage.carpool.port)
+        except OSError as error:
+            answer.cancel()
+            raise Lost(None, error) from error
+        writer.write((8 + len(client.key)).to_bytes(4, "big") + (80877102).to_bytes(4, "big") + client.key)
+        writer.close()
     try:
-        await client.replies()
+        answer.result()
     except ServerError as error:
         soak.expect(error.code in ("57014", "57P01", "57P02", "08006"), True)
-    finally:
-        writer.close()
 
 
 async def rude(_soak, client, _number):
