@@ -7,7 +7,7 @@ AXUM_BIN := $(CURDIR)/target/apps/release/recipes-axum
 PGO := target/pgo/carpool-pgo
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: run test simulate dashboard-check bench bench-check advisor-check conformance failover chaos soak deny fuzz showdown compose-test build pgo deb axum clean
+.PHONY: run test simulate dashboard-check bench bench-check advisor-check conformance failover upgrades chaos soak deny fuzz showdown compose-test build pgo deb axum clean
 
 # Builds Carpool and runs it: before DATABASE_URL, else before a throw-away local PostgreSQL.
 run:
@@ -56,6 +56,10 @@ conformance: setup build
 ROUNDS := 10
 failover:
 	CARPOOL_FAILOVER_ROUNDS=$(ROUNDS) cargo test --test it -- --nocapture failover::
+
+# How long anybody waits in an upgrade under load. Options: make upgrades UPGRADES="--rate 5000"
+upgrades: setup build
+	$(PYTHON) tests/chaos/upgrades.py $(UPGRADES)
 
 # Faults against real PostgreSQL under load, with books that are checked. Options: make chaos CHAOS="--faults kill,cut --seconds 10"
 chaos: setup build
