@@ -374,3 +374,22 @@ fn a_reload_changes_the_size() {
     load.goes_on("it goes on");
     load.end();
 }
+
+#[test]
+fn a_table_that_somebody_else_has_put_there_is_not_used() {
+    let postgres = Postgres::own();
+    let database = postgres.new_database();
+    let columns = "(name text primary key, version bigint not null, state text not null)";
+    let mut app = Raw::login(postgres.port, "app", &database);
+    app.query(&format!("create table public.carpool_budget {columns}"));
+    let carpool = carpool(&postgres, &database, "shared_pool_size = 2");
+    let mut waits = Raw::connect(carpool.port);
+    waits.send(&startup(196_608, &[("user", "app"), ("database", &database)]));
+    carpool.logs("has to be a table of shared_pool_user or of a superuser, and is app's");
+    app.query("drop table public.carpool_budget");
+    assert_eq!(waits.until_ready().last().map(|message| message.tag), Some(b'Z'));
+    assert_eq!(
+        postgres.sql(&database, "select tableowner from pg_tables where tablename = 'carpool_budget'"),
+        "postgres"
+    );
+}

@@ -91,6 +91,10 @@ const BEGIN: &str = "INSERT INTO public.carpool_budget (name, version, state) \
 /// What an operator may do in place of Carpool.
 pub const CREATE: &str = "CREATE TABLE IF NOT EXISTS public.carpool_budget \
      (name text PRIMARY KEY, version bigint NOT NULL, state text NOT NULL)";
+/// Whether the table is one that nobody else can have put there: what belongs to another role could run code of that role's as this one.
+const VET: &str = "SELECT c.relkind = 'r' AND (r.rolsuper OR r.rolname = current_user), r.rolname FROM pg_catalog.pg_class c \
+     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_roles r ON r.oid = c.relowner \
+     WHERE n.nspname = 'public' AND c.relname = 'carpool_budget'";
 const END: &str = "SELECT count(pg_catalog.pg_terminate_backend(a.pid)) FROM pg_catalog.pg_stat_activity a \
      JOIN ROWS FROM (pg_catalog.unnest($1::pg_catalog.int4[]), pg_catalog.unnest($2::pg_catalog.int8[])) AS e(pid, began) \
      ON e.pid = a.pid AND e.began = (date_part('epoch', a.backend_start) * 1000000)::pg_catalog.int8 \
@@ -509,6 +513,10 @@ impl Task {
             let logged_in =
                 pool.cluster.login(login, &spec.policy, &self.settings).await.map_err(|error| error.to_string())?;
             self.link = Some(logged_in.server);
+            if let Err(error) = self.vet(pool).await {
+                self.link = None;
+                return Err(error);
+            }
         }
         for _ in 0..2 {
             match self.ask(pool, READ, &[pool.name.as_str()]).await {
@@ -521,14 +529,30 @@ impl Task {
                     Some(row) => return read(row),
                     None => self.ask(pool, BEGIN, &[pool.name.as_str()]).await.map(drop).map_err(explain)?,
                 },
-                Err(QueryError::Refused { code, .. }) if code == "42P01" => {
-                    self.ask(pool, CREATE, &[]).await.map(drop).map_err(explain)?;
-                    self.ask(pool, BEGIN, &[pool.name.as_str()]).await.map(drop).map_err(explain)?;
+                Err(error) => {
+                    // The table may be gone, or another one.
+                    self.link = None;
+                    return Err(explain(error));
                 }
-                Err(error) => return Err(explain(error)),
             }
         }
         Err("the ledger was removed just now".to_owned())
+    }
+
+    /// Makes the table if there is none, and looks whose it is.
+    async fn vet(&mut self, pool: &Pool) -> Result<(), String> {
+        if self.ask(pool, VET, &[]).await.map_err(explain)?.is_empty() {
+            self.ask(pool, CREATE, &[]).await.map(drop).map_err(explain)?;
+        }
+        let rows = self.ask(pool, VET, &[]).await.map_err(explain)?;
+        let text = |at: usize| rows.first().and_then(|row| row.get(at)).and_then(Option::as_deref);
+        if text(0) == Some(b"t") {
+            return Ok(());
+        }
+        let owner = String::from_utf8_lossy(text(1).unwrap_or_default()).into_owned();
+        Err(format!(
+            "public.carpool_budget has to be a table of shared_pool_user or of a superuser, and is {owner}'s: see docs/budget.md"
+        ))
     }
 
     async fn write(&mut self, pool: &Pool, version: u64, ledger: &Ledger) -> Result<bool, String> {
