@@ -33,25 +33,9 @@ pub(super) fn login(
     mode: &str,
     settings: Vec<(String, String)>,
 ) -> Login {
-    let spec = pool.spec.load();
     let mut parameters = vec![("replication".to_owned(), mode.to_owned())];
     parameters.extend(settings);
-    Login {
-        target: spec.policy.first(),
-        host: 0,
-        attrs: spec.policy.attrs,
-        options: spec.options,
-        tls: spec.tls.clone(),
-        user,
-        database: spec.dbname.clone(),
-        credentials,
-        parameters,
-        connect_query: None,
-        timeout: spec.connect_timeout,
-        max_prepared_statements: 0,
-        lifetime: std::time::Duration::ZERO,
-        generation: 0,
-    }
+    pool.spec.load().login(user, credentials, parameters)
 }
 
 /// Logs in to the server and greets the client with what the server said.

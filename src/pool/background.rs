@@ -264,20 +264,11 @@ impl Pool {
     fn login_for(&self, user: &PoolUser) -> Login {
         let spec = self.spec.load();
         Login {
-            target: spec.policy.first(),
-            host: 0,
-            attrs: spec.policy.attrs,
-            options: spec.options,
-            tls: spec.tls.clone(),
-            user: user.name.clone(),
-            database: spec.dbname.clone(),
-            credentials: user.credentials.lock().clone(),
-            parameters: user.startup_parameters(),
             connect_query: spec.connect_query.clone(),
-            timeout: spec.connect_timeout,
             max_prepared_statements: spec.max_prepared_statements,
             lifetime: spec.lifetime,
             generation: self.control.generation(),
+            ..spec.login(user.name.clone(), user.credentials.lock().clone(), user.startup_parameters())
         }
     }
 

@@ -5,11 +5,16 @@ use std::time::Duration;
 
 use super::budget::Terms;
 use super::queue::Limits;
+use crate::auth::ServerCredentials;
 use crate::cluster::Policy;
 use crate::config::{Config, Database, ShareBy, Weights};
-use crate::names::DatabaseName;
+use crate::names::{DatabaseName, UserName};
 use crate::net::TcpOptions;
+use crate::server::connect::Login;
 use crate::tls::ConnectTls;
+
+/// Of a startup packet: names and values.
+type Parameters = Vec<(String, String)>;
 
 /// The settings of one pool. Zero durations mean "off".
 #[derive(Clone, PartialEq, Debug)]
@@ -141,6 +146,26 @@ impl Spec {
                 (Some(_), _) => Some(Duration::ZERO),
                 (None, bound) => (!bound.is_zero()).then_some(bound),
             },
+        }
+    }
+
+    /// How a connection beside the pool's servers is logged in to: on none of them, and for its task alone.
+    pub(crate) fn login(&self, user: UserName, credentials: ServerCredentials, parameters: Parameters) -> Login {
+        Login {
+            target: self.policy.first(),
+            host: 0,
+            attrs: self.policy.attrs,
+            options: self.options,
+            tls: self.tls.clone(),
+            user,
+            database: self.dbname.clone(),
+            credentials,
+            parameters,
+            connect_query: None,
+            timeout: self.connect_timeout,
+            max_prepared_statements: 0,
+            lifetime: Duration::ZERO,
+            generation: 0,
         }
     }
 }

@@ -89,22 +89,12 @@ impl Pool {
         let users = self.users.lock();
         let of_clients: Vec<_> = users.list.iter().filter(|user| user.purpose == Purpose::Clients).collect();
         let user = of_clients.get(turn.checked_rem(of_clients.len())?)?;
+        let parameters = vec![("application_name".to_owned(), NAME.to_owned())];
         Some(Login {
-            target: spec.policy.first(),
-            host: 0,
             attrs: SessionAttrs::Any,
-            options: spec.options,
-            tls: spec.tls.clone(),
-            user: user.name.clone(),
-            database: spec.dbname.clone(),
-            credentials: user.credentials.lock().clone(),
-            parameters: vec![("application_name".to_owned(), NAME.to_owned())],
-            connect_query: None,
             // A host that keeps other logins waiting for too long isn't fine.
             timeout: spec.health_check.1.min(spec.connect_timeout),
-            max_prepared_statements: 0,
-            lifetime: Duration::ZERO,
-            generation: 0,
+            ..spec.login(user.name.clone(), user.credentials.lock().clone(), parameters)
         })
     }
 

@@ -1,20 +1,17 @@
 //! A server on its way to another process, see [`crate::pool::transfer`]: all but its socket, as plain data and back.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::connect::next_id;
-use super::{Outbox, Remainder, Server, ServerShared, pins, timing};
+use super::{Server, ServerShared};
 use crate::names::UserName;
 use crate::net::Target;
 use crate::net::stream::Stream;
 use crate::net::world;
 use crate::protocol::carried::CarriedServerState;
 use crate::protocol::request::Tables;
-use crate::stats::Counters;
 use crate::wire::startup::CancelKey;
 
 /// A server that nobody has, and that was reset.
@@ -73,34 +70,10 @@ impl CarriedServer {
     #[must_use]
     pub fn unpack(self, stream: Stream, known: Known, tables: &Tables) -> Server {
         let (pid, secret) = self.key;
-        let shared = ServerShared {
-            id: next_id(),
-            target: known.target,
-            user: known.user,
-            key: CancelKey { pid, secret: secret.as_slice().into() },
-            addresses: stream.addresses(),
-            encryption: None,
-            connected: UNIX_EPOCH + self.connected,
-            generation: known.generation,
-            host: 0,
-            counters: Counters::default(),
-            prepared: AtomicU32::new(0),
-            cancels: 0.into(),
-            doomed: false.into(),
-            was_cancelled: false.into(),
-            holder: None.into(),
-            pinned: pins::PinRecord::default(),
-        };
-        Server {
-            stream,
-            state: self.state.unpack(tables, known.max_prepared_statements),
-            carry: Vec::new(),
-            out: Outbox::default(),
-            remainder: Remainder::default(),
-            shared: Arc::new(shared),
-            expires: self.left.map(|left| world::now() + left),
-            timing: timing::Timing::default(),
-            cut: false,
-        }
+        let key = CancelKey { pid, secret: secret.as_slice().into() };
+        let state = self.state.unpack(tables, known.max_prepared_statements);
+        let login = (known.target, known.user, known.generation);
+        let shared = ServerShared::new(login, key, stream.addresses(), UNIX_EPOCH + self.connected);
+        Server::new(stream, state, shared, self.left.map(|left| world::now() + left))
     }
 }

@@ -2,14 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::RngExt;
 use tokio::io::AsyncWriteExt;
 
 use super::encrypt::{self, Encryption, OpenError, Way};
-use super::{Outbox, QueryError, Remainder, Server, ServerShared, next_message};
+use super::{QueryError, Server, ServerShared, next_message};
 use crate::auth::scram::{ChannelBinding, ScramKeys};
 use crate::auth::{ServerAuth, ServerAuthError, ServerCredentials, ServerStep};
 use crate::config::{Role, SessionAttrs};
@@ -20,7 +20,6 @@ use crate::net::world;
 use crate::net::{Target, TcpOptions};
 use crate::protocol::ServerState;
 use crate::protocol::settings::{DEFAULT_READ_ONLY, IN_HOT_STANDBY, Settings, SettingsTable, follows_client};
-use crate::stats::Counters;
 use crate::tls::{BindingMode, ConnectTls, TlsInfo};
 use crate::wire::backend::{self, tag};
 use crate::wire::frame::{Fields, FrameError};
@@ -487,36 +486,12 @@ impl Session<'_> {
         let encryption = self.tls.map(|tls| Encryption { cipher: tls.cipher, tls: login.tls.clone() });
         let mut state = ServerState::new(settings, login.max_prepared_statements);
         state.pid = key.pid;
-        let shared = ServerShared {
-            id: next_id(),
-            target: login.target.clone(),
-            user: login.user.clone(),
-            key,
-            addresses: self.stream.addresses(),
-            encryption,
-            connected: world::time_of_day(),
-            generation: login.generation,
-            host: login.host,
-            counters: Counters::default(),
-            prepared: AtomicU32::new(0),
-            cancels: 0.into(),
-            doomed: false.into(),
-            was_cancelled: false.into(),
-            holder: None.into(),
-            pinned: super::pins::PinRecord::default(),
-        };
+        let known = (login.target.clone(), login.user.clone(), login.generation);
+        let mut shared = ServerShared::new(known, key, self.stream.addresses(), world::time_of_day());
+        (shared.host, shared.encryption) = (login.host, encryption);
         // Lifetimes are spread by up to a tenth, so that a pool filled at once isn't emptied at once.
         let spread = login.lifetime.mul_f64(world::rng().random_range(0.9..=1.0));
-        Server {
-            stream: self.stream,
-            state,
-            carry: self.buf,
-            out: Outbox::default(),
-            remainder: Remainder::default(),
-            shared: Arc::new(shared),
-            expires: (!login.lifetime.is_zero()).then(|| world::now() + spread),
-            timing: super::timing::Timing::default(),
-            cut: false,
-        }
+        let expires = (!login.lifetime.is_zero()).then(|| world::now() + spread);
+        Server { carry: self.buf, ..Server::new(self.stream, state, shared, expires) }
     }
 }

@@ -36,6 +36,9 @@ use crate::wire::startup::CancelKey;
 /// How long a server may take to hang up after Terminate before its slot is used again anyway.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Local and remote, where they are of TCP.
+type Addresses = (Option<std::net::SocketAddr>, Option<std::net::SocketAddr>);
+
 /// What others may know of a server: counters, for SHOW SERVERS and for cancels. Written by whoever has the
 /// server on loan, one at a time.
 ///
@@ -69,7 +72,7 @@ pub struct ServerShared {
     /// For cancel requests.
     pub key: CancelKey,
     /// Local and remote address (TCP).
-    pub addresses: (Option<std::net::SocketAddr>, Option<std::net::SocketAddr>),
+    pub addresses: Addresses,
     /// Its encryption, if it has any.
     pub encryption: Option<encrypt::Encryption>,
     /// When it was logged in.
@@ -90,6 +93,33 @@ pub struct Holder {
 }
 
 impl ServerShared {
+    /// Of a server that was logged in to there, as that user, in that generation, without TLS and on the first host.
+    fn new(
+        (target, user, generation): (Target, UserName, u32),
+        key: CancelKey,
+        addresses: Addresses,
+        connected: SystemTime,
+    ) -> Self {
+        Self {
+            holder: None.into(),
+            cancels: 0.into(),
+            prepared: 0.into(),
+            generation,
+            doomed: false.into(),
+            was_cancelled: false.into(),
+            host: 0,
+            counters: Counters::default(),
+            id: connect::next_id(),
+            target,
+            user,
+            key,
+            addresses,
+            encryption: None,
+            connected,
+            pinned: pins::PinRecord::default(),
+        }
+    }
+
     /// Notes what its holder has begun.
     pub fn note_statement(&self, statement: &Arc<Entry>) {
         if let Some(holder) = &mut *self.holder.lock() {
@@ -205,6 +235,21 @@ pub enum QueryError {
 }
 
 impl Server {
+    /// One with nothing under way.
+    fn new(stream: Stream, state: ServerState, shared: ServerShared, expires: Option<Instant>) -> Self {
+        Self {
+            stream,
+            remainder: Remainder::default(),
+            carry: Vec::new(),
+            out: Outbox::default(),
+            shared: Arc::new(shared),
+            expires,
+            timing: timing::Timing::default(),
+            cut: false,
+            state,
+        }
+    }
+
     /// Whether it may go to another client as it is.
     #[must_use]
     pub fn is_clean(&self) -> bool {

@@ -1,5 +1,6 @@
 //! A new process takes over from a running one, and no client notices.
 
+mod budget;
 mod servers;
 
 use std::io::{Read, Write};
@@ -539,11 +540,17 @@ struct Watch {
 
 impl Watch {
     fn begin(database: &str) -> Self {
+        Self::begin_but(database, "")
+    }
+
+    /// Without those of one user.
+    fn begin_but(database: &str, user: &str) -> Self {
+        let sql =
+            format!("select count(*) from pg_stat_activity where datname = '{database}' and usename <> '{user}'");
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, database) = (Arc::clone(&stop), database.to_owned());
+        let stopped = Arc::clone(&stop);
         let counting = std::thread::spawn(move || {
             let mut watcher = Raw::login(Postgres::shared().port, "postgres", "postgres");
-            let sql = format!("select count(*) from pg_stat_activity where datname = '{database}'");
             let mut most = 0;
             while !stopped.load(Ordering::Relaxed) {
                 most = most.max(watcher.value(&sql).parse().unwrap());

@@ -89,7 +89,7 @@ const BEGIN: &str = "INSERT INTO public.carpool_budget (name, version, state) \
      VALUES ($1, (date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::pg_catalog.int8, '{\"members\":[]}') \
      ON CONFLICT (name) DO NOTHING";
 /// What an operator may do in place of Carpool.
-pub const CREATE: &str = "CREATE TABLE IF NOT EXISTS public.carpool_budget \
+const CREATE: &str = "CREATE TABLE IF NOT EXISTS public.carpool_budget \
      (name text PRIMARY KEY, version bigint NOT NULL, state text NOT NULL)";
 /// Whether the table is one that nobody else can have put there: what belongs to another role could run code of that role's as this one.
 const VET: &str = "SELECT c.relkind = 'r' AND (r.rolsuper OR r.rolname = current_user), r.rolname FROM pg_catalog.pg_class c \
@@ -319,22 +319,9 @@ impl Pool {
 
     fn budget_login(&self, spec: &Spec, terms: &Terms) -> Login {
         let secret = terms.password.as_ref().map(StoredSecret::parse);
-        Login {
-            target: spec.policy.first(),
-            host: 0,
-            attrs: spec.policy.attrs,
-            options: spec.options,
-            tls: spec.tls.clone(),
-            user: terms.user.clone(),
-            database: spec.dbname.clone(),
-            credentials: ServerCredentials::new(secret.as_ref(), &Proven::Nothing),
-            parameters: vec![("application_name".to_owned(), NAME.to_owned())],
-            connect_query: None,
-            timeout: spec.health_check.1,
-            max_prepared_statements: 0,
-            lifetime: Duration::ZERO,
-            generation: 0,
-        }
+        let credentials = ServerCredentials::new(secret.as_ref(), &Proven::Nothing);
+        let parameters = vec![("application_name".to_owned(), NAME.to_owned())];
+        Login { timeout: spec.health_check.1, ..spec.login(terms.user.clone(), credentials, parameters) }
     }
 }
 
@@ -429,6 +416,16 @@ impl Task {
         }
     }
 
+    /// Whether the pool has been of no use for long.
+    fn is_unused(&mut self, pool: &Pool, local: &Local, now: Instant) -> bool {
+        if local.slots > 0 || (local.want > 0 && !pool.is_retired()) {
+            self.unused_since = None;
+            return false;
+        }
+        let since = *self.unused_since.get_or_insert(now);
+        pool.is_retired() || now.saturating_duration_since(since) >= UNUSED
+    }
+
     /// `None`: somebody else was first.
     async fn attempt(&mut self, pool: &Arc<Pool>, spec: &Spec, terms: &Terms) -> Result<Option<Next>, String> {
         let asked = world::now();
@@ -441,11 +438,11 @@ impl Task {
             self.member = Some(Member::new(MemberId(world::rng().random()), name()));
             pool.budget.incarnation.fetch_add(1, Ordering::AcqRel);
         }
-        let Some(member) = &mut self.member else { return Ok(Some(Next::Later)) };
         let (local, freed) = pool.freeze(spec, &mut self.peak);
-        if self.unused_since.is_unused(pool, &local, asked) {
+        if self.is_unused(pool, &local, asked) {
             return self.leave(pool, &seen).await;
         }
+        let Some(member) = &mut self.member else { return Ok(Some(Next::Later)) };
         let round = member.look(&seen, &local, terms.size, asked);
         pool.budget.view.store(Some(Arc::new(View::new(&seen, member, terms.size, asked))));
         match round {
@@ -613,22 +610,6 @@ impl Task {
                 view.map_or((world::now(), 0, Vec::new()), |view| (view.at, view.size, view.members.clone()));
             pool.budget.view.store(Some(Arc::new(View { at, error: self.told.clone(), size, members })));
         }
-    }
-}
-
-/// Whether a pool has been of no use for long.
-trait Unused {
-    fn is_unused(&mut self, pool: &Pool, local: &Local, now: Instant) -> bool;
-}
-
-impl Unused for Option<Instant> {
-    fn is_unused(&mut self, pool: &Pool, local: &Local, now: Instant) -> bool {
-        if local.slots > 0 || (local.want > 0 && !pool.is_retired()) {
-            *self = None;
-            return false;
-        }
-        let since = *self.get_or_insert(now);
-        pool.is_retired() || now.saturating_duration_since(since) >= UNUSED
     }
 }
 
