@@ -545,8 +545,7 @@ impl Watch {
 
     /// Without those of one user.
     fn begin_but(database: &str, user: &str) -> Self {
-        let sql =
-            format!("select count(*) from pg_stat_activity where datname = '{database}' and usename <> '{user}'");
+        let sql = format!("select count(*) from pg_stat_activity where datname = '{database}' and usename <> '{user}'");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let counting = std::thread::spawn(move || {
