@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")"
 seconds=${1:-60}
 [ $# -eq 0 ] || shift
-[ $# -gt 0 ] || set -- frame startup sasl toml ini userlist sql hba pipeline tls certificate jwt console
+[ $# -gt 0 ] || set -- frame startup sasl toml ini userlist sql hba pipeline tls certificate jwt console trace flight ledger
 command -v c++ >/dev/null || { echo "fuzz/run.sh: libFuzzer needs a C++ compiler (Debian: g++)" >&2; exit 1; }
 host=$(rustc -vV | sed -n 's/^host: //p')
 flags='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters

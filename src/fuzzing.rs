@@ -20,11 +20,14 @@ use crate::auth::{
 };
 use crate::client::startup::requested_settings;
 use crate::config::jwt::{JwtKey, JwtKeyKind, JwtRules};
-use crate::config::{AuthType, Secret};
+use crate::config::{self, AuthType, Secret};
 use crate::names::UserName;
 use crate::net;
 use crate::protocol::settings::Settings;
 use crate::protocol::{audit, request, sql};
+use crate::replay::timeline;
+use crate::stats::advisor::{advise, format};
+use crate::stats::flight::Record;
 use crate::tls::certificate::{self, Peer, ServerNames};
 use crate::wire::startup::StartupPacket;
 use crate::wire::{backend, frame, frontend, startup};
@@ -33,7 +36,7 @@ use crate::wire::{backend, frame, frontend, startup};
 pub type Target = fn(&[u8]);
 
 /// The targets, by name.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("frame", frames),
     ("startup", startup_packets),
     ("sasl", logins),
@@ -47,6 +50,9 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("certificate", certificates),
     ("jwt", tokens),
     ("console", |data| with_text(data, commands)),
+    ("trace", |data| with_text(data, traces)),
+    ("flight", flight_records),
+    ("ledger", |data| with_text(data, crate::pool::budget::fuzzing::ledger)),
 ];
 
 fn with_text(data: &[u8], read: fn(&str)) {
@@ -173,6 +179,22 @@ fn tokens(data: &[u8]) {
 fn commands(text: &str) {
     for part in command::split(text) {
         let _ = command::parse(part);
+    }
+}
+
+/// What `carpool advise` reads.
+fn traces(text: &str) {
+    for trace in format::read(text).unwrap_or_default() {
+        let advice = advise(&trace, &config::Target::default(), 4);
+        assert!(advice.sizes.len() <= 4, "sizes that weren't asked for");
+    }
+}
+
+/// What `carpool replay` reads.
+fn flight_records(data: &[u8]) {
+    if let Ok(record) = Record::decode(data) {
+        assert!(timeline(&record).lines().count() >= record.events.len(), "events are missing");
+        assert!(Record::decode(&record.encode()).is_ok(), "what is written can be read");
     }
 }
 

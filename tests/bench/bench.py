@@ -632,23 +632,22 @@ class Bench:
         log = ["--log", f"--log-prefix={logs / 'log'}"]
         if every < 1.0:
             log.append(f"--sampling-rate={every}")
-        before = daemon.cpu_seconds() if target.is_pooler else 0.0
-        logins = 0.0
-        if row.clients < MANY:
-            length = ["-T", str(self.options.seconds)]
-        else:
-            # pgbench's time begins before its clients have connected. What that takes of CPU is another run's.
+        cpu = daemon.cpu_seconds if target.is_pooler else lambda: 0.0
+        before, logins, early = cpu(), 0.0, 0
+        if not row.reconnect:
+            # What logins take of CPU is another run's: with hundreds of clients it is a fifth of a second's. So is
+            # the first transaction of each.
             self.pgbench(row, daemon, "-t", "1")
-            logins = daemon.cpu_seconds() - before if target.is_pooler else 0.0
-            length = ["-t", str(1 + EACH_OF_MANY * self.options.seconds)]
+            logins, early = cpu() - before, row.clients
             before += logins
+        # pgbench's time begins before its clients have connected.
+        many = ["-t", str(1 + EACH_OF_MANY * self.options.seconds)]
+        length = many if row.clients >= MANY else ["-T", str(self.options.seconds)]
         out = self.pgbench(row, daemon, *length, *log)
         sample = Sample()
-        count = int(number(r"transactions actually processed: (\d+)", out))
-        if row.clients >= MANY:
-            count -= row.clients
+        count = int(number(r"transactions actually processed: (\d+)", out)) - early
         if target.is_pooler:
-            sample.cpu = (daemon.cpu_seconds() - before - logins) * 1e6 / max(count, 1)
+            sample.cpu = (cpu() - before - logins) * 1e6 / max(count, 1)
         sample.per_second = number(r"tps = ([\d.]+)", out)
         latencies = sorted(log_latencies(logs, row.reconnect))
         shutil.rmtree(logs)

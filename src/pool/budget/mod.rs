@@ -5,6 +5,8 @@
 //! says becomes a bound of the pool's size (`Control::allowance`), and logins ask [`Shared::guard`], so nothing on the way of a query knows
 //! of budgets. The task runs from the first client that waits until the pool has been of no use for [`UNUSED`].
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod ledger;
 pub mod member;
 #[cfg(test)]
