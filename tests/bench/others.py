@@ -6,6 +6,9 @@ They are used as their projects build them (`--pooler KIND=PATH`), each with as 
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +130,6 @@ def pgdog(wanted: Wanted) -> tuple[dict[str, str], list[str]]:
         f"workers = {wanted.workers}",
         f"default_pool_size = {wanted.pool_size}",
         'pooler_mode = "transaction"',
-        'log_level = "warn"',
         f'auth_type = "{"scram" if wanted.scram else "trust"}"',
     ]
     lines += wanted.certificate()
@@ -139,7 +141,16 @@ def pgdog(wanted: Wanted) -> tuple[dict[str, str], list[str]]:
     return files, ["--config", "{pgdog.toml}", "--users", "{users.toml}"]
 
 
+def scram_secret(password: str, salt: bytes = b"0123456789abcdef", iterations: int = 4096) -> str:
+    """What PostgreSQL stores of a password in plain ASCII (RFC 5803)."""
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
+    client, server = (hmac.digest(salted, key, "sha256") for key in (b"Client Key", b"Server Key"))
+    stored, server, salted_with = (base64.b64encode(b).decode() for b in (hashlib.sha256(client).digest(), server, salt))
+    return f"SCRAM-SHA-256${iterations}:{salted_with}${stored}:{server}"
+
+
 def pg_doorman(wanted: Wanted) -> tuple[dict[str, str], list[str]]:
+    """Of clients' passwords it takes what PostgreSQL stores of them."""
     lines = [
         "[general]",
         'host = "127.0.0.1"',
@@ -162,7 +173,7 @@ def pg_doorman(wanted: Wanted) -> tuple[dict[str, str], list[str]]:
             'pool_mode = "transaction"',
             f"[pools.{database}.users.0]",
             f'username = "{wanted.user}"',
-            f'password = "{wanted.password}"',
+            f'password = "{scram_secret(wanted.password)}"',
             f'server_username = "{wanted.user}"',
             f'server_password = "{wanted.password}"',
             f"pool_size = {wanted.pool_size}",
