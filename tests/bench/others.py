@@ -28,6 +28,8 @@ class Wanted:
     databases: tuple[str, ...]
     # Clients log in with SCRAM; otherwise with nothing, where that can be had.
     scram: bool
+    # Of SCRAM, where it can be chosen.
+    iterations: int
     # Paths of certificate and key, where clients come with TLS.
     tls: tuple[str, str] | None
     # For sockets and whatever else it leaves behind.
@@ -141,8 +143,9 @@ def pgdog(wanted: Wanted) -> tuple[dict[str, str], list[str]]:
     return files, ["--config", "{pgdog.toml}", "--users", "{users.toml}"]
 
 
-def scram_secret(password: str, salt: bytes = b"0123456789abcdef", iterations: int = 4096) -> str:
+def scram_secret(password: str, iterations: int) -> str:
     """What PostgreSQL stores of a password in plain ASCII (RFC 5803)."""
+    salt = b"0123456789abcdef"
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
     client, server = (hmac.digest(salted, key, "sha256") for key in (b"Client Key", b"Server Key"))
     stored, server, salted_with = (base64.b64encode(b).decode() for b in (hashlib.sha256(client).digest(), server, salt))
@@ -173,7 +176,7 @@ def pg_doorman(wanted: Wanted) -> tuple[dict[str, str], list[str]]:
             'pool_mode = "transaction"',
             f"[pools.{database}.users.0]",
             f'username = "{wanted.user}"',
-            f'password = "{scram_secret(wanted.password)}"',
+            f'password = "{scram_secret(wanted.password, wanted.iterations)}"',
             f'server_username = "{wanted.user}"',
             f'server_password = "{wanted.password}"',
             f"pool_size = {wanted.pool_size}",
