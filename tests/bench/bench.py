@@ -704,9 +704,27 @@ class Bench:
             say(f"    {target.name}: {sample.per_second:.0f} {row.unit}{cpu}, p99 {fixed(sample.p99, 2)} ms")
 
     def count_syscalls(self, row: Row, target: Target) -> None:
-        """Under strace everything is slow, but the number of calls for each transaction stays about the same."""
+        """Under strace everything is slow, but the number of calls for each transaction stays about the same. Those of
+        logins are counted by themselves, and left out."""
         daemon = self.daemon(target, row.auth)
         self.warm_up(row, daemon)
+        if row.reconnect:
+            count, names = self.traced(row, daemon, 100)
+        else:
+            few, logins = self.traced(row, daemon, 1)
+            count, names = self.traced(row, daemon, 100 if row.script == LARGE else max(5, 20000 // row.clients))
+            names = {name: max(names[name] - logins.get(name, 0), 0) for name in names}
+            count -= few
+        calls = {name: number_of_calls / count for name, number_of_calls in names.items()}
+        key = (row.key, target.name)
+        self.results.syscalls[key] = sum(calls.values())
+        self.results.syscall_names[key] = calls
+        most = sorted(calls.items(), key=lambda c: -c[1])[:6]
+        names_of_most = ", ".join(f"{name} {n:.2f}" for name, n in most)
+        say(f"    {target.name}: {sum(calls.values()):.2f} system calls ({names_of_most})")
+
+    def traced(self, row: Row, daemon: Daemon, each: int) -> tuple[int, dict[str, int]]:
+        """The transactions of a run with `each` of them for each client, and the system calls of the pooler in it."""
         report = self.dir / "strace"
         strace = subprocess.Popen(
             ["strace", "-c", "-f", "-q", "-o", report, "-p", str(daemon.pid)], stderr=subprocess.PIPE, text=True
@@ -715,25 +733,13 @@ class Bench:
             time.sleep(1)
             if strace.poll() is not None:
                 raise Failed(f"strace: {strace.stderr.read().strip() if strace.stderr else ''}")
-            each = max(5, 20000 // row.clients)
-            if row.script == LARGE or row.reconnect:
-                each = 100
             out = self.pgbench(row, daemon, "-t", str(each))
         finally:
             strace.send_signal(signal.SIGINT)
             strace.wait()
-        count = int(number(r"transactions actually processed: (\d+)", out))
-        calls: dict[str, float] = {}
-        for line in report.read_text().splitlines():
-            words = line.split()
-            if len(words) >= 5 and words[3].isdigit() and words[-1] != "total":
-                calls[words[-1]] = int(words[3]) / count
-        key = (row.key, target.name)
-        self.results.syscalls[key] = sum(calls.values())
-        self.results.syscall_names[key] = calls
-        most = sorted(calls.items(), key=lambda c: -c[1])[:6]
-        names = ", ".join(f"{name} {n:.2f}" for name, n in most)
-        say(f"    {target.name}: {sum(calls.values()):.2f} system calls ({names})")
+        lines = [line.split() for line in report.read_text().splitlines()]
+        calls = {w[-1]: int(w[3]) for w in lines if len(w) >= 5 and w[3].isdigit() and w[-1] != "total"}
+        return int(number(r"transactions actually processed: (\d+)", out)), calls
 
     def go(self, rows: list[Row], targets: list[Target]) -> None:
         rounds = self.options.rounds
