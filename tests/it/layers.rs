@@ -16,8 +16,9 @@ const LAYERS: [&[&str]; 11] = [
     &["pool"],
     &["client"],
     &["admin"],
-    &["pooler", "fuzzing", "top", "ready", "replay", "advise"],
-    &["simulation"],
+    &["pooler", "top", "ready", "replay", "advise"],
+    // What tests drive all the rest with.
+    &["simulation", "fuzzing"],
 ];
 
 /// The roots see everything.

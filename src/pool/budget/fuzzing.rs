@@ -1,16 +1,17 @@
 //! What a ledger that anybody may have written can lead to.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::ledger::{Backend, MemberId};
 use super::member::{DEAD, Local, Member, Round, Seen};
+use crate::net::world;
 
 /// A member reads this ledger at three moments, and writes what it thinks right, first as one that is in it.
 pub fn ledger(text: &str) {
     let Ok(mut ledger) = serde_json::from_str::<super::Ledger>(text) else { return };
     let id = ledger.members.first().map_or(MemberId(1), |entry| entry.id);
     let mut member = Member::new(id, "here".into());
-    let begin = Instant::now();
+    let begin = world::now();
     for (version, after) in [Duration::ZERO, DEAD, 4 * DEAD].into_iter().enumerate() {
         let version = version as u64;
         let backends: Vec<Backend> =
