@@ -41,6 +41,12 @@ fn has_state(carpool: &Carpool, database: &str, port: u16, state: &str) {
     eventually(&format!("{port} is {state}"), || (of_host(carpool, database, port, STATE) == state).then_some(()));
 }
 
+/// Waits until a health check has asked the host.
+fn is_checked(carpool: &Carpool, database: &str, port: u16) {
+    let checked = || !of_host(carpool, database, port, CHECKED).is_empty();
+    eventually(&format!("{port} is checked"), || checked().then_some(()));
+}
+
 #[test]
 fn a_read_only_route_leads_to_standbys() {
     let (primary, standby, database) = replicated();
@@ -140,7 +146,7 @@ fn checks_find_out_before_clients_do() {
     let carpool = carpool(&a, "postgres", OFTEN, &[a.port, b.port], lines);
     let mut client = carpool.client();
     assert_eq!(port(&mut client), a.port);
-    eventually("they are checked", || (!of_host(&carpool, "postgres", b.port, CHECKED).is_empty()).then_some(()));
+    is_checked(&carpool, "postgres", b.port);
     assert_eq!(of_host(&carpool, "postgres", b.port, STATE), "up");
     assert_eq!(of_host(&carpool, "postgres", b.port, LOGINS), "0");
     assert_eq!(of_host(&carpool, "postgres", b.port, ROLE), "primary");
@@ -173,7 +179,7 @@ fn a_host_that_answers_and_takes_no_logins_is_down() {
     let carpool = carpool(&a, "postgres", OFTEN, &[a.port, b.port], lines);
     let mut client = carpool.client();
     assert_eq!(port(&mut client), a.port);
-    eventually("a check has logged in", || (!of_host(&carpool, "postgres", a.port, CHECKED).is_empty()).then_some(()));
+    is_checked(&carpool, "postgres", a.port);
     let mut observer = Raw::login(a.port, "postgres", "postgres");
     let mut another_check = |what: &str| {
         let sql = "select max(query_start) from pg_stat_activity where application_name = 'carpool health check'";
@@ -260,7 +266,7 @@ fn a_client_that_may_ask_nothing_but_its_role_will_do() {
     has_state(&carpool, &database, standby.port, "wrong role");
     assert_eq!(of_host(&carpool, &database, standby.port, ROLE), "standby");
     has_state(&carpool, &database, primary.port, "up");
-    eventually("checked", || (!of_host(&carpool, &database, primary.port, CHECKED).is_empty()).then_some(()));
+    is_checked(&carpool, &database, primary.port);
     assert_eq!(of_host(&carpool, &database, primary.port, TIMELINE), "");
 }
 
