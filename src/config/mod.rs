@@ -376,6 +376,8 @@ pub struct Pooler {
     pub server_fast_close: bool,
     /// Ask for session state after every transaction that may have changed it out of sight (Carpool's own).
     pub strict_session_state: bool,
+    /// Run unnamed statements that come again as prepared ones (Carpool's own).
+    pub reuse_unnamed_statements: bool,
     /// Keep one server connection of each pool to ask who blocks whom (Carpool's own).
     pub diagnostic_connection: bool,
     /// Texts of statements may be shown (Carpool's own).
@@ -563,6 +565,8 @@ pub struct Database {
     pub share_weights: Option<Weights>,
     /// Overrides `strict_session_state` (Carpool's own).
     pub strict_session_state: Option<bool>,
+    /// Overrides `reuse_unnamed_statements` (Carpool's own).
+    pub reuse_unnamed_statements: Option<bool>,
     /// Overrides `diagnostic_connection` (Carpool's own).
     pub diagnostic_connection: Option<bool>,
     /// Overrides the global mode.
@@ -701,6 +705,7 @@ impl Default for Pooler {
             server_round_robin: false,
             server_fast_close: false,
             strict_session_state: false,
+            reuse_unnamed_statements: false,
             diagnostic_connection: false,
             show_query_text: false,
             share_by: ShareBy::None,
@@ -795,6 +800,7 @@ impl Default for Database {
             share_by: None,
             share_weights: None,
             strict_session_state: None,
+            reuse_unnamed_statements: None,
             diagnostic_connection: None,
             pool_mode: None,
             max_client_connections: 0,

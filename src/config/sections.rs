@@ -157,6 +157,11 @@ pub(super) static DATABASE: &[Setting<Database>] = &[
         "Ask for session state after every transaction that may change it out of sight (triggers, views, …)."
     ),
     database!(
+        reuse_unnamed_statements,
+        Kind::Flag,
+        "Have PostgreSQL parse an unnamed statement once per connection, as a prepared one, when its text comes again."
+    ),
+    database!(
         diagnostic_connection,
         Kind::Flag,
         "Keep one server connection, within pool_size, to ask who blocks whom while clients wait."

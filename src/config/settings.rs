@@ -379,6 +379,11 @@ pub(super) static POOLER: &[Setting<Pooler>] = &[
         "Ask for session state after every transaction that may change it out of sight (triggers, views, …)."
     ),
     pooler!(
+        reuse_unnamed_statements,
+        Kind::Flag,
+        "Have PostgreSQL parse an unnamed statement once per connection, as a prepared one, when its text comes again."
+    ),
+    pooler!(
         diagnostic_connection,
         Kind::Flag,
         "Keep one server connection of each pool, within pool_size, to ask who blocks whom while clients wait."

@@ -362,6 +362,7 @@ impl Pool {
         let quotas = Arc::clone(quotas);
         let tables = Tables::default();
         tables.set_strict(spec.strict_session_state);
+        tables.set_reuses_unnamed(spec.reuses_unnamed);
         let cluster = Cluster::new(name.as_str(), &spec.policy);
         if spec.budget.is_some() {
             control.share();
@@ -686,6 +687,7 @@ impl Pool {
     pub fn reconfigure(self: &Arc<Self>, spec: Spec) {
         self.pins.resize(self.spec.load().max_pinned, spec.max_pinned);
         self.tables.set_strict(spec.strict_session_state);
+        self.tables.set_reuses_unnamed(spec.reuses_unnamed);
         self.hot.set(&spec);
         self.demand.set(spec.records);
         // Users that come meanwhile have their weight by the one or the other.

@@ -45,6 +45,8 @@ pub struct Spec {
     pub share_weights: Arc<Weights>,
     /// `strict_session_state`.
     pub strict_session_state: bool,
+    /// `reuse_unnamed_statements`, where servers keep any.
+    pub reuses_unnamed: bool,
     /// `diagnostic_connection`.
     pub diagnoses: bool,
     /// `query_wait_timeout`.
@@ -124,6 +126,8 @@ impl Spec {
             share_by: database.share_by.unwrap_or(pooler.share_by),
             share_weights: Arc::new(database.share_weights.as_ref().unwrap_or(&pooler.share_weights).clone()),
             strict_session_state: database.strict_session_state.unwrap_or(pooler.strict_session_state),
+            reuses_unnamed: database.reuse_unnamed_statements.unwrap_or(pooler.reuse_unnamed_statements)
+                && pooler.max_prepared_statements > 0,
             diagnoses: database.diagnostic_connection.unwrap_or(pooler.diagnostic_connection),
             wait_timeout: database.query_wait_timeout.unwrap_or(pooler.query_wait_timeout),
             connect_timeout: pooler.server_connect_timeout,

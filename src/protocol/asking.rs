@@ -45,7 +45,7 @@ impl ServerState {
         }
     }
 
-    fn put_prepared(&mut self, out: &mut Vec<u8>, statement: &Statement, table: &StatementTable) {
+    fn put_prepared(&mut self, out: &mut Vec<u8>, statement: &Arc<Statement>, table: &StatementTable) {
         let presence = self.statements.touch(statement);
         if presence == Presence::Stale {
             frontend::put_statement_target(out, tag::CLOSE, statement.server_name());

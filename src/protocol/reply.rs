@@ -418,8 +418,9 @@ impl ServerPath<'_> {
             (ServerUndo::Uses(id), None) => *id,
             _ => return false,
         };
-        if let Some(named) = self.client.statements.named.values().find(|n| n.statement.id == used) {
-            named.statement.mark_stale();
+        let named = self.client.statements.named.values().map(|named| &named.statement).find(|s| s.id == used);
+        if let Some(statement) = named.or_else(|| self.server.statements.get(used)) {
+            statement.mark_stale();
         }
         forwarded_bind && self.server.retry.is_safe()
     }
@@ -457,8 +458,12 @@ impl ServerPath<'_> {
                     self.server.pins |= Taint::Unknown;
                 }
                 let named = self.client.statements.named.iter().find(|(_, named)| named.statement.id == id);
-                let Some((name, _)) = named else { return false };
-                ([SERVER_PREFIX, id.to_string().as_bytes()].concat(), name.clone())
+                let name = match named {
+                    Some((name, _)) => name.clone(),
+                    None if self.tables.reuses_unnamed() => Box::default(),
+                    None => return false,
+                };
+                ([SERVER_PREFIX, id.to_string().as_bytes()].concat(), name)
             }
         };
         let Some(at) = memchr::memmem::find(message, &sent) else { return false };

@@ -14,6 +14,7 @@ mod output;
 mod prepare;
 mod retry;
 mod sequences;
+mod unnamed;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -60,6 +61,8 @@ pub struct Tables {
     pub functions: FunctionTable,
     /// `strict_session_state`.
     strict: AtomicBool,
+    /// `reuse_unnamed_statements`.
+    reuses_unnamed: AtomicBool,
 }
 
 /// What became of a message.

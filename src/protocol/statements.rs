@@ -9,7 +9,7 @@ use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -48,6 +48,8 @@ pub struct Statement {
     /// Where it says which process a signal is for.
     pub numbers: Vec<Argument>,
     generation: AtomicU32,
+    /// A client has parsed it as its unnamed statement.
+    came: AtomicBool,
     shapes: Mutex<Shapes>,
 }
 
@@ -206,6 +208,12 @@ impl Statement {
         shapes.known.len() == 1 && shapes.seen == epoch
     }
 
+    /// Whether it has been a client's unnamed statement before; from this call on it has.
+    #[must_use]
+    pub fn comes_again(&self) -> bool {
+        self.came.load(Ordering::Relaxed) || self.came.swap(true, Ordering::Relaxed)
+    }
+
     /// Servers prepared before this call must prepare it again before using it.
     pub fn mark_stale(&self) {
         self.generation.fetch_add(1, Ordering::Relaxed);
@@ -288,6 +296,7 @@ impl StatementTable {
             numbers,
             key: Key { rest: rest.into(), context: Arc::clone(context) },
             generation: AtomicU32::new(0),
+            came: AtomicBool::new(false),
             shapes: Mutex::default(),
         });
         known.insert(ByKey(Arc::clone(&statement)));
@@ -351,8 +360,10 @@ pub struct ClientStatements {
     pub unnamed: Option<Arc<Statement>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Slot {
+    /// The statement, which is known as long as a server has it; `None` where it may be there.
+    statement: Option<Arc<Statement>>,
     added: u64,
     last_used: u64,
     /// [`Statement::mark_stale`]; `None`: must be prepared again.
@@ -385,6 +396,12 @@ impl ServerStatements {
         Self { slots: Map::default(), clock: 0, settled: 0, limit: limit.max(1), unnamed: None }
     }
 
+    /// One of those that it has by its number.
+    #[must_use]
+    pub fn get(&self, id: u64) -> Option<&Arc<Statement>> {
+        self.slots.get(&id)?.statement.as_ref()
+    }
+
     /// Whether the server has a current copy.
     #[must_use]
     pub fn presence(&self, statement: &Statement) -> Presence {
@@ -412,11 +429,18 @@ impl ServerStatements {
         self.slots.get(&statement.id).is_some_and(|slot| slot.seen == epoch)
     }
 
+    /// Its unnamed statement is used no more if it is this one, which has a name now.
+    pub fn leave_unnamed(&mut self, id: u64) {
+        self.unnamed = self.unnamed.map(|unnamed| if unnamed == id { NOBODYS } else { unnamed });
+    }
+
     /// Notes that it is being prepared, in schema epoch `epoch`.
-    pub fn insert(&mut self, statement: &Statement, epoch: u32) {
+    pub fn insert(&mut self, statement: &Arc<Statement>, epoch: u32) {
         self.clock += 1;
         let generation = Some(statement.generation.load(Ordering::Relaxed));
-        let slot = Slot { added: self.clock, last_used: self.clock, generation, seen: epoch, shape: None };
+        let (statement_held, clock) = (Some(Arc::clone(statement)), self.clock);
+        let slot =
+            Slot { statement: statement_held, added: clock, last_used: clock, generation, seen: epoch, shape: None };
         self.slots.insert(statement.id, slot);
     }
 
@@ -441,7 +465,8 @@ impl ServerStatements {
 
     /// Puts back one whose Close wasn't carried out. Taken as stale, since its age was forgotten.
     pub fn restore(&mut self, id: u64) {
-        self.slots.insert(id, Slot { added: 0, last_used: 0, generation: None, seen: 0, shape: None });
+        let slot = Slot { statement: None, added: 0, last_used: 0, generation: None, seen: 0, shape: None };
+        self.slots.insert(id, slot);
     }
 
     /// All that was sent is answered: what is prepared was prepared under the settings that were thought in force.

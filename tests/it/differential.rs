@@ -229,6 +229,19 @@ fn with_the_idle_server_terminated_after_each_transaction() {
     pair.check("terminated servers", &corpus::all(), Cut::Whole, idle);
 }
 
+/// Unnamed statements that PostgreSQL has under a name: each script comes three times, so that all texts come again.
+#[test]
+fn with_unnamed_statements_reused() {
+    for lines in ["", "pool_size = 1\nmax_pinned = 0"] {
+        let pair = Pair::new(&Setup::pooler("reuse_unnamed_statements = true").database(lines));
+        let mut intruder = Intruder::new(&pair.carpool);
+        let mut idle = || if lines.is_empty() { () } else { intruder.intrude() };
+        for turn in ["first", "second", "third"] {
+            pair.check(&format!("{turn} time, {lines:?}"), &corpus::all(), Cut::Whole, &mut idle);
+        }
+    }
+}
+
 #[test]
 fn byte_by_byte() {
     let pair = Pair::new(&Setup::default().database("pool_size = 1\nmax_pinned = 0"));

@@ -61,6 +61,7 @@ mod tls;
 mod top;
 mod traces;
 mod unix;
+mod unnamed;
 mod unsent;
 mod upgrade;
 mod versions;

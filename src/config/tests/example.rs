@@ -35,6 +35,7 @@ fn with_every_line_active_it_says_the_same() {
         share_by: Some(pooler.share_by),
         share_weights: Some(pooler.share_weights.clone()),
         strict_session_state: Some(pooler.strict_session_state),
+        reuse_unnamed_statements: Some(pooler.reuse_unnamed_statements),
         diagnostic_connection: Some(pooler.diagnostic_connection),
         server_lifetime: Some(pooler.server_lifetime),
         query_wait_timeout: Some(pooler.query_wait_timeout),

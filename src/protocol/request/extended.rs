@@ -1,7 +1,6 @@
 //! Parse, Bind, Describe, Close, Execute.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use super::prepare::{Fit, Found, nonexistent};
 use super::{ClientPath, NAMES_LIMIT, OWN, Runs, Step, body, check_size, pass};
@@ -83,25 +82,16 @@ impl ClientPath<'_> {
     /// Whether a Parse of what the server has can be answered in its place: not where it could fail, since the
     /// transaction has failed or may have, or since a table that it names may be gone.
     fn may_insert_parse(&self, statement: &Statement) -> bool {
-        let pipeline = &self.server.pipeline;
-        let fresh = self.server.statements.is_fresh(statement, self.tables.statements.epoch());
-        let settled = !pipeline.awaits_ready() && !pipeline.runs() && !self.server.schema_changed;
-        pipeline.status() != TransactionStatus::Failed && fresh && settled && !self.server.partial
+        self.server.statements.is_fresh(statement, self.tables.statements.epoch()) && self.may_answer_parse()
     }
 
-    fn parse_unnamed(&mut self, input: &[u8], at: usize, header: Header, statement: Arc<Statement>) {
-        if statement.effect.names_for_now() {
-            self.ensure_run_by(input, &statement);
-            let rest = self.rest_for_server(&statement).into_owned();
-            frontend::put_parse(self.to_server.own(input), b"", &rest);
-        } else {
-            self.to_server.forward(input, at..at + header.total_len());
-        }
-        let undo = Undo {
-            server: ServerUndo::unnamed(self.server.statements.unnamed.replace(statement.id)),
-            client: ClientUndo::Unnamed(self.client.statements.unnamed.replace(statement)),
-        };
-        self.server.pipeline.push(Request { undo, ..Request::forward(Kind::Parse) });
+    /// The part of this that isn't about the statement.
+    pub(super) fn may_answer_parse(&self) -> bool {
+        let pipeline = &self.server.pipeline;
+        // Should one of Carpool's own queries fail, no more is answered at all.
+        let settled = !pipeline.awaits_ready() && !pipeline.runs() || pipeline.is_own();
+        let failed = pipeline.status() == TransactionStatus::Failed;
+        settled && !failed && !self.server.schema_changed && !self.server.partial
     }
 
     pub(super) fn bind(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
@@ -111,7 +101,7 @@ impl ClientPath<'_> {
             let all = here.len() == header.body_len || here.len() >= NAMES_LIMIT;
             return if all { Err(FrameError::Body(tag::BIND).into()) } else { Ok(Step::More) };
         };
-        let idle = self.server.pipeline.is_idle();
+        let idle = self.server.pipeline.is_idle() || self.server.retry.is_expected();
         let found = self.find(input, name);
         if let Found::Known(named) = &found {
             let taint = self.may_leave_prepared(&named.statement);
@@ -189,7 +179,7 @@ impl ClientPath<'_> {
         }
         self.server.retry.stop();
         let request = Request::forward(Kind::Bind);
-        if name.is_empty() {
+        if name.is_empty() && !self.is_reused(statement) {
             self.ensure_unnamed(input, statement);
             self.prepare_to_run(input, statement, portal);
             return Some((None, request));
@@ -223,6 +213,11 @@ impl ClientPath<'_> {
         let mut request = Request::forward(Kind::DescribeStatement);
         match self.find(input, name) {
             Found::Blocked => return Ok(Step::Blocked),
+            Found::Known(Named { statement, .. }) if name.is_empty() && self.is_reused(&statement) => {
+                self.ensure_named(input, &statement);
+                frontend::put_statement_target(self.to_server.own(input), tag::DESCRIBE, statement.server_name());
+                request.undo.server = ServerUndo::Uses(statement.id);
+            }
             Found::Known(named) if name.is_empty() => {
                 self.ensure_unnamed(input, &named.statement);
                 self.to_server.forward(input, at..at + header.total_len());

@@ -59,6 +59,9 @@ impl ClientPath<'_> {
             return Found::Blocked;
         }
         if let Some(statement) = self.client.statements.unnamed.clone() {
+            if self.server.pipeline.uncertain(b"", statement.id) && self.is_reused(&statement) {
+                return Found::Blocked;
+            }
             return Found::Known(Named { statement, told: Told::Nothing });
         }
         if let Some(old) = self.server.statements.unnamed.take() {

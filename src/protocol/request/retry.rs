@@ -24,6 +24,8 @@ pub struct Retry {
 enum State {
     #[default]
     Off,
+    /// An execution that comes next would be the first thing that the server gets.
+    Expected,
     Recording,
     /// Sync went out, nothing after it.
     Complete,
@@ -33,6 +35,16 @@ impl Retry {
     /// What is recorded isn't sent again.
     pub fn stop(&mut self) {
         self.state = State::Off;
+    }
+
+    /// A Parse was answered in the server's place, before which there was nothing.
+    pub(super) fn expect(&mut self) {
+        self.state = State::Expected;
+    }
+
+    /// Whether what comes now is still the first that the server gets.
+    pub(super) fn is_expected(&self) -> bool {
+        self.state == State::Expected
     }
 
     pub(super) fn begin(&mut self, statement: &Arc<Statement>) {
@@ -59,7 +71,7 @@ impl Retry {
     /// The statement in use, when a plan error can only be about it.
     #[must_use]
     pub fn statement(&self) -> Option<&Arc<Statement>> {
-        self.statement.as_ref().filter(|_| self.state != State::Off)
+        self.statement.as_ref().filter(|_| matches!(self.state, State::Recording | State::Complete))
     }
 
     /// Whether sending it again is safe: it is all there, nothing came after it, and the client will learn the

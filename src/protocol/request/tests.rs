@@ -6,6 +6,8 @@ mod rules;
 mod scripts;
 #[cfg(test)]
 mod sequences;
+#[cfg(test)]
+mod unnamed;
 mod world;
 
 use std::collections::BTreeMap;
@@ -104,6 +106,7 @@ fn assert_like_direct(scripts: &[(String, Script)], servers: usize, max_prepared
     // Several orders of events: more is found, and what is found shrinks better.
     for round in 0..ORDERS {
         let mut world = World::new(clients.clone(), servers, max_prepared);
+        world.tables.set_reuses_unnamed(round % 2 == 1);
         world.run(&mut choices(seed.wrapping_add(round)));
         compare(&world, scripts, &expected);
     }
@@ -128,6 +131,7 @@ fn run(scripts: &[(String, Script)], servers: usize, max_prepared: usize, seed: 
         (style.clone(), batches.into_iter().map(|bytes| Batch { bytes, after: 0 }).collect())
     });
     let mut world = World::new(clients.collect(), servers, max_prepared);
+    world.tables.set_reuses_unnamed(seed % 2 == 1);
     world.may_close = may_close;
     world.run(&mut choices(seed));
     world

@@ -15,11 +15,11 @@ use crate::wire::backend::tag as answer;
 use crate::wire::frame;
 use crate::wire::frontend::tag;
 
-fn parse(name: &str, text: &str) -> Item {
+pub(super) fn parse(name: &str, text: &str) -> Item {
     Item::Parse(name.into(), text.into(), vec![])
 }
 
-fn query(text: &str) -> Item {
+pub(super) fn query(text: &str) -> Item {
     Item::Query(text.into())
 }
 
@@ -27,7 +27,7 @@ fn execute(name: &str) -> Vec<Item> {
     vec![Item::Bind(String::new(), name.into(), 0), Item::Execute(String::new(), 0)]
 }
 
-fn described(name: &str) -> Vec<Item> {
+pub(super) fn described(name: &str) -> Vec<Item> {
     vec![
         Item::Bind(String::new(), name.into(), 0),
         Item::DescribePortal(String::new()),
@@ -41,16 +41,16 @@ fn batch(parts: &[&[Item]]) -> (bool, Vec<Item>) {
 }
 
 /// A client and a server without the bytes between them.
-struct Hand {
-    client: ClientState,
-    server: ServerState,
-    tables: Tables,
+pub(super) struct Hand {
+    pub(super) client: ClientState,
+    pub(super) server: ServerState,
+    pub(super) tables: Tables,
     /// What the server's messages made to be sent to it.
-    resent: Vec<u8>,
+    pub(super) resent: Vec<u8>,
 }
 
 impl Hand {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let tables = Tables::default();
         let settings = tables.settings.intern(Settings::from_reported([("DateStyle", "ISO")]));
         let client = ClientState::new(Arc::clone(&settings), &tables.settings);
@@ -60,7 +60,7 @@ impl Hand {
     }
 
     /// Takes the first message: what became of it, what goes to the server and what to the client.
-    fn send(&mut self, input: &[u8]) -> (Step, Vec<u8>, Vec<u8>) {
+    pub(super) fn send(&mut self, input: &[u8]) -> (Step, Vec<u8>, Vec<u8>) {
         let (mut out, mut own) = (Output::default(), Vec::new());
         let mut path = ClientPath {
             client: &mut self.client,
@@ -75,14 +75,14 @@ impl Hand {
         (step, out.bytes(input).to_vec(), own)
     }
 
-    fn send_item(&mut self, item: &Item) -> (Step, Vec<u8>, Vec<u8>) {
+    pub(super) fn send_item(&mut self, item: &Item) -> (Step, Vec<u8>, Vec<u8>) {
         let mut bytes = Vec::new();
         item.put(&mut bytes);
         self.send(&bytes)
     }
 
     /// Takes the server's messages, whole or as far as they go, and gives what the client gets.
-    fn answer(&mut self, input: &[u8]) -> Vec<u8> {
+    pub(super) fn answer(&mut self, input: &[u8]) -> Vec<u8> {
         let (mut out, mut events) = (Output::default(), Events::default());
         let mut path = ServerPath {
             client: &mut self.client,
@@ -102,7 +102,7 @@ impl Hand {
         out.bytes(input).to_vec()
     }
 
-    fn answer_empty(&mut self, tags: &[u8]) -> Vec<u8> {
+    pub(super) fn answer_empty(&mut self, tags: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         tags.iter().for_each(|&tag| frame::header(&mut bytes, tag, 0));
         self.answer(&bytes)
@@ -113,14 +113,14 @@ impl Hand {
     }
 }
 
-fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn message(tag: u8, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     frame::message(&mut out, tag, |b| b.extend_from_slice(body));
     out
 }
 
 /// As each of a few clients with one server, and each of their transactions on a server that has other things.
-fn assert_script(script: &[(bool, Vec<Item>)]) {
+pub(super) fn assert_script(script: &[(bool, Vec<Item>)]) {
     for (servers, max_prepared) in [(1, 1), (2, 1), (3, 10)] {
         for seed in 0..8 {
             let other: Script =

@@ -1,0 +1,126 @@
+//! `reuse_unnamed_statements`: what random scripts don't show, since it is seen on the way to the server.
+
+use super::rules::{Hand, assert_script, described, message, parse, query};
+use super::scripts::Item;
+use super::{readable, run};
+use crate::protocol::request::Step;
+use crate::wire::backend::tag as answer;
+
+/// One transaction of a client whose driver parses each time, without names.
+fn unnamed(text: &str) -> Vec<Item> {
+    [vec![parse("", text)], described("")].concat()
+}
+
+/// All that goes out for these, and what the client gets at once.
+fn send_all(hand: &mut Hand, items: &[Item]) -> (Vec<String>, Vec<String>) {
+    let sent: Vec<_> = items.iter().map(|item| hand.send_item(item)).collect();
+    let joined = |of: fn(&(Step, Vec<u8>, Vec<u8>)) -> &Vec<u8>| sent.iter().flat_map(of).copied().collect::<Vec<_>>();
+    (readable(&joined(|s| &s.1)), readable(&joined(|s| &s.2)))
+}
+
+fn rows_come() -> Vec<u8> {
+    let row = message(answer::ROW_DESCRIPTION, b"\0\0");
+    [message(b'2', b""), row, message(b'C', b"SELECT 0\0"), message(b'Z', b"I")].concat()
+}
+
+#[test]
+fn unnamed_statements_that_come_again_are_parsed_once() {
+    let mut hand = Hand::new();
+    hand.tables.set_reuses_unnamed(true);
+    let script = unnamed("select rows");
+    let as_they_are = readable(&script.iter().fold(Vec::new(), |mut bytes, item| {
+        item.put(&mut bytes);
+        bytes
+    }));
+    assert_eq!(send_all(&mut hand, &script).0, as_they_are, "the first time");
+    hand.answer_empty(b"1");
+    hand.answer(&rows_come());
+    let id = hand.client.statements.unnamed.as_ref().unwrap().id;
+    let named: Vec<_> = as_they_are
+        .iter()
+        .map(|line| {
+            let line = line.replacen("P \\x00", &format!("P carpool_{id}\\x00"), 1);
+            line.replacen("B \\x00\\x00", &format!("B \\x00carpool_{id}\\x00"), 1)
+        })
+        .collect();
+    assert_eq!(send_all(&mut hand, &script).0, named, "the second time");
+    assert_eq!(hand.answer_empty(b"1"), message(b'1', b""));
+    hand.answer(&rows_come());
+    for _ in 0..2 {
+        assert_eq!(send_all(&mut hand, &script).0, named[1..], "from then on");
+        let wanted = [message(b'1', b""), rows_come()].concat();
+        assert_eq!(hand.answer(&rows_come()), wanted);
+        assert!(hand.server.pipeline.is_idle());
+    }
+    // A text that comes once has no name, and takes none's place.
+    let other = unnamed("select 7");
+    assert!(send_all(&mut hand, &other).0[0].starts_with("P \\x00select 7"));
+    assert_eq!(hand.server.statements.len(), 1);
+    hand.answer_empty(b"1");
+    hand.answer(&rows_come());
+    // Switched off, all goes as it comes.
+    hand.tables.set_reuses_unnamed(false);
+    assert_eq!(send_all(&mut hand, &script).0, as_they_are);
+}
+
+/// The same text under a name is told from it by what the client calls it.
+#[test]
+fn an_unnamed_statement_ends_as_on_a_direct_connection() {
+    let again = [unnamed("select rows"), unnamed("select rows")].concat();
+    let bind = vec![Item::Bind(String::new(), String::new(), 0), Item::Sync];
+    let failing = vec![parse("", "selec"), Item::Sync];
+    let close = vec![Item::CloseStatement(String::new()), Item::Sync];
+    for ends in [vec![query("select 1")], failing, close, vec![query("deallocate all")], vec![query("discard all")]] {
+        assert_script(&[(true, [again.clone(), ends, bind.clone()].concat())]);
+    }
+    // With the wrong number of parameters the error has the client's name for it.
+    let wrong = vec![Item::Bind(String::new(), String::new(), 1), Item::Sync];
+    let world = run(&[("default".to_owned(), vec![(true, [again, wrong].concat())])], 1, 4, 1, false);
+    let lines = readable(&world.clients[0].received);
+    assert!(lines.iter().any(|line| line.contains(r#"prepared statement \"\" requires"#)), "{lines:#?}");
+}
+
+#[test]
+fn a_stale_plan_of_an_unnamed_statement_is_retried() {
+    let mut hand = Hand::new();
+    hand.tables.set_reuses_unnamed(true);
+    let script = unnamed("select shape");
+    for _ in 0..2 {
+        send_all(&mut hand, &script);
+        hand.answer_empty(b"1");
+        hand.answer(&rows_come());
+    }
+    send_all(&mut hand, &script);
+    let error = message(answer::ERROR_RESPONSE, b"SERROR\0C0A000\0Mcached\0RRevalidateCachedQuery\0\0");
+    assert_eq!(hand.answer(&error), message(b'1', b""), "the Parse was answered in the server's place");
+    let id = hand.client.statements.unnamed.as_ref().unwrap().id;
+    let resent = readable(&std::mem::take(&mut hand.resent));
+    assert_eq!(
+        resent[..2],
+        [format!("C Scarpool_{id}\\x00"), format!("P carpool_{id}\\x00select shape\\x00\\x00\\x00")]
+    );
+    assert!(hand.answer(b"Z\0\0\0\x05I").is_empty());
+    assert!(hand.answer_empty(b"31").is_empty());
+    assert_eq!(hand.answer(&rows_come()), rows_come());
+    assert!(hand.server.pipeline.is_idle());
+    // The plan is good now: nothing is parsed.
+    assert!(send_all(&mut hand, &script).0[0].starts_with("B "));
+}
+
+#[test]
+fn a_statement_is_known_as_long_as_a_server_has_it() {
+    let mut hand = Hand::new();
+    hand.tables.set_reuses_unnamed(true);
+    for _ in 0..2 {
+        send_all(&mut hand, &unnamed("select rows"));
+        hand.answer_empty(b"1");
+        hand.answer(&rows_come());
+    }
+    for n in 0..1000 {
+        send_all(&mut hand, &unnamed(&format!("select {n}")));
+        hand.answer_empty(b"1");
+        hand.answer(&rows_come());
+    }
+    assert!(hand.tables.statements.len() < 100, "texts that came once are kept");
+    assert!(send_all(&mut hand, &unnamed("select rows")).0[0].starts_with("B "));
+}
