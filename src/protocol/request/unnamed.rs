@@ -73,7 +73,7 @@ impl ClientPath<'_> {
     /// Has the client's Parse be of a statement that the server has under a name, or gets now. Says whether it did.
     fn reuse(&mut self, input: &[u8], statement: &Arc<Statement>) -> bool {
         let again = self.may_reuse(statement) && statement.comes_again();
-        if !again || !self.may_answer_parse() || self.server.pipeline.uncertain(b"", statement.id) {
+        if !again || !self.may_answer_parse() {
             return false;
         }
         let first = self.server.pipeline.is_idle();

@@ -1,8 +1,11 @@
 //! `reuse_unnamed_statements`: what random scripts don't show, since it is seen on the way to the server.
 
+use std::sync::Arc;
+
 use super::rules::{Hand, assert_script, described, message, parse, query};
 use super::scripts::Item;
 use super::{readable, run};
+use crate::protocol::ServerState;
 use crate::protocol::request::Step;
 use crate::wire::backend::tag as answer;
 
@@ -123,4 +126,57 @@ fn a_statement_is_known_as_long_as_a_server_has_it() {
     }
     assert!(hand.tables.statements.len() < 100, "texts that came once are kept");
     assert!(send_all(&mut hand, &unnamed("select rows")).0[0].starts_with("B "));
+}
+
+/// What a statement was read under is part of what it is: once its client has other settings, a server that lacks it
+/// can't be given it under the name that others know it by.
+#[test]
+fn what_was_read_under_other_settings_is_not_prepared_for_others() {
+    let mut hand = Hand::new();
+    hand.tables.set_reuses_unnamed(true);
+    for item in [parse("", "select literal"), Item::Sync] {
+        hand.send_item(&item);
+    }
+    hand.answer_empty(b"1");
+    hand.answer(b"Z\0\0\0\x05I");
+    let later = hand.tables.settings.intern(hand.client.settings.with_reported("DateStyle", "SQL"));
+    hand.client.set_settings(Arc::clone(&later), &hand.tables.settings);
+    hand.server = ServerState::new(later, 10);
+    let sent = send_all(&mut hand, &described("")).0;
+    assert_eq!(sent[..2], ["P \\x00select literal\\x00\\x00\\x00", "B \\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00"]);
+}
+
+/// As for statements with names: after a schema change it could fail, or mean something else.
+#[test]
+fn none_is_answered_in_the_servers_place_after_a_schema_change() {
+    let mut hand = Hand::new();
+    hand.tables.set_reuses_unnamed(true);
+    for _ in 0..2 {
+        send_all(&mut hand, &unnamed("select rows"));
+        hand.answer_empty(b"1");
+        hand.answer(&rows_come());
+    }
+    hand.tables.statements.schema_changed();
+    let id = hand.client.statements.unnamed.as_ref().unwrap().id;
+    let sent = send_all(&mut hand, &unnamed("select rows")).0;
+    let again = [format!("C Scarpool_{id}\\x00"), format!("P carpool_{id}\\x00select rows\\x00\\x00\\x00")];
+    assert_eq!(sent[..2], again);
+    assert_eq!(hand.answer_empty(b"31"), message(b'1', b""));
+    hand.answer(&rows_come());
+    assert!(send_all(&mut hand, &unnamed("select rows")).0[0].starts_with("B "));
+}
+
+/// Those that name statements, or mean something to Carpool.
+#[test]
+fn texts_with_effects_stay_unnamed() {
+    for text in ["deallocate s", "deallocate all", "execute s", "prepare s as select 1", "set carpool.pin = on"] {
+        let mut hand = Hand::new();
+        hand.tables.set_reuses_unnamed(true);
+        for _ in 0..3 {
+            let sent = send_all(&mut hand, &[parse("", text), Item::Sync]).0;
+            assert_eq!(sent[0], format!("P \\x00{text}\\x00\\x00\\x00"));
+            hand.answer_empty(b"1");
+            hand.answer(b"Z\0\0\0\x05I");
+        }
+    }
 }
