@@ -108,6 +108,30 @@ fn a_stale_plan_of_an_unnamed_statement_is_retried() {
     assert!(hand.server.pipeline.is_idle());
     // The plan is good now: nothing is parsed.
     assert!(send_all(&mut hand, &script).0[0].starts_with("B "));
+    hand.answer(&rows_come());
+    // Where the rows aren't described the error goes on, and the next execution is of a new plan.
+    let run = [Item::Bind(String::new(), String::new(), 0), Item::Execute(String::new(), 0), Item::Sync];
+    send_all(&mut hand, &run);
+    assert_eq!(hand.answer(&error), error);
+    hand.answer(b"Z\0\0\0\x05I");
+    assert_eq!(send_all(&mut hand, &run).0[..2], resent[..2]);
+}
+
+/// In a transaction block nothing would come of it.
+#[test]
+fn a_stale_plan_in_a_transaction_is_an_error() {
+    let mut hand = Hand::new();
+    hand.tables.set_reuses_unnamed(true);
+    for _ in 0..2 {
+        send_all(&mut hand, &unnamed("select shape"));
+        hand.answer_empty(b"1");
+        hand.answer(&rows_come());
+    }
+    send_all(&mut hand, &[query("begin")]);
+    hand.answer(&[message(b'C', b"BEGIN\0"), message(b'Z', b"T")].concat());
+    assert!(send_all(&mut hand, &unnamed("select shape")).0[0].starts_with("B "));
+    let error = message(answer::ERROR_RESPONSE, b"SERROR\0C0A000\0Mcached\0RRevalidateCachedQuery\0\0");
+    assert_eq!(hand.answer(&error), [message(b'1', b""), error].concat());
 }
 
 #[test]
@@ -142,8 +166,18 @@ fn what_was_read_under_other_settings_is_not_prepared_for_others() {
     let later = hand.tables.settings.intern(hand.client.settings.with_reported("DateStyle", "SQL"));
     hand.client.set_settings(Arc::clone(&later), &hand.tables.settings);
     hand.server = ServerState::new(later, 10);
+    let without_name = ["P \\x00select literal\\x00\\x00\\x00", "B \\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00"];
     let sent = send_all(&mut hand, &described("")).0;
-    assert_eq!(sent[..2], ["P \\x00select literal\\x00\\x00\\x00", "B \\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00"]);
+    assert_eq!(sent[..2], without_name);
+    // The same settings again, as far as is known yet.
+    let mut hand = Hand::new();
+    hand.tables.set_reuses_unnamed(true);
+    send_all(&mut hand, &[parse("", "select literal"), Item::Sync]);
+    hand.answer_empty(b"1");
+    hand.answer(b"Z\0\0\0\x05I");
+    hand.server.statements.unnamed = None;
+    hand.server.unsettled = true;
+    assert_eq!(send_all(&mut hand, &described("")).0[..2], without_name);
 }
 
 /// As for statements with names: after a schema change it could fail, or mean something else.
