@@ -149,6 +149,8 @@ pub struct Extra {
     pub describes: Option<Describes>,
     /// For a query that ends in RESET ALL: if it succeeds, the session is as after login.
     pub resets: bool,
+    /// A table may be created, though the command's end doesn't say so.
+    pub creates: bool,
     /// For `DISCARD SEQUENCES`: the client asks for no values from before.
     pub forgets_sequences: bool,
     /// For a query that sets these parameters, which the client has values for from its startup, to their defaults.

@@ -295,6 +295,11 @@ impl ServerPath<'_> {
                     self.server.defaulted.append(&mut extra.defaults);
                 }
             }
+            // What a block does isn't told.
+            b"DO" => self.server.schema_changed = true,
+            _ if command.starts_with(b"SELECT ") && front.extra.as_ref().is_some_and(|e| e.creates) => {
+                self.server.schema_changed = true;
+            }
             _ if [&b"ALTER "[..], b"CREATE ", b"DROP "].iter().any(|p| command.starts_with(p)) => {
                 self.server.schema_changed = true;
                 self.server.functions_changed |= changes_functions(command);

@@ -111,6 +111,8 @@ enum Runs {
     Makes(Box<[u8]>),
     /// DISCARD SEQUENCES: as before.
     ForgetsSequences,
+    /// CREATE TABLE … AS, SELECT … INTO.
+    Creates,
     /// RESET of parameters that the client gave at startup: as before.
     Defaults(Vec<Box<str>>),
 }
@@ -419,7 +421,8 @@ impl ClientPath<'_> {
         extra.defaults = self.given_at_startup(reading.defaults);
         // Those reset before, in an unsynced batch, are settled when this ends.
         self.server.hold |= !extra.defaults.is_empty() || !self.server.defaulted.is_empty();
-        let marked = extra.resets || extra.forgets_sequences || !extra.makes.is_empty();
+        extra.creates = reading.creates;
+        let marked = extra.resets || extra.creates || extra.forgets_sequences || !extra.makes.is_empty();
         let plain = extra.forget.is_empty() && extra.error.is_none() && !marked && extra.defaults.is_empty();
         let extra = (!plain).then(|| Box::new(extra));
         self.server.pipeline.push(Request { undo, extra, ..Request::forward(Kind::Query) });

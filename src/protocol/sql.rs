@@ -251,6 +251,8 @@ pub struct Reading {
     pub functions: Vec<Box<str>>,
     /// It may change settings that [`Settings`] follows, at once or by ending a transaction.
     pub sets: bool,
+    /// It may create a table from rows: the server says `SELECT` of that, not `CREATE`.
+    pub creates: bool,
     /// The statements that it names, in order.
     pub mentions: Vec<Mention>,
     /// What it sets of Carpool's own settings, in order.
@@ -290,6 +292,7 @@ impl Reading {
             taint: Taints::ASKABLE,
             ends: Taint::Channels.into(),
             sets: true,
+            creates: true,
             advances: Advances::Likely,
             ..Self::default()
         }
@@ -309,6 +312,7 @@ impl Reading {
             advances: self.advances.max(other.advances),
             functions: self.functions,
             sets: self.sets || other.sets,
+            creates: self.creates || other.creates,
             mentions: if self.mentions == other.mentions { self.mentions } else { Vec::new() },
             own: if self.own == other.own { self.own } else { Vec::new() },
             numbers: Vec::new(),
@@ -366,19 +370,21 @@ pub fn is_plain(text: &[u8]) -> bool {
     let separated = rest.first().is_some_and(|&b| matches!(b, b' ' | b'\n'));
     separated
         && COMMANDS.iter().any(|known| command.eq_ignore_ascii_case(*known))
-        && !has_suspect(rest)
+        && !has_suspect(rest, command[0] | 0x20 == b's')
         && calls_known(text)
 }
 
-/// Whether something stands in `text` that separates statements, escapes, or begins one of [`CALLS`] or TEMP.
-fn has_suspect(text: &[u8]) -> bool {
+/// Whether something stands in `text` that separates statements, escapes, or begins one of [`CALLS`] or TEMP, or, in a
+/// SELECT (`selects`), INTO.
+fn has_suspect(text: &[u8], selects: bool) -> bool {
     let mut start = 0;
     while start < text.len() {
         // Blocks of one size, with the bytes behind, so that vector instructions do it.
         let mut block = [0u8; BLOCK + 3];
         let part = &text[start..text.len().min(start + block.len())];
         block[..part.len()].copy_from_slice(part);
-        if (0..BLOCK).fold(false, |any, at| any | is_suspect(block[at], block[at + 1], block[at + 2], block[at + 3])) {
+        let suspect = |at: usize| is_suspect(block[at], block[at + 1], block[at + 2], block[at + 3], selects);
+        if (0..BLOCK).fold(false, |any, at| any | suspect(at)) {
             return true;
         }
         start += BLOCK;
@@ -390,12 +396,13 @@ fn has_suspect(text: &[u8]) -> bool {
 const BLOCK: usize = 64;
 
 /// Whether a text may not be plain for the sake of four bytes of it. Without branches.
-fn is_suspect(a: u8, b: u8, c: u8, d: u8) -> bool {
+fn is_suspect(a: u8, b: u8, c: u8, d: u8, selects: bool) -> bool {
     let (first, lower) = (a, a | 0x20);
     let alone = (first == b';') | (first == b'\\') | (first == b'&');
     let ends_prefix = (lower == b't') | (lower == b'g') | (lower == b'k') | (lower == b'l');
     let temp = (lower == b't') & (b | 0x20 == b'e') & (c | 0x20 == b'm') & (d | 0x20 == b'p');
-    alone | (ends_prefix & (b == b'_')) | temp
+    let into = selects & (lower == b'i') & (b | 0x20 == b'n') & (c | 0x20 == b't') & (d | 0x20 == b'o');
+    alone | (ends_prefix & (b == b'_')) | temp | into
 }
 
 fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
@@ -412,6 +419,7 @@ fn read_statements(mut lexer: Lexer<'_>, text: &[u8], tracked: &Settings) -> Rea
             if rest.trim_ascii_start().is_empty() { None } else { next_statement(&mut lexer) }
         });
         whole.sets |= one.sets;
+        whole.creates |= one.creates;
         whole.advances = whole.advances.max(one.advances);
         whole.taint |= one.taint;
         whole.ends |= one.ends;
@@ -495,6 +503,9 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
     lexer.skip_blank();
     let Some(first) = lexer.rest.first().map(u8::to_ascii_lowercase) else { return reading };
     reading.advances = advances(first, text);
+    if first == b'w' {
+        reading.creates = has_word(lexer.clone(), &[b"into"]);
+    }
     // INSERT, WITH and so on end here.
     if !b"sreplcdaubn".contains(&first) {
         return reading;
@@ -547,7 +558,9 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
             reading.mention(Use::Run, &mut ahead, text);
         }
         b"explain" => reading.run_within(ahead, text),
+        b"select" => reading.creates = has_word(ahead, &[b"into"]),
         b"create" => {
+            reading.creates = true;
             // CREATE TABLE … AS EXECUTE; a trigger's EXECUTE FUNCTION is something else.
             let behind_as = |ahead: &mut Lexer<'_>| {
                 ahead.take_while(|&token| token != Token::Symbol(b';')).any(|token| is_word(Some(token), &[b"as"]))

@@ -43,6 +43,8 @@ pub struct Statement {
     pub functions: Vec<Box<str>>,
     /// Whether running it may change settings that follow the client.
     pub sets: bool,
+    /// Whether running it may create a table, see [`Reading::creates`].
+    pub creates: bool,
     /// What it sets of Carpool's own settings.
     pub own: Vec<own::Assignment>,
     /// Where it says which process a signal is for.
@@ -275,7 +277,19 @@ impl StatementTable {
         }
         let text = rest.split(|&b| b == 0).next().unwrap_or_default();
         let Reading {
-            effect, mut taint, ends, names, defaults, resets, sets, own, numbers, advances, functions, ..
+            effect,
+            mut taint,
+            ends,
+            names,
+            defaults,
+            resets,
+            sets,
+            creates,
+            own,
+            numbers,
+            advances,
+            functions,
+            ..
         } = sql::read(text, context);
         if resets {
             taint |= Taint::Setting;
@@ -292,6 +306,7 @@ impl StatementTable {
             advances,
             functions,
             sets,
+            creates,
             own,
             numbers,
             key: Key { rest: rest.into(), context: Arc::clone(context) },

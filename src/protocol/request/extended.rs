@@ -88,10 +88,12 @@ impl ClientPath<'_> {
     /// The part of this that isn't about the statement.
     pub(super) fn may_answer_parse(&self) -> bool {
         let pipeline = &self.server.pipeline;
+        // A temporary table hides another, which what was parsed before may read.
+        let hides = self.server.left().has(Taint::Temporary);
         // Should one of Carpool's own queries fail, no more is answered at all.
         let settled = !pipeline.awaits_ready() && !pipeline.runs() || pipeline.is_own();
         let failed = pipeline.status() == TransactionStatus::Failed;
-        settled && !failed && !self.server.schema_changed && !self.server.partial
+        settled && !failed && !hides && !self.server.schema_changed && !self.server.partial
     }
 
     pub(super) fn bind(&mut self, input: &[u8], at: usize, header: Header) -> Result<Step, ClientError> {
@@ -309,6 +311,10 @@ impl ClientPath<'_> {
             Some(Runs::Makes(name)) => {
                 request = request.with(Extra { makes: vec![significant(name).into()], ..Extra::default() });
                 true
+            }
+            Some(Runs::Creates) => {
+                request = request.with(Extra { creates: true, ..Extra::default() });
+                false
             }
             Some(Runs::ForgetsSequences) => {
                 request = request.with(Extra { forgets_sequences: true, ..Extra::default() });

@@ -276,10 +276,11 @@ impl ClientPath<'_> {
                     Effect::ResetAll => self.all_given_at_startup(),
                     _ => self.given_at_startup(statement.defaults.clone()),
                 };
-                if defaults.is_empty() {
-                    return self.server.portals.forget(portal);
+                match (defaults.is_empty(), statement.creates) {
+                    (true, false) => return self.server.portals.forget(portal),
+                    (true, true) => Runs::Creates,
+                    (false, _) => Runs::Defaults(defaults),
                 }
-                Runs::Defaults(defaults)
             }
             Effect::Prepare(Mention { name, .. }) => {
                 let name = name.clone().unwrap_or_default();

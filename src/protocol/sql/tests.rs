@@ -262,6 +262,28 @@ fn resets_of_one_parameter() {
     assert!(read_text("set timezone to 'default'").defaults.is_empty());
 }
 
+/// Of these the server says `SELECT`, not `CREATE`.
+#[test]
+fn what_may_create_a_table_from_rows() {
+    for text in [
+        "create table t as select 1 as a",
+        "CREATE unlogged TABLE t AS VALUES (1)",
+        "begin; create table t as execute s",
+        "select 1 as a into t",
+        "SELECT a INTO TABLE t FROM b",
+        "select a\ninto t from b where c = '\\'",
+        "with b as (select 1 as a) select a into t from b",
+    ] {
+        assert!(read_text(text).creates && !is_plain(text.as_bytes()), "{text}");
+    }
+    for text in
+        ["select 1 as point_of_view", "insert into t values (1)", "select 'into' as a from t", "update t set a = 1"]
+    {
+        assert!(!read_text(text).creates, "{text}");
+    }
+    assert!(is_plain(b"insert into t values (1)"));
+}
+
 #[test]
 fn what_may_end_a_pin() {
     for (text, want) in [

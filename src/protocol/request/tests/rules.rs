@@ -7,7 +7,7 @@ use super::{Script, World, assert_like_direct, readable, run};
 use crate::protocol::pipeline::Pipeline;
 use crate::protocol::reply::{Events, ServerPath};
 use crate::protocol::request::{self, ClientPath, Local, Output, Step, Tables, local};
-use crate::protocol::session::Taints;
+use crate::protocol::session::{Taint, Taints};
 use crate::protocol::settings::Settings;
 use crate::protocol::statements::{DUMMY, Presence};
 use crate::protocol::{ClientState, Keeping, ServerState, reply};
@@ -711,6 +711,41 @@ fn no_parse_is_answered_after_a_schema_change() {
     assert!(hand.send_item(&parse("e", "select 1")).1.is_empty());
     hand.tables.statements.schema_changed();
     assert!(!hand.send_item(&parse("f", "select 1")).1.is_empty(), "another client's change");
+}
+
+/// Nor after a table was made that could hide another, by whatever command, or while there are temporary ones.
+#[test]
+fn no_parse_is_answered_where_a_table_may_be_hidden() {
+    let known = |hand: &mut Hand| {
+        hand.send_item(&parse("a", "select 1"));
+        hand.send_item(&Item::Sync);
+        hand.answer_empty(b"1");
+        hand.answer_ready();
+    };
+    let extended = |text: &str| [vec![parse("", text)], execute(""), vec![Item::Sync]].concat();
+    for (text, tag, hides) in [
+        ("create table t as select 2", "SELECT 1", true),
+        ("select 2 as a into t", "SELECT 1", true),
+        ("do 'begin end'", "DO", true),
+        ("create view v as select 2", "CREATE VIEW", true),
+        ("select 2", "SELECT 1", false),
+        ("insert into t values (1)", "INSERT 0 1", false),
+    ] {
+        for (script, replies) in [(vec![query(text)], &b""[..]), (extended(text), b"12")] {
+            let mut hand = Hand::new();
+            known(&mut hand);
+            script.iter().for_each(|item| drop(hand.send_item(item)));
+            hand.answer_empty(replies);
+            hand.answer(&message(answer::COMMAND_COMPLETE, format!("{tag}\0").as_bytes()));
+            hand.answer_ready();
+            hand.server.touched = Taints::NONE;
+            assert_eq!(hand.send_item(&parse("b", "select 1")).1.is_empty(), !hides, "{text}");
+        }
+    }
+    let mut hand = Hand::new();
+    known(&mut hand);
+    hand.server.pins |= Taint::Temporary;
+    assert!(!hand.send_item(&parse("b", "select 1")).1.is_empty());
 }
 
 /// A portal's name that is bound anew means what it is bound to.
