@@ -559,22 +559,25 @@ fn read_one(lexer: &mut Lexer<'_>, text: &[u8], tracked: &Settings) -> Reading {
         }
         b"explain" => reading.run_within(ahead, text),
         b"select" => reading.creates = has_word(ahead, &[b"into"]),
-        b"create" => {
-            reading.creates = true;
-            // CREATE TABLE … AS EXECUTE; a trigger's EXECUTE FUNCTION is something else.
-            let behind_as = |ahead: &mut Lexer<'_>| {
-                ahead.take_while(|&token| token != Token::Symbol(b';')).any(|token| is_word(Some(token), &[b"as"]))
-            };
-            while behind_as(&mut ahead) {
-                if is_word(ahead.clone().next(), &[b"execute"]) {
-                    reading.run_within(ahead, text);
-                    break;
-                }
-            }
-        }
+        b"create" => read_create(ahead, text, &mut reading),
         _ => {}
     }
     reading
+}
+
+/// CREATE, `ahead` being behind that word.
+fn read_create(mut ahead: Lexer<'_>, text: &[u8], reading: &mut Reading) {
+    reading.creates = true;
+    // CREATE TABLE … AS EXECUTE; a trigger's EXECUTE FUNCTION is something else.
+    let behind_as = |ahead: &mut Lexer<'_>| {
+        ahead.take_while(|&token| token != Token::Symbol(b';')).any(|token| is_word(Some(token), &[b"as"]))
+    };
+    while behind_as(&mut ahead) {
+        if is_word(ahead.clone().next(), &[b"execute"]) {
+            reading.run_within(ahead, text);
+            break;
+        }
+    }
 }
 
 /// The token of a name, and the name; `None`: ALL.

@@ -235,7 +235,11 @@ fn with_unnamed_statements_reused() {
     for lines in ["", "pool_size = 1\nmax_pinned = 0"] {
         let pair = Pair::new(&Setup::pooler("reuse_unnamed_statements = true").database(lines));
         let mut intruder = Intruder::new(&pair.carpool);
-        let mut idle = || if lines.is_empty() { () } else { intruder.intrude() };
+        let mut idle = || {
+            if !lines.is_empty() {
+                intruder.intrude();
+            }
+        };
         for turn in ["first", "second", "third"] {
             pair.check(&format!("{turn} time, {lines:?}"), &corpus::all(), Cut::Whole, &mut idle);
         }

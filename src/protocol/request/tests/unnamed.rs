@@ -6,7 +6,6 @@ use super::rules::{Hand, assert_script, described, message, parse, query};
 use super::scripts::Item;
 use super::{readable, run};
 use crate::protocol::ServerState;
-use crate::protocol::request::Step;
 use crate::wire::backend::tag as answer;
 
 /// One transaction of a client whose driver parses each time, without names.
@@ -14,11 +13,9 @@ fn unnamed(text: &str) -> Vec<Item> {
     [vec![parse("", text)], described("")].concat()
 }
 
-/// All that goes out for these, and what the client gets at once.
-fn send_all(hand: &mut Hand, items: &[Item]) -> (Vec<String>, Vec<String>) {
-    let sent: Vec<_> = items.iter().map(|item| hand.send_item(item)).collect();
-    let joined = |of: fn(&(Step, Vec<u8>, Vec<u8>)) -> &Vec<u8>| sent.iter().flat_map(of).copied().collect::<Vec<_>>();
-    (readable(&joined(|s| &s.1)), readable(&joined(|s| &s.2)))
+/// All that goes out for these.
+fn send_all(hand: &mut Hand, items: &[Item]) -> Vec<String> {
+    readable(&items.iter().flat_map(|item| hand.send_item(item).1).collect::<Vec<_>>())
 }
 
 fn rows_come() -> Vec<u8> {
@@ -35,7 +32,7 @@ fn unnamed_statements_that_come_again_are_parsed_once() {
         item.put(&mut bytes);
         bytes
     }));
-    assert_eq!(send_all(&mut hand, &script).0, as_they_are, "the first time");
+    assert_eq!(send_all(&mut hand, &script), as_they_are, "the first time");
     hand.answer_empty(b"1");
     hand.answer(&rows_come());
     let id = hand.client.statements.unnamed.as_ref().unwrap().id;
@@ -46,24 +43,24 @@ fn unnamed_statements_that_come_again_are_parsed_once() {
             line.replacen("B \\x00\\x00", &format!("B \\x00carpool_{id}\\x00"), 1)
         })
         .collect();
-    assert_eq!(send_all(&mut hand, &script).0, named, "the second time");
+    assert_eq!(send_all(&mut hand, &script), named, "the second time");
     assert_eq!(hand.answer_empty(b"1"), message(b'1', b""));
     hand.answer(&rows_come());
     for _ in 0..2 {
-        assert_eq!(send_all(&mut hand, &script).0, named[1..], "from then on");
+        assert_eq!(send_all(&mut hand, &script), named[1..], "from then on");
         let wanted = [message(b'1', b""), rows_come()].concat();
         assert_eq!(hand.answer(&rows_come()), wanted);
         assert!(hand.server.pipeline.is_idle());
     }
     // A text that comes once has no name, and takes none's place.
     let other = unnamed("select 7");
-    assert!(send_all(&mut hand, &other).0[0].starts_with("P \\x00select 7"));
+    assert!(send_all(&mut hand, &other)[0].starts_with("P \\x00select 7"));
     assert_eq!(hand.server.statements.len(), 1);
     hand.answer_empty(b"1");
     hand.answer(&rows_come());
     // Switched off, all goes as it comes.
     hand.tables.set_reuses_unnamed(false);
-    assert_eq!(send_all(&mut hand, &script).0, as_they_are);
+    assert_eq!(send_all(&mut hand, &script), as_they_are);
 }
 
 /// The same text under a name is told from it by what the client calls it.
@@ -107,14 +104,14 @@ fn a_stale_plan_of_an_unnamed_statement_is_retried() {
     assert_eq!(hand.answer(&rows_come()), rows_come());
     assert!(hand.server.pipeline.is_idle());
     // The plan is good now: nothing is parsed.
-    assert!(send_all(&mut hand, &script).0[0].starts_with("B "));
+    assert!(send_all(&mut hand, &script)[0].starts_with("B "));
     hand.answer(&rows_come());
     // Where the rows aren't described the error goes on, and the next execution is of a new plan.
     let run = [Item::Bind(String::new(), String::new(), 0), Item::Execute(String::new(), 0), Item::Sync];
     send_all(&mut hand, &run);
     assert_eq!(hand.answer(&error), error);
     hand.answer(b"Z\0\0\0\x05I");
-    assert_eq!(send_all(&mut hand, &run).0[..2], resent[..2]);
+    assert_eq!(send_all(&mut hand, &run)[..2], resent[..2]);
 }
 
 /// In a transaction block nothing would come of it.
@@ -129,7 +126,7 @@ fn a_stale_plan_in_a_transaction_is_an_error() {
     }
     send_all(&mut hand, &[query("begin")]);
     hand.answer(&[message(b'C', b"BEGIN\0"), message(b'Z', b"T")].concat());
-    assert!(send_all(&mut hand, &unnamed("select shape")).0[0].starts_with("B "));
+    assert!(send_all(&mut hand, &unnamed("select shape"))[0].starts_with("B "));
     let error = message(answer::ERROR_RESPONSE, b"SERROR\0C0A000\0Mcached\0RRevalidateCachedQuery\0\0");
     assert_eq!(hand.answer(&error), [message(b'1', b""), error].concat());
 }
@@ -149,7 +146,7 @@ fn a_statement_is_known_as_long_as_a_server_has_it() {
         hand.answer(&rows_come());
     }
     assert!(hand.tables.statements.len() < 100, "texts that came once are kept");
-    assert!(send_all(&mut hand, &unnamed("select rows")).0[0].starts_with("B "));
+    assert!(send_all(&mut hand, &unnamed("select rows"))[0].starts_with("B "));
 }
 
 /// What a statement was read under is part of what it is: once its client has other settings, a server that lacks it
@@ -167,7 +164,7 @@ fn what_was_read_under_other_settings_is_not_prepared_for_others() {
     hand.client.set_settings(Arc::clone(&later), &hand.tables.settings);
     hand.server = ServerState::new(later, 10);
     let without_name = ["P \\x00select literal\\x00\\x00\\x00", "B \\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00"];
-    let sent = send_all(&mut hand, &described("")).0;
+    let sent = send_all(&mut hand, &described(""));
     assert_eq!(sent[..2], without_name);
     // The same settings again, as far as is known yet.
     let mut hand = Hand::new();
@@ -177,7 +174,7 @@ fn what_was_read_under_other_settings_is_not_prepared_for_others() {
     hand.answer(b"Z\0\0\0\x05I");
     hand.server.statements.unnamed = None;
     hand.server.unsettled = true;
-    assert_eq!(send_all(&mut hand, &described("")).0[..2], without_name);
+    assert_eq!(send_all(&mut hand, &described(""))[..2], without_name);
 }
 
 /// As for statements with names: after a schema change it could fail, or mean something else.
@@ -192,12 +189,12 @@ fn none_is_answered_in_the_servers_place_after_a_schema_change() {
     }
     hand.tables.statements.schema_changed();
     let id = hand.client.statements.unnamed.as_ref().unwrap().id;
-    let sent = send_all(&mut hand, &unnamed("select rows")).0;
+    let sent = send_all(&mut hand, &unnamed("select rows"));
     let again = [format!("C Scarpool_{id}\\x00"), format!("P carpool_{id}\\x00select rows\\x00\\x00\\x00")];
     assert_eq!(sent[..2], again);
     assert_eq!(hand.answer_empty(b"31"), message(b'1', b""));
     hand.answer(&rows_come());
-    assert!(send_all(&mut hand, &unnamed("select rows")).0[0].starts_with("B "));
+    assert!(send_all(&mut hand, &unnamed("select rows"))[0].starts_with("B "));
 }
 
 /// Those that name statements, or mean something to Carpool.
@@ -207,7 +204,7 @@ fn texts_with_effects_stay_unnamed() {
         let mut hand = Hand::new();
         hand.tables.set_reuses_unnamed(true);
         for _ in 0..3 {
-            let sent = send_all(&mut hand, &[parse("", text), Item::Sync]).0;
+            let sent = send_all(&mut hand, &[parse("", text), Item::Sync]);
             assert_eq!(sent[0], format!("P \\x00{text}\\x00\\x00\\x00"));
             hand.answer_empty(b"1");
             hand.answer(b"Z\0\0\0\x05I");
