@@ -115,8 +115,8 @@ impl FunctionTable {
 pub fn changes_functions(tag: &[u8]) -> bool {
     const OBJECTS: [&[u8]; 5] = [b"FUNCTION", b"PROCEDURE", b"ROUTINE", b"AGGREGATE", b"EXTENSION"];
     let mut words = tag.split(|&b| b == b' ');
-    matches!(words.next(), Some(b"CREATE" | b"ALTER" | b"DROP"))
-        && words.next().is_some_and(|object| OBJECTS.contains(&object))
+    let changes = matches!(words.next(), Some(b"CREATE" | b"ALTER" | b"DROP"));
+    changes && words.next().is_some_and(|object| OBJECTS.contains(&object)) || tag == b"COMMIT PREPARED"
 }
 
 /// The functions of unknown class that were called on one server since it was last asked.
@@ -195,10 +195,18 @@ mod tests {
 
     #[test]
     fn commands_that_change_functions() {
-        for tag in ["CREATE FUNCTION", "ALTER ROUTINE", "DROP EXTENSION", "CREATE PROCEDURE", "DROP AGGREGATE"] {
+        let all = [
+            "CREATE FUNCTION",
+            "ALTER ROUTINE",
+            "DROP EXTENSION",
+            "CREATE PROCEDURE",
+            "DROP AGGREGATE",
+            "COMMIT PREPARED",
+        ];
+        for tag in all {
             assert!(changes_functions(tag.as_bytes()), "{tag}");
         }
-        for tag in ["CREATE TABLE", "INSERT 0 1", "DROP", "SELECT 1", ""] {
+        for tag in ["CREATE TABLE", "INSERT 0 1", "DROP", "SELECT 1", "COMMIT", ""] {
             assert!(!changes_functions(tag.as_bytes()), "{tag}");
         }
     }

@@ -296,11 +296,11 @@ impl ServerPath<'_> {
                 }
             }
             // What a block does isn't told.
-            b"DO" => self.server.schema_changed = true,
+            b"DO" => (self.server.schema_changed, self.server.functions_changed) = (true, true),
             _ if command.starts_with(b"SELECT ") && front.extra.as_ref().is_some_and(|e| e.creates) => {
                 self.server.schema_changed = true;
             }
-            _ if [&b"ALTER "[..], b"CREATE ", b"DROP "].iter().any(|p| command.starts_with(p)) => {
+            _ if SCHEMA_CHANGES.iter().any(|begins| command.starts_with(begins)) => {
                 self.server.schema_changed = true;
                 self.server.functions_changed |= changes_functions(command);
             }
@@ -734,6 +734,9 @@ fn inspected(header: Header) -> Result<usize, FrameError> {
         other => Err(FrameError::Body(other)),
     }
 }
+
+/// How the tags of commands begin after which a name may mean another table, or none.
+const SCHEMA_CHANGES: [&[u8]; 5] = [b"ALTER ", b"CREATE ", b"DROP ", b"IMPORT ", b"COMMIT PREPARED"];
 
 /// Whether a command tag is that of a command which reads or writes rows, and does nothing else.
 fn is_of_results(tag: &[u8]) -> bool {

@@ -107,13 +107,13 @@ fn errors_logins_pins_and_statements_are_counted_by_kind() {
     let mut client = carpool.client();
     client.query("select 1/0");
     client.query("do $$begin raise exception sqlstate 'ZZ999'; end$$");
-    client.query("create temp table kept (a int)");
     for _ in 0..2 {
         client.send_all(&[parse("s", "select 1"), bind("", "s", &[]), execute("", 0), sync()]);
         client.until_ready();
         client.send_all(&[crate::harness::raw::close('S', "s"), sync()]);
         client.until_ready();
     }
+    client.query("create temp table kept (a int)");
     client.query("begin");
     client.until_closed();
     let samples = Samples::read(port);

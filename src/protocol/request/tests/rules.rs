@@ -728,6 +728,8 @@ fn no_parse_is_answered_where_a_table_may_be_hidden() {
         ("select 2 as a into t", "SELECT 1", true),
         ("do 'begin end'", "DO", true),
         ("create view v as select 2", "CREATE VIEW", true),
+        ("import foreign schema a from server b into c", "IMPORT FOREIGN SCHEMA", true),
+        ("commit prepared 'x'", "COMMIT PREPARED", true),
         ("select 2", "SELECT 1", false),
         ("insert into t values (1)", "INSERT 0 1", false),
     ] {
