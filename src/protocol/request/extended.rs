@@ -88,8 +88,8 @@ impl ClientPath<'_> {
     /// The part of this that isn't about the statement.
     pub(super) fn may_answer_parse(&self) -> bool {
         let pipeline = &self.server.pipeline;
-        // A temporary table hides another, which what was parsed before may read.
-        let hides = self.server.left().has(Taint::Temporary);
+        // A temporary table hides another, which what was parsed before may read. What is asked about may be there.
+        let hides = self.server.left().has(Taint::Temporary) || self.server.probe.is_some();
         // Should one of Carpool's own queries fail, no more is answered at all.
         let settled = !pipeline.awaits_ready() && !pipeline.runs() || pipeline.is_own();
         let failed = pipeline.status() == TransactionStatus::Failed;

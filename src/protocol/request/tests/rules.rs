@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::scripts::Item;
 use super::{Script, World, assert_like_direct, readable, run};
-use crate::protocol::pipeline::Pipeline;
+use crate::protocol::functions::Unknown;
+use crate::protocol::pipeline::{Kind, Pipeline, Request, ServerUndo};
 use crate::protocol::reply::{Events, ServerPath};
 use crate::protocol::request::{self, ClientPath, Local, Output, Step, Tables, local};
-use crate::protocol::session::{Taint, Taints};
+use crate::protocol::session::{Probe, Taint, Taints};
 use crate::protocol::settings::Settings;
 use crate::protocol::statements::{DUMMY, Presence};
 use crate::protocol::{ClientState, Keeping, ServerState, reply};
@@ -748,6 +749,15 @@ fn no_parse_is_answered_where_a_table_may_be_hidden() {
     known(&mut hand);
     hand.server.pins |= Taint::Temporary;
     assert!(!hand.send_item(&parse("b", "select 1")).1.is_empty());
+    // Whether there are any is being asked; settings that are being restored change nothing.
+    for asks in [true, false] {
+        let mut hand = Hand::new();
+        known(&mut hand);
+        hand.server.pipeline.push(Request::skip(Kind::Query, ServerUndo::None));
+        hand.server.probe =
+            asks.then(|| Box::new(Probe::new(Taint::Temporary.into(), &[], None, Unknown::default()).0));
+        assert_eq!(hand.send_item(&parse("b", "select 1")).1.is_empty(), !asks);
+    }
 }
 
 /// A portal's name that is bound anew means what it is bound to.
