@@ -74,8 +74,9 @@ pub(super) struct Stage {
     losses: Cell<u64>,
 }
 
-fn config(pool_size: u32) -> Config {
+fn config(pool_size: u32, reuses_unnamed: bool) -> Config {
     let mut config = Config::default();
+    config.pooler.reuse_unnamed_statements = reuses_unnamed;
     config.pooler.auth_type = AuthType::Trust;
     config.pooler.query_wait_timeout = Duration::from_secs(500);
     config.pooler.server_login_retry = Duration::from_secs(1);
@@ -96,7 +97,7 @@ impl Stage {
     pub(super) fn new(seed: u64, tells: bool) -> Self {
         let mut chance = StdRng::seed_from_u64(seed);
         let pool_size = chance.random_range(1..5);
-        let context = Arc::new(Context::new(config(pool_size)));
+        let context = Arc::new(Context::new(config(pool_size, chance.random_range(0..2) > 0)));
         let (_, stopping) = watch::channel(false);
         let admin = Arc::new(Admin::new(Arc::clone(&context), admin::Control::new().0, stopping));
         let (faults, databases) = (chance.random_range(0..3) > 0, [1, DATABASES.len()][chance.random_range(0..2)]);
@@ -268,7 +269,7 @@ impl Stage {
     /// How large the pool may be from now on.
     pub(super) fn resize(&self, pool_size: u32) {
         self.most_servers.set(self.most_servers.get().max(pool_size));
-        crate::pooler::reload::apply(&self.context, config(pool_size));
+        crate::pooler::reload::apply(&self.context, config(pool_size, self.once_in(2)));
     }
 
     /// A server of this database is in use.
