@@ -105,6 +105,13 @@ fn each_reads_by_its_own_settings() {
     assert_eq!(parses(&carpool), [6, 2]);
 }
 
+/// The names in a table, by a statement that is parsed now.
+fn read_anew(client: &mut Raw, name: &str) -> Vec<Option<String>> {
+    let parse = parse(name, "select name from items");
+    client.send_all(&[close('S', name), parse, bind("", name, &[]), execute("", 0), sync()]);
+    client.until_ready().iter().filter(|m| m.tag == b'D').flat_map(Message::columns).collect()
+}
+
 /// A table that hides another of the same name: what was prepared before reads that other one, so nothing of it may be
 /// taken for a statement that is parsed now.
 #[test]
@@ -112,52 +119,31 @@ fn what_is_parsed_now_reads_the_tables_of_now() {
     let postgres = Postgres::shared();
     let database = postgres.new_database();
     postgres.sql(&database, "create schema before; create table items as select 'public' as name");
-    let path = "search_path = before, public";
-    for (hide, wanted) in [
-        ("create temp table items (name text); insert into items values ('new')", "new"),
-        ("create temp table items as select 'new' as name", "new"),
-        ("select 'new' as name into temp items", "new"),
-        ("do $$ begin create temp table items as select 'new' as name; end $$", "new"),
-        ("create table before.items as select 'new' as name", "new"),
-        ("select 'new' as name into before.items", "new"),
-        ("do $$ begin create table before.items as select 'new' as name; end $$", "new"),
+    for hide in [
+        "create temp table items (name text); insert into items values ('new')",
+        "create temp table items as select 'new' as name",
+        "select 'new' as name into temp items",
+        "do $$ begin create temp table items as select 'new' as name; end $$",
+        "create table before.items as select 'new' as name",
+        "select 'new' as name into before.items",
+        "do $$ begin create table before.items as select 'new' as name; end $$",
     ] {
         for lines in ["", "reuse_unnamed_statements = true"] {
-            let carpool =
-                Carpool::before(postgres, &database, &Setup::default().database(&format!("pool_size = 1\n{lines}")));
+            let setup = Setup::default().database(&format!("pool_size = 1\n{lines}"));
+            let carpool = Carpool::before(postgres, &database, &setup);
             let mut client = carpool.client();
             // So that the next one changes nothing in how names are looked up.
-            for sql in ["create temp table other (a int)", "drop table other", &format!("set {path}")] {
+            for sql in ["create temp table other (a int)", "drop table other", "set search_path = before, public"] {
                 client.query(sql);
             }
-            for name in ["named", ""] {
-                for _ in 0..2 {
-                    client.send_all(&[
-                        close('S', name),
-                        parse(name, "select * from items"),
-                        bind("", name, &[]),
-                        execute("", 0),
-                        sync(),
-                    ]);
-                    assert_eq!(columns(&client.until_ready()), ["public"], "{name}");
-                }
+            for name in ["named", "named", "", ""] {
+                assert_eq!(read_anew(&mut client, name), [Some("public".into())], "{name:?}");
             }
             client.query(hide);
             for name in ["named", ""] {
-                client.send_all(&[
-                    close('S', name),
-                    parse(name, "select * from items"),
-                    bind("", name, &[]),
-                    execute("", 0),
-                    sync(),
-                ]);
-                assert_eq!(columns(&client.until_ready()), [wanted], "{name:?} after {hide}, {lines:?}");
+                assert_eq!(read_anew(&mut client, name), [Some("new".into())], "{name:?} after {hide}, {lines:?}");
             }
             client.query("drop table items");
         }
     }
-}
-
-fn columns(replies: &[Message]) -> Vec<String> {
-    replies.iter().filter(|m| m.tag == b'D').map(|m| m.columns().swap_remove(0).unwrap()).collect()
 }

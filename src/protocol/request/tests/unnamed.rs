@@ -23,6 +23,18 @@ fn rows_come() -> Vec<u8> {
     [message(b'2', b""), row, message(b'C', b"SELECT 0\0"), message(b'Z', b"I")].concat()
 }
 
+/// With a server that has a text under a name, since it has come twice.
+fn that_knows(text: &str) -> Hand {
+    let mut hand = Hand::new();
+    hand.tables.set_reuses_unnamed(true);
+    for _ in 0..2 {
+        send_all(&mut hand, &unnamed(text));
+        hand.answer_empty(b"1");
+        hand.answer(&rows_come());
+    }
+    hand
+}
+
 #[test]
 fn unnamed_statements_that_come_again_are_parsed_once() {
     let mut hand = Hand::new();
@@ -82,14 +94,7 @@ fn an_unnamed_statement_ends_as_on_a_direct_connection() {
 
 #[test]
 fn a_stale_plan_of_an_unnamed_statement_is_retried() {
-    let mut hand = Hand::new();
-    hand.tables.set_reuses_unnamed(true);
-    let script = unnamed("select shape");
-    for _ in 0..2 {
-        send_all(&mut hand, &script);
-        hand.answer_empty(b"1");
-        hand.answer(&rows_come());
-    }
+    let (mut hand, script) = (that_knows("select shape"), unnamed("select shape"));
     send_all(&mut hand, &script);
     let error = message(answer::ERROR_RESPONSE, b"SERROR\0C0A000\0Mcached\0RRevalidateCachedQuery\0\0");
     assert_eq!(hand.answer(&error), message(b'1', b""), "the Parse was answered in the server's place");
@@ -117,13 +122,7 @@ fn a_stale_plan_of_an_unnamed_statement_is_retried() {
 /// In a transaction block nothing would come of it.
 #[test]
 fn a_stale_plan_in_a_transaction_is_an_error() {
-    let mut hand = Hand::new();
-    hand.tables.set_reuses_unnamed(true);
-    for _ in 0..2 {
-        send_all(&mut hand, &unnamed("select shape"));
-        hand.answer_empty(b"1");
-        hand.answer(&rows_come());
-    }
+    let mut hand = that_knows("select shape");
     send_all(&mut hand, &[query("begin")]);
     hand.answer(&[message(b'C', b"BEGIN\0"), message(b'Z', b"T")].concat());
     assert!(send_all(&mut hand, &unnamed("select shape"))[0].starts_with("B "));
@@ -133,13 +132,7 @@ fn a_stale_plan_in_a_transaction_is_an_error() {
 
 #[test]
 fn a_statement_is_known_as_long_as_a_server_has_it() {
-    let mut hand = Hand::new();
-    hand.tables.set_reuses_unnamed(true);
-    for _ in 0..2 {
-        send_all(&mut hand, &unnamed("select rows"));
-        hand.answer_empty(b"1");
-        hand.answer(&rows_come());
-    }
+    let mut hand = that_knows("select rows");
     for n in 0..1000 {
         send_all(&mut hand, &unnamed(&format!("select {n}")));
         hand.answer_empty(b"1");
@@ -180,13 +173,7 @@ fn what_was_read_under_other_settings_is_not_prepared_for_others() {
 /// As for statements with names: after a schema change it could fail, or mean something else.
 #[test]
 fn none_is_answered_in_the_servers_place_after_a_schema_change() {
-    let mut hand = Hand::new();
-    hand.tables.set_reuses_unnamed(true);
-    for _ in 0..2 {
-        send_all(&mut hand, &unnamed("select rows"));
-        hand.answer_empty(b"1");
-        hand.answer(&rows_come());
-    }
+    let mut hand = that_knows("select rows");
     hand.tables.statements.schema_changed();
     let id = hand.client.statements.unnamed.as_ref().unwrap().id;
     let sent = send_all(&mut hand, &unnamed("select rows"));
