@@ -118,12 +118,17 @@ fn read_anew(client: &mut Raw, name: &str) -> Vec<Option<String>> {
 fn what_is_parsed_now_reads_the_tables_of_now() {
     let postgres = Postgres::shared();
     let database = postgres.new_database();
-    postgres.sql(&database, "create schema before; create table items as select 'public' as name");
+    postgres.sql(
+        &database,
+        "create schema before; create table items as select 'public' as name; create function make() returns void language plpgsql
+         as $$ begin create temp table items as select 'new' as name; end $$",
+    );
     for hide in [
         "create temp table items (name text); insert into items values ('new')",
         "create temp table items as select 'new' as name",
         "select 'new' as name into temp items",
         "do $$ begin create temp table items as select 'new' as name; end $$",
+        "select make()",
         "create table before.items as select 'new' as name",
         "select 'new' as name into before.items",
         "do $$ begin create table before.items as select 'new' as name; end $$",
