@@ -375,7 +375,7 @@ pub struct ClientStatements {
     pub unnamed: Option<Arc<Statement>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Slot {
     /// The statement, which is known as long as a server has it; `None` where it may be there.
     statement: Option<Arc<Statement>>,
@@ -453,9 +453,14 @@ impl ServerStatements {
     pub fn insert(&mut self, statement: &Arc<Statement>, epoch: u32) {
         self.clock += 1;
         let generation = Some(statement.generation.load(Ordering::Relaxed));
-        let (statement_held, clock) = (Some(Arc::clone(statement)), self.clock);
-        let slot =
-            Slot { statement: statement_held, added: clock, last_used: clock, generation, seen: epoch, shape: None };
+        let slot = Slot {
+            statement: Some(Arc::clone(statement)),
+            added: self.clock,
+            last_used: self.clock,
+            generation,
+            seen: epoch,
+            shape: None,
+        };
         self.slots.insert(statement.id, slot);
     }
 

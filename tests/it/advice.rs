@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::postgres::free_port;
-use crate::harness::raw::{bind, describe, execute, parse, sync};
+use crate::harness::raw::{bind, describe, execute, parse, sync, tags};
 use crate::harness::{Carpool, Raw, Setup, eventually, http};
 
 /// So many clients sleep in the database and then think, again and again, for as long as `during` takes.
@@ -101,7 +101,7 @@ fn a_starving_pool_is_told_how_many_it_takes() {
     let mut console = Raw::login(carpool.port, "postgres", "pgbouncer");
     console.send_all(&[parse("", "show advice"), bind("", "", &[]), describe('P', ""), execute("", 0), sync()]);
     let replies = console.until_ready();
-    assert_eq!(replies.iter().map(|m| char::from(m.tag)).collect::<String>(), "12TDCZ");
+    assert_eq!(tags(&replies), "12TDCZ");
     let row: Vec<_> = replies[3].columns().into_iter().map(Option::unwrap_or_default).collect();
     assert_eq!(row.join("|"), shown);
     let (_, metrics) = http(port, "GET", "/metrics");

@@ -4,7 +4,7 @@
 
 use crate::drivers::{node, python, script};
 use crate::harness::postgres::free_port;
-use crate::harness::raw::{bind, describe, execute, parse, query, sync};
+use crate::harness::raw::{bind, describe, execute, parse, query, sync, tags};
 use crate::harness::{Carpool, Message, Raw, Setup, eventually, http};
 
 fn console(carpool: &Carpool) -> Raw {
@@ -74,7 +74,7 @@ fn the_extended_protocol_gives_the_same_rows() {
     let simple = rows(&mut console, "SHOW STATE");
     console.send_all(&[parse("", "show state;"), bind("", "", &[]), describe('P', ""), execute("", 0), sync()]);
     let replies = console.until_ready();
-    assert_eq!(replies.iter().map(|m| char::from(m.tag)).collect::<String>(), "12TDDDCZ");
+    assert_eq!(tags(&replies), "12TDDDCZ");
     let extended: Vec<Vec<_>> = replies
         .iter()
         .filter(|m| m.tag == b'D')

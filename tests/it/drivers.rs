@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::harness::raw::{bind, describe, execute, parse, sync};
+use crate::harness::raw::{bind, describe, execute, parse, sync, tags};
 use crate::harness::{Carpool, Postgres, Raw, Setup, eventually};
 
 /// Statement names that drivers use.
@@ -39,7 +39,7 @@ impl Nuisance {
             let mut client = Raw::login_with(port, &parameters);
             for name in &NAMES[1..] {
                 client.send_all(&[parse(name, &own_query(name, number)), sync()]);
-                assert_eq!(tags(&mut client), "1Z");
+                assert_eq!(tags(&client.until_ready()), "1Z");
             }
             let mut round = 0;
             while !stopped.load(Ordering::Relaxed) {
@@ -69,10 +69,6 @@ impl Drop for Nuisance {
 
 fn own_query(name: &str, number: usize) -> String {
     format!("select 'nuisance {number} {name} ' || $1::text || current_setting('TimeZone')")
-}
-
-fn tags(client: &mut Raw) -> String {
-    client.until_ready().iter().map(|m| char::from(m.tag)).collect()
 }
 
 fn nuisance_round(client: &mut Raw, round: usize, number: usize, zone: &str) {

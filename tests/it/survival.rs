@@ -1,11 +1,7 @@
 //! Sessions whose server is lost: they go on where no more than the request under way is lost with it.
 
-use crate::harness::raw::{Message, bind, execute, flush, parse, query, sync};
+use crate::harness::raw::{Message, bind, execute, flush, parse, query, sync, tags};
 use crate::harness::{Carpool, Postgres, Raw, Setup, eventually};
-
-fn tags(replies: &[Message]) -> String {
-    replies.iter().map(|m| char::from(m.tag)).collect()
-}
 
 /// The error among the replies: severity and SQLSTATE.
 fn error(replies: &[Message]) -> (String, String) {

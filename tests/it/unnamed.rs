@@ -1,7 +1,7 @@
 //! `reuse_unnamed_statements`: PostgreSQL parses a text once per connection, whatever its clients' drivers send.
 
 use crate::harness::console::{rows, value};
-use crate::harness::raw::{bind, close, describe, execute, parse, query, sync};
+use crate::harness::raw::{bind, close, describe, execute, parse, sync, tags};
 use crate::harness::{Carpool, Message, Postgres, Raw, Setup};
 
 fn start(lines: &str) -> (&'static Postgres, Carpool) {
@@ -16,10 +16,6 @@ fn start(lines: &str) -> (&'static Postgres, Carpool) {
 fn run(client: &mut Raw, text: &str, values: &[&str]) -> Vec<Message> {
     client.send_all(&[parse("", text), bind("", "", values), describe('P', ""), execute("", 0), sync()]);
     client.until_ready()
-}
-
-fn tags(replies: &[Message]) -> String {
-    replies.iter().map(|message| char::from(message.tag)).collect()
 }
 
 /// Parse messages from clients, and to servers, that were of statements with names.
@@ -74,12 +70,10 @@ fn a_change_out_of_sight() {
     assert_eq!(replies[3].columns(), [Some("2".to_owned()), Some("new".to_owned())]);
     // In a transaction it is an error, as for any prepared statement, and none the next time.
     postgres.sql(&carpool.database, "alter table items add column more text");
-    client.send(&query("begin"));
-    client.until_ready();
+    client.query("begin");
     let replies = run(&mut client, all, &["2"]);
     assert_eq!((tags(&replies).as_str(), replies[1].field('C').as_deref()), ("1EZ", Some("0A000")));
-    client.send(&query("rollback"));
-    client.until_ready();
+    client.query("rollback");
     let replies = run(&mut client, all, &["2"]);
     assert_eq!((tags(&replies).as_str(), replies[3].columns().len()), ("12TDCZ", 3));
     // A table that is gone.

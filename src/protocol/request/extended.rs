@@ -1,6 +1,7 @@
 //! Parse, Bind, Describe, Close, Execute.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::prepare::{Fit, Found, nonexistent};
 use super::{ClientPath, NAMES_LIMIT, OWN, Runs, Step, body, check_size, pass};
@@ -59,24 +60,28 @@ impl ClientPath<'_> {
         if self.server.pipeline.uncertain(key, statement.id) {
             return Ok(Step::Blocked);
         }
-        self.server.counts.client_parses += 1;
-        let undo = ClientUndo::named(key, None);
-        match self.server.statements.touch(&statement) {
-            Presence::Current if self.may_insert_parse(&statement) => {
-                self.server.counts.hits += 1;
-                self.server.pipeline.push(Request::insert(reply::PARSE_COMPLETE, undo));
-            }
-            presence => {
-                if presence != Presence::Missing {
-                    self.close_on_server(input, statement.id);
-                }
-                self.ensure_run_by(input, &statement);
-                let rest = self.rest_for_server(&statement).into_owned();
-                self.prepare(input, &statement, &rest, Fate::Forward, undo);
-            }
-        }
+        self.parse_shared(input, &statement, ClientUndo::named(key, None));
         self.client.statements.named.insert(key.into(), Named { statement, told: Told::Nothing });
         Ok(taken)
+    }
+
+    /// Has the client's Parse be of a statement that the server has, or gets now, by its name on servers. Says whether it
+    /// was answered in the server's place.
+    pub(super) fn parse_shared(&mut self, input: &[u8], statement: &Arc<Statement>, undo: ClientUndo) -> bool {
+        self.server.counts.client_parses += 1;
+        let presence = self.server.statements.touch(statement);
+        if presence == Presence::Current && self.may_insert_parse(statement) {
+            self.server.counts.hits += 1;
+            self.server.pipeline.push(Request::insert(reply::PARSE_COMPLETE, undo));
+            return true;
+        }
+        if presence != Presence::Missing {
+            self.close_on_server(input, statement.id);
+        }
+        self.ensure_run_by(input, statement);
+        let rest = self.rest_for_server(statement).into_owned();
+        self.prepare(input, statement, &rest, Fate::Forward, undo);
+        false
     }
 
     /// Whether a Parse of what the server has can be answered in its place: not where it could fail, since the

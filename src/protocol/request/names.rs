@@ -115,7 +115,7 @@ impl ClientPath<'_> {
         let own: Vec<_> = self.client.statements.named.values().map(|named| Arc::clone(&named.statement)).collect();
         for statement in &own {
             let between = self.server.pipeline.status() == TransactionStatus::Idle && !self.server.pipeline.is_open();
-            if between && *statement.context() == self.client.context && !self.server.unsettled {
+            if between && self.reads_alike(statement) {
                 self.ensure_for_query(input, statement);
             }
         }

@@ -76,14 +76,18 @@ impl ClientPath<'_> {
         if self.server.unsettled { self.client.unshared_context() } else { Arc::clone(&self.client.context) }
     }
 
+    /// Whether its text reads now as when it was parsed, by the settings in force.
+    pub(super) fn reads_alike(&self, statement: &Statement) -> bool {
+        *statement.context() == self.client.context && !self.server.unsettled
+    }
+
     /// The statement as it can be used now. One that was parsed under other settings than those in force, which
     /// a server lacks, is prepared there under its own; where that can't be, it is taken for another that has the
     /// same text. `None`: replies must arrive first.
     fn in_force(&mut self, input: &[u8], named: Named) -> Option<Named> {
         let pipeline = &self.server.pipeline;
         let current = self.server.statements.presence(&named.statement) == Presence::Current;
-        let same = *named.statement.context() == self.client.context && !self.server.unsettled;
-        if current || same {
+        if current || self.reads_alike(&named.statement) {
             return Some(named);
         }
         let movable = !pipeline.is_open() && !named.statement.context().is_unshared();

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{ClientPath, Tables};
-use crate::protocol::pipeline::{ClientUndo, Fate, Kind, Request, ServerUndo, Undo};
+use crate::protocol::pipeline::{ClientUndo, Kind, Request, ServerUndo, Undo};
 use crate::protocol::sql::Effect;
 use crate::protocol::statements::{Presence, Statement};
-use crate::wire::backend::tag as reply;
 use crate::wire::frame::Header;
 use crate::wire::frontend;
 
@@ -62,8 +61,7 @@ impl ClientPath<'_> {
         if !self.may_reuse(statement) || servers.unnamed == Some(statement.id) {
             return false;
         }
-        let read_alike = || *statement.context() == self.client.context && !self.server.unsettled;
-        servers.presence(statement) == Presence::Current || read_alike()
+        servers.presence(statement) == Presence::Current || self.reads_alike(statement)
     }
 
     fn may_reuse(&self, statement: &Statement) -> bool {
@@ -77,22 +75,11 @@ impl ClientPath<'_> {
             return false;
         }
         let first = self.server.pipeline.is_idle();
-        self.server.counts.client_parses += 1;
-        let presence = self.server.statements.touch(statement);
         let undo = ClientUndo::Unnamed(self.client.statements.unnamed.replace(Arc::clone(statement)));
         self.server.statements.leave_unnamed(statement.id);
-        if presence == Presence::Current && self.server.statements.is_fresh(statement, self.tables.statements.epoch()) {
-            self.server.counts.hits += 1;
-            self.server.pipeline.push(Request::insert(reply::PARSE_COMPLETE, undo));
-            if first {
-                self.server.retry.expect();
-            }
-            return true;
+        if self.parse_shared(input, statement, undo) && first {
+            self.server.retry.expect();
         }
-        if presence != Presence::Missing {
-            self.close_on_server(input, statement.id);
-        }
-        self.prepare(input, statement, statement.rest(), Fate::Forward, undo);
         true
     }
 }

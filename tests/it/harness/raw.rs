@@ -66,6 +66,11 @@ pub fn message(tag: char, body: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The kinds of messages, in order.
+pub fn tags(messages: &[Message]) -> String {
+    messages.iter().map(|message| char::from(message.tag)).collect()
+}
+
 /// A simple query.
 pub fn query(sql: &str) -> Vec<u8> {
     message('Q', &[sql.as_bytes(), b"\0"].concat())

@@ -61,7 +61,7 @@ impl Hand {
     }
 
     /// Takes the first message: what became of it, what goes to the server and what to the client.
-    pub(super) fn send(&mut self, input: &[u8]) -> (Step, Vec<u8>, Vec<u8>) {
+    fn send(&mut self, input: &[u8]) -> (Step, Vec<u8>, Vec<u8>) {
         let (mut out, mut own) = (Output::default(), Vec::new());
         let mut path = ClientPath {
             client: &mut self.client,
@@ -109,7 +109,7 @@ impl Hand {
         self.answer(&bytes)
     }
 
-    fn answer_ready(&mut self) {
+    pub(super) fn answer_ready(&mut self) {
         self.answer(b"Z\0\0\0\x05I");
     }
 }

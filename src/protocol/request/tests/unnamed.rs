@@ -115,7 +115,7 @@ fn a_stale_plan_of_an_unnamed_statement_is_retried() {
     let run = [Item::Bind(String::new(), String::new(), 0), Item::Execute(String::new(), 0), Item::Sync];
     send_all(&mut hand, &run);
     assert_eq!(hand.answer(&error), error);
-    hand.answer(b"Z\0\0\0\x05I");
+    hand.answer_ready();
     assert_eq!(send_all(&mut hand, &run)[..2], resent[..2]);
 }
 
@@ -152,7 +152,7 @@ fn what_was_read_under_other_settings_is_not_prepared_for_others() {
         hand.send_item(&item);
     }
     hand.answer_empty(b"1");
-    hand.answer(b"Z\0\0\0\x05I");
+    hand.answer_ready();
     let later = hand.tables.settings.intern(hand.client.settings.with_reported("DateStyle", "SQL"));
     hand.client.set_settings(Arc::clone(&later), &hand.tables.settings);
     hand.server = ServerState::new(later, 10);
@@ -164,7 +164,7 @@ fn what_was_read_under_other_settings_is_not_prepared_for_others() {
     hand.tables.set_reuses_unnamed(true);
     send_all(&mut hand, &[parse("", "select literal"), Item::Sync]);
     hand.answer_empty(b"1");
-    hand.answer(b"Z\0\0\0\x05I");
+    hand.answer_ready();
     hand.server.statements.unnamed = None;
     hand.server.unsettled = true;
     assert_eq!(send_all(&mut hand, &described(""))[..2], without_name);
@@ -194,7 +194,7 @@ fn texts_with_effects_stay_unnamed() {
             let sent = send_all(&mut hand, &[parse("", text), Item::Sync]);
             assert_eq!(sent[0], format!("P \\x00{text}\\x00\\x00\\x00"));
             hand.answer_empty(b"1");
-            hand.answer(b"Z\0\0\0\x05I");
+            hand.answer_ready();
         }
     }
 }
